@@ -1,0 +1,1 @@
+"""The ways to run the program in the rehearsal: see `contract.py`."""
