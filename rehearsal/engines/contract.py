@@ -1,7 +1,7 @@
 """What every rehearsal engine offers, whichever way it runs the program.
 
-Two engines implement this: the real `pulumi` CLI with a stand-in AWS plugin, and an in-process driver for machines without the
-CLI. Scenarios, reports and tests speak to `Engine` and to the records below, never to one of the two.
+Two engines implement this: the real `pulumi` CLI with a stand-in AWS plugin, and an in-process driver for machines
+without the CLI. Scenarios, reports and tests speak to `Engine` and to the records below, never to one of the two.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class EngineInputs:
         project_dir: The project's root: `Pulumi.yaml` and the program beside it. Read only.
         stack: The stack's name, such as `prod`.
         stack_file: A temporary copy of the stack file with stand-in values in the place of real ones.
-        kubeconfig: Kubeconfig of the local control plane, for `target: existing_cluster` and for the engine's own reads.
+        kubeconfig: Kubeconfig of the local control plane, for `target: existing_cluster` and the engine's reads.
         endpoint: The control plane's `https://` address; the simulated EKS cluster answers with it.
         ca_data: The control plane's certificate authority, base64 of PEM, as EKS gives it.
         token: Bearer token that the control plane accepts.
@@ -112,12 +112,12 @@ class RunResult:
     """The outcome of one preview, up or destroy.
 
     Attributes:
-        changes: One for each resource, unchanged ones included, in the order in which the engine finished them: after a destroy,
-            the order of deletion.
+        changes: One for each resource, unchanged ones included, in the order in which the engine finished them: after
+            a destroy, the order of deletion.
         outputs: The stack's outputs, unknown values as `UNKNOWN`, secrets as `SECRET`.
         resources: The state after the run; after a preview, the resources as planned.
         seconds: Wall-clock time of the run.
-        problems: Errors and warnings of the run, one line each or a short block. Empty means it ended well without a warning.
+        problems: Errors and warnings of the run, one line each or a short block. Empty means a clean run.
         ok: Whether the run ended without an error. A run that failed still tells what it had done.
     """
 
@@ -141,7 +141,8 @@ class RunResult:
 class Engine(Protocol):
     """Runs the project's own program, unmodified, against the rehearsal's stand-ins.
 
-    A failed run is a `RunResult` with `ok` False and its errors in `problems`; `EngineError` is raised only where no run took place.
+    A failed run is a `RunResult` with `ok` False and its errors in `problems`; `EngineError` is raised only where no
+    run took place.
     """
 
     name: str
