@@ -1,0 +1,94 @@
+"""Price answers: a quote where there is one, else one borrowed from the home region or derived, and saying so."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from catalog.types import InstancePrices, Price, Quote, ServicePrice, SpotRatio
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Prices:
+    """List prices in US dollars, without taxes, discounts and data transfer."""
+
+    home_region: str
+    """The region that prices are borrowed from."""
+    instances: Mapping[str, InstancePrices]
+    services: Mapping[str, ServicePrice]
+    spot_ratio: SpotRatio
+
+    def on_demand(self, instance: str, region: str) -> Price | None:
+        """Dollars an hour on demand; None where no price is known, such as for types sold in capacity blocks only.
+
+        Raises:
+            KeyError: the instance type is not in the catalog.
+        """
+        return self._pick(self.instances[instance].on_demand, region)
+
+    def spot(self, instance: str, region: str) -> Price | None:
+        """Dollars an hour on spot: a quote, else the assumed share of the on-demand price.
+
+        Raises:
+            KeyError: the instance type is not in the catalog.
+        """
+        quoted = self._pick(self.instances[instance].spot, region)
+        if quoted is not None:
+            return quoted
+        full = self.on_demand(instance, region)
+        if full is None:
+            return None
+        return Price(
+            usd=full.usd * self.spot_ratio.ratio,
+            unit="hour",
+            region=full.region,
+            borrowed=full.borrowed,
+            assumed=True,
+            low=full.usd * self.spot_ratio.low,
+            high=full.usd * self.spot_ratio.high,
+            source=f"{self.spot_ratio.source}; of {full.source}",
+            as_of=min(self.spot_ratio.as_of, full.as_of),
+        )
+
+    def capacity_block(self, instance: str, region: str) -> Price | None:
+        """Dollars an hour in a capacity block, which is prepaid for its whole length.
+
+        Raises:
+            KeyError: the instance type is not in the catalog.
+        """
+        return self._pick(self.instances[instance].capacity_block, region)
+
+    def service(self, name: str, region: str) -> Price:
+        """Price of a service such as `eks_control_plane`, per its unit.
+
+        Raises:
+            KeyError: no such service.
+        """
+        entry = self.services[name]
+        at = region if region in entry.regions else self.home_region
+        return Price(
+            usd=entry.regions[at],
+            unit=entry.unit,
+            region=at,
+            borrowed=at != region,
+            assumed=entry.evidence == "unverified",
+            source=entry.source,
+            as_of=entry.as_of,
+        )
+
+    def _pick(self, quotes: Mapping[str, Quote], region: str) -> Price | None:
+        """The region's quote, else the home region's, else any other region's, which are both borrowed."""
+        if not quotes:
+            return None
+        at = next((r for r in (region, self.home_region) if r in quotes), min(quotes))
+        quote = quotes[at]
+        return Price(
+            usd=quote.usd,
+            unit="hour",
+            region=at,
+            borrowed=at != region,
+            low=quote.low,
+            high=quote.high,
+            source=quote.source,
+            as_of=quote.as_of,
+        )

@@ -1,0 +1,442 @@
+"""What the catalog knows, as frozen dataclasses: one class per kind of entry.
+
+Every entry names where its numbers come from (`source`) and when they were read (`as_of`). Units are in the field
+names; memory sizes are binary (GiB, MiB), disk and checkpoint sizes decimal (GB), as the vendors state them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import date
+from typing import Literal
+
+UsageClass = Literal["on-demand", "spot", "capacity-block"]
+Evidence = Literal["datasheet", "source", "measured", "unverified"]
+Carries = Literal["yes", "no", "unknown"]
+CheckpointFormat = Literal["bf16", "fp8", "fp8_block128", "mxfp4", "awq_int4"]
+AttentionKind = Literal["mha", "gqa", "mla", "sliding"]
+Unit = Literal["hour", "month", "gb", "gb_month", "million_requests"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sourced:
+    """Provenance that every entry carries: its own, else that of the file."""
+
+    source: str
+    as_of: date
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Instance(Sourced):
+    """One EC2 instance type."""
+
+    name: str
+    vcpus: int
+    memory_gib: float
+    gpu: str | None = None
+    """Key into `Catalog.gpus`; None for a type without GPU."""
+    gpus: int = 0
+    network_cards: int
+    efa_interfaces: int
+    card0_enis: int
+    """Network interfaces that fit on network card 0, the only card whose interfaces give pods their addresses."""
+    ipv4_per_eni: int
+    max_pods: int
+    """card0_enis x (ipv4_per_eni - 1) + 2: what the VPC CNI can serve without prefix delegation."""
+    network_gbps: float
+    """All cards together; for the smaller types this is a burst."""
+    network_baseline_gbps: float
+    """What all cards together sustain."""
+    card0_gbps: float
+    """What card 0 sustains: traffic that does not use EFA (S3, FSx over TCP, image pulls, requests) goes through it."""
+    nvme_gb_total: int = 0
+    nvme_disks: int = 0
+    nvlink: bool = False
+    gdr: bool = False
+    """GPUDirect RDMA over EFA: without it, traffic between nodes is staged through host memory."""
+    usage_classes: tuple[UsageClass, ...]
+    quota_on_demand: str
+    """Service Quotas code (service `ec2`, unit vCPU) that an on-demand instance counts against."""
+    quota_spot: str
+
+    @property
+    def family(self) -> str:
+        """The part before the dot: `p5` of `p5.48xlarge`."""
+        return self.name.partition(".")[0]
+
+    @property
+    def capacity_blocks(self) -> bool:
+        """Whether EC2 Capacity Blocks for ML are sold for this type."""
+        return "capacity-block" in self.usage_classes
+
+    @property
+    def card0_is_ena_only(self) -> bool:
+        """Whether network card 0 takes no EFA interface (p6-b300): its first interface is then a plain ENA one."""
+        return 0 < self.efa_interfaces < self.network_cards
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Gpu(Sourced):
+    """One GPU model; throughput figures are dense (no sparsity), per GPU."""
+
+    name: str
+    memory_mib: int
+    hbm_gb_per_s: float
+    bf16_tflops: float
+    fp8_tflops: float | None = None
+    fp4_tflops: float | None = None
+    compute_capability: str
+    fp8_hardware: bool
+    """False: FP8 checkpoints run weight-only (Marlin), which saves memory but no compute."""
+    nvlink_gb_per_s: float = 0
+    """Bidirectional NVLink bandwidth of one GPU; 0 where GPUs talk over PCIe."""
+    ray_accelerator_type: str | None
+    product_label: str | None
+    """Value of the node label `nvidia.com/gpu.product`, where known."""
+    evidence: Evidence
+
+    @property
+    def memory_gib(self) -> float:
+        """Memory in GiB, as EC2 states it."""
+        return self.memory_mib / 1024
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Mla:
+    """Multi-head latent attention: the KV cache holds `kv_lora_rank + qk_rope_head_dim` values a token and layer."""
+
+    q_lora_rank: int
+    kv_lora_rank: int
+    qk_nope_head_dim: int
+    qk_rope_head_dim: int
+    v_head_dim: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Moe:
+    """Mixture-of-experts feed-forward of the layers that are not dense."""
+
+    experts: int
+    shared: int = 0
+    top_k: int
+    intermediate: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Checkpoint:
+    """The files as downloaded, multi-token-prediction layers included."""
+
+    format: CheckpointFormat
+    gigabytes: float
+    """Decimal GB."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelCard(Sourced):
+    """The numbers of a model's config.json that size it, and what an engine must be told."""
+
+    name: str
+    """Hub id, such as `deepseek-ai/DeepSeek-R1`."""
+    layers: int
+    dense_layers: int
+    """Layers with a dense feed-forward; all of them in a dense model."""
+    hidden: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    intermediate: int
+    """Width of the dense feed-forward; 0 where every layer is a mixture of experts."""
+    vocab: int
+    tied_embeddings: bool = False
+    max_context: int
+    params_billion: float
+    """All weights but the multi-token-prediction layers."""
+    active_params_billion: float
+    attention: AttentionKind
+    sliding_window: int | None = None
+    sliding_layers: int = 0
+    """Layers whose KV cache stops growing at `sliding_window` tokens."""
+    mla: Mla | None = None
+    moe: Moe | None = None
+    mtp_layers: int = 0
+    mtp_params_billion: float = 0
+    checkpoint: Checkpoint
+    gated: bool
+    """Needs a hub token whose owner accepted the licence."""
+    license: str
+    revision: str | None = None
+    """40-hex commit of the hub repository; None where none could be verified."""
+    reasoning_parser: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Engine key -> value of its reasoning-parser option."""
+    tool_parser: Mapping[str, str] = field(default_factory=dict[str, str])
+
+    def kv_bytes_per_token(self, *, bytes_per_value: float = 2) -> float:
+        """Bytes of KV cache that one token of a long sequence adds over all layers, before any sharding.
+
+        Layers with a sliding window count in full: this is what a token shorter than the window costs.
+        """
+        if self.mla is not None:
+            per_layer = self.mla.kv_lora_rank + self.mla.qk_rope_head_dim
+        else:
+            per_layer = 2 * self.kv_heads * self.head_dim
+        return self.layers * per_layer * bytes_per_value
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Quote(Sourced):
+    """A price in one region, US dollars an hour."""
+
+    usd: float
+    low: float | None = None
+    high: float | None = None
+    """The band seen, where the price moves."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class InstancePrices:
+    """Prices of one instance type by region; an empty mapping where that kind is not sold or not known."""
+
+    on_demand: Mapping[str, Quote] = field(default_factory=dict[str, Quote])
+    spot: Mapping[str, Quote] = field(default_factory=dict[str, Quote])
+    capacity_block: Mapping[str, Quote] = field(default_factory=dict[str, Quote])
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ServicePrice(Sourced):
+    """List price of something that is not an instance, US dollars per `unit`, by region."""
+
+    name: str
+    unit: Unit
+    regions: Mapping[str, float]
+    evidence: Evidence
+    note: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SpotRatio(Sourced):
+    """Spot price as a share of on-demand, assumed for types without a spot quote."""
+
+    ratio: float
+    low: float
+    high: float
+    evidence: Evidence
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Price(Sourced):
+    """An answer: what something costs, and how well that is known."""
+
+    usd: float
+    unit: Unit
+    region: str
+    """The region that the number is of."""
+    borrowed: bool
+    """True: no price is known for the region asked for; this is the one of `region`."""
+    assumed: bool = False
+    """True: derived from a ratio or not verified, not quoted."""
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Scale:
+    """JSON paths of a custom resource's scale subresource."""
+
+    spec_replicas: str
+    status_replicas: str
+    label_selector: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CrdKind:
+    """What must be known of a custom resource to make a permissive stand-in of its definition."""
+
+    group: str
+    kind: str
+    plural: str
+    singular: str
+    short_names: tuple[str, ...] = ()
+    scope: Literal["Namespaced", "Cluster"]
+    versions: tuple[str, ...]
+    """Served versions, the stored one first."""
+    status: bool
+    scale: Scale | None = None
+
+    @property
+    def version(self) -> str:
+        """The stored version."""
+        return self.versions[0]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CrdSet(Sourced):
+    """The custom resources of one release of one project."""
+
+    name: str
+    """Folder name under CRD_DIR, such as `kuberay-v1.7.0`."""
+    kinds: tuple[CrdKind, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Chart(Sourced):
+    """A pinned Helm chart."""
+
+    name: str
+    chart: str
+    """Chart name in its repository, or the whole `oci://` reference."""
+    repository: str | None
+    """None for an OCI chart."""
+    version: str
+    app_version: str | None = None
+    crds: tuple[str, ...] = ()
+    """Keys into `Catalog.crds`: the custom resources that the chart brings."""
+    crds_from: Literal["crds_folder", "templates", "none"] = "none"
+    """Helm installs a `crds/` folder once and never upgrades it; templated ones follow the release."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Image(Sourced):
+    """A pinned container image."""
+
+    name: str
+    repository: str
+    tag: str
+    digest: str | None = None
+    carries_efa: Carries
+    """Whether libfabric and aws-ofi-nccl are inside: without them NCCL falls back to TCP between nodes."""
+    carries_efa_reason: str
+    engine: str | None = None
+    """Key into `Catalog.engines`, where the image is one of an engine."""
+
+    @property
+    def reference(self) -> str:
+        """What a pod names: by digest where one is pinned."""
+        return f"{self.repository}:{self.tag}" + (f"@{self.digest}" if self.digest else "")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Addon(Sourced):
+    """An EKS managed add-on."""
+
+    name: str
+    version: str | None
+    """A pinned build such as `v1.22.4-eksbuild.1`; None: the program looks one up and requires `minimum_version`."""
+    minimum_version: str | None
+    phase: Literal["before_nodes", "after_nodes"]
+    namespace: str
+    service_account: str | None = None
+    """Gets a pod identity association where the add-on calls AWS."""
+    note: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class KubernetesVersion(Sourced):
+    """A Kubernetes minor version that the platform supports on EKS."""
+
+    name: str
+    end_of_standard_support: date
+    patch: str | None = None
+    """Upstream patch release that the rehearsal builds."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ami(Sourced):
+    """An EKS AMI type with its pinned release."""
+
+    name: str
+    ami_type: str
+    release: str
+    """Date part of the node group's `release_version` (`<kubernetes patch>-<release>`)."""
+    driver_branch: int | None = None
+    """NVIDIA driver branch in the image."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Versions:
+    """Everything that is pinned."""
+
+    charts: Mapping[str, Chart]
+    images: Mapping[str, Image]
+    addons: Mapping[str, Addon]
+    kubernetes: Mapping[str, KubernetesVersion]
+    default_kubernetes: str
+    amis: Mapping[str, Ami]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EngineMetrics:
+    """Prometheus names as scraped; histograms without `_bucket`, `_sum`, `_count`. None where the engine has none."""
+
+    running: str
+    waiting: str
+    kv_usage: str
+    """0 to 1."""
+    ttft_histogram: str
+    tpot_histogram: str
+    itl_histogram: str | None
+    e2e_histogram: str
+    queue_histogram: str | None
+    prompt_tokens: str
+    generation_tokens: str
+    requests: str
+    """Counter of finished requests, in good or bad health."""
+    errors: str
+    """Selector (name and labels) of the counter of failed requests."""
+    rejections: str | None
+    prefix_hits: str | None
+    prefix_queries: str | None
+    preemptions: str | None
+    model_label: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EngineHealth:
+    """HTTP paths for the probes and how long one may take."""
+
+    startup: str
+    readiness: str
+    liveness: str
+    timeout_seconds: int
+    workers_answer: bool
+    """Whether ranks beyond the first of a multi-node group serve the paths too."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Engine(Sourced):
+    """An inference engine at one version."""
+
+    name: str
+    version: str
+    engine_version: str
+    """Version of the engine proper: vLLM's, where Ray carries it."""
+    port: int
+    metrics_port: int
+    metrics_path: str
+    command: tuple[str, ...]
+    image: str
+    """Key into `Versions.images`."""
+    health: EngineHealth
+    metrics: EngineMetrics
+    drains: Literal["flag", "signal", "proxy"]
+    """What lets running requests finish: an option of the engine, SIGTERM itself, or the proxy before it."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Zone:
+    """An availability zone; the letter in `name` is relative to an AWS account, `zone_id` is not."""
+
+    name: str
+    zone_id: str
+    control_plane: bool
+    """False where EKS places no control-plane interface."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Region(Sourced):
+    """A region: its zones and which of them offer each catalog instance type."""
+
+    name: str
+    zones: tuple[Zone, ...]
+    offerings: Mapping[str, tuple[str, ...]]
+    """Instance type -> names of the zones that offer it; a type not offered in the region is absent."""
