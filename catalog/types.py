@@ -46,8 +46,6 @@ class Instance(Sourced):
     """card0_enis x (ipv4_per_eni - 1) + 2: what the VPC CNI can serve without prefix delegation."""
     network_gbps: float
     """All cards together; for the smaller types this is a burst."""
-    network_baseline_gbps: float
-    """What all cards together sustain."""
     card0_gbps: float
     """What card 0 sustains: traffic that does not use EFA (S3, FSx over TCP, image pulls, requests) goes through it."""
     nvme_gb_total: int = 0
