@@ -1,0 +1,35 @@
+"""Names that more than one part must agree on."""
+
+from __future__ import annotations
+
+import re
+
+PROJECT = "inference-platform"
+
+SERVING_NAMESPACE = "inference"
+MONITORING_NAMESPACE = "monitoring"
+SYSTEM_NAMESPACE = "kube-system"
+GPU_NAMESPACE = "gpu-operator"
+
+POOL_LABEL = f"{PROJECT}/pool"
+RUNG_LABEL = f"{PROJECT}/rung"
+GROUP_ROLE_LABEL = f"{PROJECT}/group-role"
+"""`leader` or `worker` on the pods of a multi-node group."""
+MODEL_LABEL = "app.kubernetes.io/instance"
+
+SERVING_PRIORITY = "inference-serving"
+GPU_TAINT = "nvidia.com/gpu"
+
+CLUSTER_AUTOSCALER_ACCOUNT = "cluster-autoscaler"
+
+PROMETHEUS_SERVICE = "prometheus-operated"
+
+
+def kubernetes_name(text: str, *, limit: int = 63) -> str:
+    """A DNS label made of `text`: lower case, other characters as `-`, at most `limit` long."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:limit].rstrip("-")
+
+
+def node_group_prefix(pool: str, rung_kind: str) -> str:
+    """Name prefix of a rung's node group; cluster-autoscaler's priority expander matches it."""
+    return f"{pool}-{rung_kind}".replace("_", "-")

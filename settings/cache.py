@@ -1,0 +1,44 @@
+"""Where model weights are kept close to the GPUs."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from settings.base import AvailabilityZone, Section
+
+
+class FsxLustreCache(Section):
+    """FSx for Lustre (PERSISTENT_2, SSD) in front of a versioned S3 bucket of weights."""
+
+    kind: Literal["fsx_lustre"]
+    storage_gib: int = Field(ge=1200, le=1_000_000)
+    """Size in GiB: 1200, 2400, then steps of 2400."""
+    throughput_mbps_per_tib: Literal[125, 250, 500, 1000]
+    """Disk throughput in MB/s for each TiB of storage."""
+    availability_zone: AvailabilityZone | None = None
+    """Zone of the file system; the zone of the pool that loads most where left out."""
+
+
+class S3Cache(Section):
+    """No file system: every node streams its weights from the S3 bucket."""
+
+    kind: Literal["s3"]
+
+
+class VolumeClaimCache(Section):
+    """A PersistentVolumeClaim of the target cluster, filled from the model hub by the warm-up Job."""
+
+    kind: Literal["volume_claim"]
+    storage_gib: int = Field(ge=10, le=1_000_000)
+    """Size of the claim in GiB."""
+    storage_class: str | None = None
+    """StorageClass; the cluster's default where left out."""
+    access_mode: Literal["ReadWriteOnce", "ReadWriteMany"] = "ReadWriteMany"
+    """ReadWriteOnce is enough where all serving pods share one node."""
+    read_mb_per_s: int = Field(default=1000, ge=50, le=200_000)
+    """Sequential read throughput of the volume in MB/s, for the planned load time."""
+
+
+Cache = Annotated[FsxLustreCache | S3Cache | VolumeClaimCache, Field(discriminator="kind")]

@@ -1,0 +1,68 @@
+"""The whole stack file as one object."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from settings.base import Name, Section
+from settings.cache import Cache
+from settings.network import Network
+from settings.observability import Observability
+from settings.pools import Pool
+from settings.secrets import GivenSecretSource
+from settings.serving import Model
+from settings.target import Target
+
+
+class Charts(Section):
+    """Where Helm charts come from."""
+
+    mirror: str | None = None
+    """A directory (`./charts`), an OCI registry (`oci://…`) or a chart repository (`https://…`) that holds the pinned
+    charts; each chart's own upstream where left out."""
+
+
+class Images(Section):
+    """Where container images come from."""
+
+    mirror: str | None = Field(default=None, pattern=r"^[a-z0-9][a-z0-9._:/-]+$")
+    """Registry and prefix that every image is pulled through, for instance
+    `111122223333.dkr.ecr.us-east-1.amazonaws.com/mirror`."""
+
+
+class Secrets(Section):
+    """Sources of the secrets that are not made by the platform."""
+
+    hub_token: GivenSecretSource | None = None
+    """Token of the model hub, for gated models that are downloaded inside the cluster."""
+
+
+class Budget(Section):
+    """The most that this stack may cost."""
+
+    monthly_usd: float = Field(gt=0)
+    """List-price ceiling for 730 hours with every pool at its maximum; a plan above it is refused."""
+
+
+class Settings(Section):
+    """One inference platform: what `inference-platform:platform` holds in a stack file."""
+
+    environment: Name
+    """Name of the environment: dev, staging, prod, local or your own. Part of names and tags, never of a decision."""
+    target: Target
+    network: Network | None = None
+    """The VPC; needed for an EKS target only."""
+    pools: list[Pool] = Field(min_length=1, max_length=50)
+    cache: Cache
+    models: list[Model] = Field(min_length=1, max_length=1000)
+    charts: Charts = Charts()
+    images: Images = Images()
+    secrets: Secrets = Secrets()
+    observability: Observability = Observability()
+    budget: Budget | None = None
+    protection: Literal["none", "data", "all"] = "data"
+    """What a destroy leaves alone: nothing; the bucket of weights and its key; or also the cluster and the cache."""
+    tags: dict[str, str] = Field(default_factory=dict[str, str], max_length=40)
+    """AWS tags on everything that can carry them."""

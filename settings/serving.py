@@ -1,0 +1,155 @@
+"""What is served: models, their engine, layout, replicas and objectives."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from settings.base import Name, Section, WrongValueError
+from settings.secrets import GeneratedSecret, SecretSource
+
+CommitSha = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
+"""A full commit of the weights' repository: a branch name would change what is served without a change here."""
+
+
+class Layout(Section):
+    """How one replica is spread over GPUs."""
+
+    tensor: int = Field(default=1, ge=1, le=128)
+    """Tensor parallel degree over the whole replica."""
+    pipeline: int = Field(default=1, ge=1, le=32)
+    """Pipeline stages."""
+    expert: int = Field(default=1, ge=1, le=256)
+    """Expert parallel degree: 1, or the whole replica."""
+    data: int = Field(default=1, ge=1, le=64)
+    """Data parallel attention groups inside one replica."""
+
+
+class InlineCard(Section):
+    """The numbers of a model that the catalog does not know, as its `config.json` has them."""
+
+    layers: int = Field(ge=1, le=1000)
+    hidden: int = Field(ge=64)
+    heads: int = Field(ge=1)
+    kv_heads: int = Field(ge=1)
+    head_dim: int = Field(ge=8)
+    intermediate: int = Field(ge=64)
+    vocab: int = Field(ge=1000)
+    max_context: int = Field(ge=512)
+    """Longest sequence in tokens."""
+    params_billion: float = Field(gt=0, le=5000)
+    active_params_billion: float | None = Field(default=None, gt=0, le=5000)
+    """Parameters that one token touches; all of them where left out."""
+    checkpoint: Literal["bf16", "fp8", "fp8_block128", "mxfp4", "awq_int4"] = "bf16"
+    """Number format of the published weights."""
+    checkpoint_gb: float | None = Field(default=None, gt=0)
+    """Size of the weights' files in GB (10^9 bytes); from the parameters where left out."""
+    hub_id: str = Field(pattern=r"^[\w.-]+/[\w.-]+$")
+    """Repository on the model hub, for instance `my-org/my-model`."""
+    gated: bool = False
+    """Whether the hub asks for a token."""
+
+
+class Replicas(Section):
+    """How many copies serve."""
+
+    min: int = Field(default=1, ge=1, le=200)
+    """Replicas at least."""
+    max: int = Field(default=1, ge=1, le=200)
+    """Replicas at most."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Replicas:
+        if self.max < self.min:
+            raise WrongValueError(
+                f"max ({self.max}) is below min ({self.min})", help=f"set max to {self.min} or more", at=("max",)
+            )
+        return self
+
+
+class Objectives(Section):
+    """Latency that users are promised; they become alerts and the scaling guard."""
+
+    ttft_p99_ms: int = Field(default=2000, ge=10, le=600_000)
+    """99th percentile of the time to first token in milliseconds."""
+    tpot_p99_ms: int = Field(default=100, ge=1, le=10_000)
+    """99th percentile of the time per output token in milliseconds."""
+
+
+class ScheduledFloor(Section):
+    """More replicas at known hours."""
+
+    timezone: str = "UTC"
+    """IANA name, for instance `Europe/Berlin`."""
+    start: str = Field(pattern=r"^(\S+ ){4}\S+$")
+    """Cron expression of the beginning."""
+    end: str = Field(pattern=r"^(\S+ ){4}\S+$")
+    """Cron expression of the end."""
+    replicas: int = Field(ge=1, le=200)
+    """Replicas at least between start and end."""
+
+
+class Autoscaling(Section):
+    """When replicas are added and removed."""
+
+    target_concurrency: int | Literal["auto"] = "auto"
+    """Requests running and waiting for each replica that scaling aims at; from the planned concurrency where `auto`."""
+    floors: list[ScheduledFloor] = Field(default_factory=list[ScheduledFloor], max_length=20)
+    """Scheduled minimum replicas."""
+
+    @field_validator("target_concurrency")
+    @classmethod
+    def _positive(cls, value: int | str) -> int | str:
+        if isinstance(value, int) and value < 1:
+            raise WrongValueError("must be 1 or more", help="or `auto`")
+        return value
+
+
+class Image(Section):
+    """A container image of the engine in place of the catalog's."""
+
+    repository: str = Field(pattern=r"^[a-z0-9][a-z0-9._:/-]+$")
+    tag: str = Field(pattern=r"^[\w][\w.-]{0,127}$")
+    digest: str | None = Field(default=None, pattern=r"^sha256:[0-9a-f]{64}$")
+    """Wins over the tag."""
+    carries_efa: bool = False
+    """Whether it holds libfabric and aws-ofi-nccl, which traffic between nodes needs."""
+
+    @field_validator("tag")
+    @classmethod
+    def _pinned(cls, tag: str) -> str:
+        if tag in {"latest", "main", "master", "nightly", "dev"}:
+            raise WrongValueError(f"tag `{tag}` moves", help="name a release, or add its digest")
+        return tag
+
+
+class Model(Section):
+    """One model behind one OpenAI-compatible endpoint."""
+
+    name: Name
+    """Name of the endpoint and of its Kubernetes objects; clients send it as `model`."""
+    model: str | InlineCard
+    """An entry of the catalog, for instance `deepseek-ai/DeepSeek-R1`, or the numbers of another model."""
+    revision: CommitSha
+    """Commit of the weights on the hub."""
+    engine: Literal["vllm", "sglang"] = "vllm"
+    runtime: Literal["auto", "deployment", "leader_worker_set", "ray_service"] = "auto"
+    """What runs the pods: a Deployment where it fits one node, a LeaderWorkerSet where it does not, or RayService."""
+    pool: Name
+    """Pool whose nodes it runs on."""
+    layout: Literal["auto"] | Layout = "auto"
+    quantization: Literal["checkpoint", "fp8", "fp8_weight_only"] = "checkpoint"
+    """`checkpoint` serves the weights as published; `fp8` quantises bf16 weights while loading; `fp8_weight_only`
+    says that FP8 weights on GPUs without FP8 units (A100, A10G) are meant: less memory, no more speed."""
+    kv_cache: Literal["auto", "fp8"] = "auto"
+    """Number format of the KV cache; `auto` keeps the model's."""
+    context_tokens: int = Field(default=8192, ge=256, le=10_000_000)
+    """Longest prompt plus answer in tokens."""
+    replicas: Replicas = Replicas()
+    objectives: Objectives = Objectives()
+    autoscaling: Autoscaling = Autoscaling()
+    api_key: SecretSource = GeneratedSecret()
+    """Key that clients must send."""
+    image: Image | None = None
+    """The catalog's image of the engine where left out."""
