@@ -1,0 +1,1 @@
+"""Scripts that write generated catalog files; they never run in a plan."""
