@@ -318,14 +318,21 @@ class Addon(Sourced):
     """An EKS managed add-on."""
 
     name: str
-    version: str | None
-    """A pinned build such as `v1.22.4-eksbuild.1`; None: the program looks one up and requires `minimum_version`."""
-    minimum_version: str | None
+    version: str | None = None
+    """A pinned build such as `v1.22.4-eksbuild.3` that serves every supported Kubernetes version."""
+    by_kubernetes: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Kubernetes minor version -> pinned build, for add-ons that follow the cluster's version."""
+    minimum_version: str | None = None
+    """Where no build is pinned: the program looks one up by `get_addon_version` and requires at least this one."""
     phase: Literal["before_nodes", "after_nodes"]
     namespace: str
     service_account: str | None = None
     """Gets a pod identity association where the add-on calls AWS."""
     note: str = ""
+
+    def version_for(self, kubernetes: str) -> str | None:
+        """The pinned build for a Kubernetes minor version such as `1.35`; None: look one up."""
+        return self.by_kubernetes.get(kubernetes, self.version)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -344,8 +351,8 @@ class Ami(Sourced):
 
     name: str
     ami_type: str
-    release: str
-    """Date part of the node group's `release_version` (`<kubernetes patch>-<release>`)."""
+    releases: Mapping[str, str]
+    """Kubernetes minor version -> the node group's `release_version`, such as `1.35.7-20260903`."""
     driver_branch: int | None = None
     """NVIDIA driver branch in the image."""
 

@@ -1,7 +1,7 @@
 """Write `catalog/offerings.yaml`: zones of each region and the catalog's instance types that each zone offers.
 
-Reads the EC2 data that moto ships (real DescribeInstanceTypeOfferings and DescribeAvailabilityZones answers), so it needs
-the development requirements but neither an account nor a network. Run: `python -m catalog.tools.offerings [--check]`.
+Reads the EC2 data that moto ships (real DescribeInstanceTypeOfferings answers), so it needs the development
+requirements but neither an account nor a network. Run: `python -m catalog.tools.offerings [--check]`.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ import importlib.metadata
 import importlib.resources
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterator
 from datetime import date
-from typing import Any, cast
+from typing import cast
 
 from catalog.load import DIRECTORY, load
 
@@ -57,7 +57,7 @@ def render() -> str:
     lines = [
         HEADER.format(moto=version),
         "defaults:\n",
-        f"  source: EC2 DescribeInstanceTypeOfferings and DescribeAvailabilityZones (data in moto {version})\n",
+        f"  source: EC2 DescribeInstanceTypeOfferings by zone and by zone id (data in moto {version})\n",
         f"  as_of: {AS_OF}\n",
         "regions:\n",
     ]
@@ -66,34 +66,41 @@ def render() -> str:
     return "".join(lines)
 
 
-def _region(region: str) -> Iterable[str]:
-    zones = _zones(region)
+def _region(region: str) -> Iterator[str]:
+    by_letter, by_id = _offered(region, "availability-zone"), _offered(region, "availability-zone-id")
+    ids = _zone_ids(by_letter, by_id)
     yield f"  {region}:\n    zones:\n"
-    for name, zone_id in sorted(zones.items()):
+    for name, zone_id in sorted(ids.items()):
         usable = "true" if zone_id not in NO_CONTROL_PLANE else "false"
         yield f"      - {{name: {name}, zone_id: {zone_id}, control_plane: {usable}}}\n"
     yield "    offerings:\n"
-    offered: dict[str, set[str]] = {}
-    for entry in _offerings(region):
-        if entry["Location"] in zones:  # local and wavelength zones are of no use to a node group
-            offered.setdefault(entry["InstanceType"], set()).add(entry["Location"].removeprefix(region))
     for instance in load().instances:
-        if letters := offered.get(instance):
-            yield f"      {instance}: [{', '.join(sorted(letters))}]\n"
+        if letters := sorted(name.removeprefix(region) for name in ids if instance in by_letter[name]):
+            yield f"      {instance}: [{', '.join(letters)}]\n"
 
 
-def _offerings(region: str) -> list[dict[str, str]]:
-    path = f"resources/instance_type_offerings/availability-zone/{region}.json.gz"
+def _offered(region: str, kind: str) -> dict[str, frozenset[str]]:
+    """Zone (name or id, by `kind`) -> every instance type that it offers, not only those of the catalog."""
+    path = f"resources/instance_type_offerings/{kind}/{region}.json.gz"
     data = importlib.resources.files("moto.ec2").joinpath(path).read_bytes()
-    return cast("list[dict[str, str]]", json.loads(gzip.decompress(data)))
+    zones: dict[str, set[str]] = {}
+    for entry in cast("list[dict[str, str]]", json.loads(gzip.decompress(data))):
+        zones.setdefault(entry["Location"], set()).add(entry["InstanceType"])
+    return {zone: frozenset(types) for zone, types in zones.items()}
 
 
-def _zones(region: str) -> dict[str, str]:
-    """Zone name -> zone id."""
-    from moto.ec2.models.availability_zones_and_regions import RegionsAndZonesBackend  # noqa: PLC0415 - a slow import
+def _zone_ids(by_letter: dict[str, frozenset[str]], by_id: dict[str, frozenset[str]]) -> dict[str, str]:
+    """Zone name -> zone id in the account of the data: both lists describe it, so equal offerings are the same zone.
 
-    backend = cast("Any", RegionsAndZonesBackend)
-    return {zone.name: zone.zone_id for zone in backend.zones[region] if zone.zone_type == "availability-zone"}
+    moto's own table of zones is of another account and does not fit these lists.
+    """
+    left = dict(sorted(by_id.items()))
+    ids: dict[str, str] = {}
+    for name, types in sorted(by_letter.items()):
+        zone_id = next(zone for zone, offered in left.items() if offered == types)
+        ids[name] = zone_id
+        del left[zone_id]
+    return ids
 
 
 def main(arguments: list[str]) -> int:
