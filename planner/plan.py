@@ -97,6 +97,8 @@ class ZonePlan:
     public_cidr: str | None
     """None where the VPC has no internet."""
     nat_gateway: bool
+    control_plane: bool = True
+    """Whether EKS places control-plane interfaces in this zone; nodes may run in it either way."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

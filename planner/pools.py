@@ -1,0 +1,281 @@
+"""GPU pools: hardware, network interfaces, and one rung for each kind of capacity."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from catalog.assumptions import assumed
+from catalog.load import Catalog
+from catalog.types import Gpu, Instance, Price, Region
+from planner.layout import Node, node_of
+from planner.naming import GPU_TAINT, POOL_LABEL, RUNG_LABEL, node_group_prefix
+from planner.plan import Hardware, NetworkInterfacePlan, PoolPlan, RungPlan, Taint
+from planner.problems import Findings
+from settings.errors import did_you_mean
+from settings.pools import CapacityBlockRung, ExistingPool, NodeGroupPool, Pool, SpotRung
+
+_GPU_AMI = "AL2023_x86_64_NVIDIA"
+# The root volume holds the OS only where instance-store NVMe takes images and pods; else images go there too.
+_ROOT_GIB_WITH_NVME = 100
+_ROOT_GIB_WITHOUT_NVME = 300
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolFacts:
+    """What the catalog says about a pool's hardware."""
+
+    pool: Pool
+    gpu: Gpu
+    instance: Instance | None
+    """None for nodes that exist."""
+
+    def node(self) -> Node:
+        """The node as layouts see it."""
+        if self.instance is not None:
+            return node_of(self.instance, self.gpu)
+        assert isinstance(self.pool, ExistingPool)  # noqa: S101 - the union has no third form
+        return Node(gpu=self.gpu, gpus=self.pool.gpus_per_node, nvlink=self.pool.nvlink, gdr=False, name=self.pool.name)
+
+
+def look_up(
+    index: int, pool: Pool, catalog: Catalog, region: Region | None, *, on_eks: bool, findings: Findings
+) -> PoolFacts | None:
+    """The catalog's facts about a pool; None (and a problem) where the stack file names something that is not there."""
+    path = ("pools", index)
+    if isinstance(pool, ExistingPool):
+        if on_eks:
+            findings.problem(
+                (*path, "provisioner"), "an EKS target makes its own nodes", "use `provisioner: node_group`"
+            )
+        if pool.gpu not in catalog.gpus:
+            findings.problem(
+                (*path, "gpu"), f"`{pool.gpu}` is not in the catalog", did_you_mean(pool.gpu, catalog.gpus)
+            )
+            return None
+        return PoolFacts(pool=pool, gpu=catalog.gpus[pool.gpu], instance=None)
+    if not on_eks:
+        findings.problem(
+            (*path, "provisioner"),
+            "an existing cluster brings its own nodes",
+            "describe them with `provisioner: existing` (gpu, gpus_per_node, nodes, node_selector)",
+        )
+        return None
+    return _look_up_instance(path, pool, catalog, region, findings)
+
+
+def _look_up_instance(
+    path: tuple[str | int, ...], pool: NodeGroupPool, catalog: Catalog, region: Region | None, findings: Findings
+) -> PoolFacts | None:
+    instance = catalog.instances.get(pool.instance_type)
+    if instance is None:
+        with_gpus = [name for name, entry in catalog.instances.items() if entry.gpus]
+        findings.problem(
+            (*path, "instance_type"),
+            f"`{pool.instance_type}` is not in the catalog of GPU instances",
+            did_you_mean(pool.instance_type, with_gpus) or "add it to catalog/instances.yaml with its source",
+        )
+        return None
+    if not instance.gpu:
+        findings.problem(
+            (*path, "instance_type"), f"{instance.name} has no GPU", "CPU nodes are `target.system_nodes`"
+        )
+        return None
+    if region is not None:
+        _check_zone(path, pool, instance, region, findings)
+    for position, rung in enumerate(pool.capacity):
+        if isinstance(rung, CapacityBlockRung) and not instance.capacity_blocks:
+            findings.problem(
+                (*path, "capacity", position),
+                f"capacity blocks are not sold for {instance.name}",
+                "use spot or on_demand here; blocks exist for P types",
+            )
+    return PoolFacts(pool=pool, gpu=catalog.gpus[instance.gpu], instance=instance)
+
+
+def _check_zone(
+    path: tuple[str | int, ...], pool: NodeGroupPool, instance: Instance, region: Region, findings: Findings
+) -> None:
+    zone = pool.availability_zone
+    names = tuple(entry.name for entry in region.zones)
+    if zone not in names:
+        findings.problem(
+            (*path, "availability_zone"),
+            f"`{zone}` is not a zone of {region.name}",
+            did_you_mean(zone, names) or "zones: " + ", ".join(names),
+        )
+        return
+    offered = region.offerings.get(instance.name, ())
+    if zone not in offered:
+        where = f"it is offered in {', '.join(offered)}" if offered else f"no zone of {region.name} offers it"
+        findings.problem(
+            (*path, "availability_zone"), f"{zone} does not offer {instance.name}", f"{where} (catalog/offerings.yaml)"
+        )
+
+
+def efa_interfaces(instance: Instance) -> tuple[NetworkInterfacePlan, ...]:
+    """Interfaces of a node whose pods use EFA.
+
+    Card 0 carries IP traffic as well, so it is `efa` (or a plain interface where the card takes no EFA, p6-b300); the
+    other cards are `efa-only`, which burns no addresses. Source: facts-checked rule of DescribeInstanceTypes per-card
+    limits, catalog/instances.yaml.
+    """
+    first = NetworkInterfacePlan(
+        card_index=0, device_index=0, interface_type="interface" if instance.card0_is_ena_only else "efa"
+    )
+    others = (
+        NetworkInterfacePlan(card_index=card, device_index=1, interface_type="efa-only")
+        for card in range(1, instance.network_cards)
+    )
+    return (first, *others)
+
+
+def plan_pool(
+    facts: PoolFacts, catalog: Catalog, region: str | None, *, kubernetes_version: str, uses_efa: bool
+) -> PoolPlan:
+    """A pool with its rungs. `uses_efa`: a model on it spans nodes."""
+    pool = facts.pool
+    if isinstance(pool, ExistingPool):
+        return _existing_pool(pool, facts.gpu)
+    assert facts.instance is not None  # noqa: S101 - a node group pool has passed look_up
+    instance = facts.instance
+    ami = catalog.versions.amis[_GPU_AMI]
+    patch = catalog.versions.kubernetes[kubernetes_version].patch
+    return PoolPlan(
+        name=pool.name,
+        zone=pool.availability_zone,
+        hardware=_hardware(instance, facts.gpu, uses_efa=uses_efa),
+        network_interfaces=efa_interfaces(instance) if uses_efa else (),
+        rungs=tuple(
+            _rung(pool, position, instance, facts.gpu, catalog, region or "", uses_efa=uses_efa)
+            for position in range(len(pool.capacity))
+        ),
+        node_selector={POOL_LABEL: pool.name},
+        taints=(Taint(key=GPU_TAINT, value="true", effect="NoSchedule"),),
+        ami_type=ami.ami_type,
+        release_version=f"{patch}-{ami.release}" if patch else None,
+        root_volume_gib=_ROOT_GIB_WITH_NVME if instance.nvme_gb_total else _ROOT_GIB_WITHOUT_NVME,
+    )
+
+
+def _hardware(instance: Instance, gpu: Gpu, *, uses_efa: bool) -> Hardware:
+    return Hardware(
+        instance_type=instance.name,
+        vcpus=instance.vcpus,
+        memory_gib=instance.memory_gib,
+        gpu=gpu.name,
+        gpus=instance.gpus,
+        gpu_memory_gib=gpu.memory_gib,
+        fp8_hardware=gpu.fp8_hardware,
+        nvlink=instance.nvlink,
+        efa_devices=instance.efa_interfaces if uses_efa else 0,
+        gdr=instance.gdr,
+        network_gbps=instance.network_baseline_gbps,
+        card0_gbps=instance.card0_gbps,
+        nvme_gb=instance.nvme_gb_total,
+        max_pods=instance.max_pods,
+    )
+
+
+def _rung(
+    pool: NodeGroupPool, position: int, instance: Instance, gpu: Gpu, catalog: Catalog, region: str, *, uses_efa: bool
+) -> RungPlan:
+    rung = pool.capacity[position]
+    prices = catalog.prices
+    if isinstance(rung, CapacityBlockRung):
+        low, high, desired = 0, rung.nodes, rung.nodes
+        # Prepaid: nodes of a block cost nothing more by being used, and nothing less by being idle.
+        price = prices.capacity_block(instance.name, region)
+    elif isinstance(rung, SpotRung):
+        low, high, desired = rung.nodes.min, rung.nodes.max, rung.nodes.min
+        price = prices.spot(instance.name, region)
+    else:
+        low, high, desired = rung.nodes.min, rung.nodes.max, rung.nodes.min
+        price = prices.on_demand(instance.name, region)
+    name = node_group_prefix(pool.name, rung.kind)
+    return RungPlan(
+        name=name,
+        kind=rung.kind,
+        min_nodes=low,
+        max_nodes=high,
+        desired_nodes=desired,
+        priority=100 - 10 * position,
+        reservation=rung.reservation if isinstance(rung, CapacityBlockRung) else None,
+        # A block is one placement already, and a group beside it would exclude it (terraform-aws-eks #3730).
+        placement_group=uses_efa and not isinstance(rung, CapacityBlockRung),
+        labels=rung_labels(pool.name, name, gpu, uses_efa=uses_efa),
+        usd_per_node_hour=price.usd if price else 0.0,
+        price_note=price_note(price, instance.name, rung.kind),
+        boot_seconds=int(assumed("boot_seconds_eight_gpu" if instance.gpus >= 8 else "boot_seconds_single_gpu")),
+    )
+
+
+def rung_labels(pool: str, rung: str, gpu: Gpu, *, uses_efa: bool) -> Mapping[str, str]:
+    """Node labels of a rung."""
+    labels = {
+        POOL_LABEL: pool,
+        RUNG_LABEL: rung,
+        # cluster-autoscaler waits for GPUs to appear on nodes with this label instead of adding a second node.
+        "k8s.amazonaws.com/accelerator": gpu.name.lower().replace(" ", "-"),
+        "nvidia.com/gpu.present": "true",
+    }
+    if uses_efa:
+        labels["vpc.amazonaws.com/efa.present"] = "true"
+    return labels
+
+
+def price_note(price: Price | None, instance: str, kind: str) -> str:
+    """How well a price is known, in words."""
+    if price is None:
+        return f"no {kind} price of {instance} in the catalog: counted as 0"
+    words = f"{price.source}, {price.as_of}"
+    if price.borrowed:
+        words += f"; borrowed from {price.region}"
+    if price.assumed:
+        words += "; assumed"
+    return words
+
+
+def _existing_pool(pool: ExistingPool, gpu: Gpu) -> PoolPlan:
+    hardware = Hardware(
+        instance_type=None,
+        vcpus=pool.vcpus,
+        memory_gib=pool.memory_gib,
+        gpu=gpu.name,
+        gpus=pool.gpus_per_node,
+        gpu_memory_gib=gpu.memory_gib,
+        fp8_hardware=gpu.fp8_hardware,
+        nvlink=pool.nvlink,
+        efa_devices=0,
+        gdr=False,
+        network_gbps=0,
+        card0_gbps=0,
+        nvme_gb=0,
+        max_pods=110,
+    )
+    rung = RungPlan(
+        name=pool.name,
+        kind="existing",
+        min_nodes=pool.nodes,
+        max_nodes=pool.nodes,
+        desired_nodes=pool.nodes,
+        priority=100,
+        reservation=None,
+        placement_group=False,
+        labels=pool.node_selector,
+        usd_per_node_hour=0.0,
+        price_note="nodes that exist",
+        boot_seconds=0,
+    )
+    return PoolPlan(
+        name=pool.name,
+        zone=None,
+        hardware=hardware,
+        network_interfaces=(),
+        rungs=(rung,),
+        node_selector=pool.node_selector,
+        taints=(Taint(key=GPU_TAINT, value="", effect="NoSchedule"),),
+        ami_type=None,
+        release_version=None,
+        root_volume_gib=0,
+    )
