@@ -353,13 +353,15 @@ class ProbePlan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EnvVar:
-    """An environment variable: a value, a field of the pod or a key of a Secret."""
+    """An environment variable: a value, a field of the pod, a key of a Secret, or an output of the AWS layer."""
 
     name: str
     value: str | None = None
     field_path: str | None = None
     secret: tuple[str, str] | None = None
     """(name, key)"""
+    output: Literal["bucket", "region"] | None = None
+    """Known when the stack is up: the name of the bucket of weights, the AWS region."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

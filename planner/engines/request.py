@@ -1,0 +1,70 @@
+"""What an engine's command line is made from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from catalog.types import Engine, ModelCard
+from planner.plan import EnvVar, LayoutPlan, SecretPlan, WeightsPlan
+
+CACHE_DIRECTORY = "/var/cache/engine"
+"""Where compiled kernels and graphs are kept; on the node's NVMe."""
+
+RENDEZVOUS_PORT = 20000
+"""Where the ranks of a multi-node group meet."""
+
+BUCKET_VARIABLE = "WEIGHTS_BUCKET"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineRequest:
+    """One replica, as its engine must be told."""
+
+    name: str
+    card: ModelCard
+    engine: Engine
+    layout: LayoutPlan
+    weights: WeightsPlan
+    quantization: Literal["checkpoint", "fp8", "fp8_weight_only"]
+    kv_cache: Literal["auto", "fp8"]
+    context_tokens: int
+    max_running: int
+    utilization: float
+    drain_seconds: int
+    startup_seconds: int
+    api_key: SecretPlan
+    uses_efa: bool
+
+    @property
+    def multi_node(self) -> bool:
+        """Whether the replica spans pods."""
+        return self.layout.nodes > 1
+
+    @property
+    def queue_limit(self) -> int:
+        """Requests that may wait before the engine answers 503: a full batch twice over."""
+        return 2 * self.max_running
+
+
+def shared_env(request: EngineRequest) -> list[EnvVar]:
+    """Environment that both engines need."""
+    env = [
+        # Weights come from the cache: a start that reaches for the hub would hang on a rate limit instead of failing.
+        EnvVar(name="HF_HUB_OFFLINE", value="1"),
+        EnvVar(name="HOME", value=CACHE_DIRECTORY),
+        EnvVar(name="XDG_CACHE_HOME", value=CACHE_DIRECTORY),
+    ]
+    if request.weights.medium == "s3_stream":
+        env.append(EnvVar(name=BUCKET_VARIABLE, output="bucket"))
+        env.append(EnvVar(name="AWS_REGION", output="region"))
+    if request.uses_efa:
+        env += [
+            EnvVar(name="FI_PROVIDER", value="efa"),
+            # Only the pod's own interface: a wrong one makes NCCL fall back to TCP in silence.
+            EnvVar(name="NCCL_SOCKET_IFNAME", value="eth0"),
+            # The start log then says which provider NCCL took ("Selected provider is efa").
+            EnvVar(name="NCCL_DEBUG", value="INFO"),
+            EnvVar(name="NCCL_DEBUG_SUBSYS", value="INIT,NET"),
+        ]
+    return env
