@@ -307,8 +307,8 @@ class Image(Sourced):
     engine: str | None = None
     """Key into `Catalog.engines`, where the image is one of an engine."""
     built_from: str | None = None
-    """Key of the image that the project's own Dockerfile starts from. Such an image is published by nobody: `repository`
-    is then a path in the registry that the stack file names."""
+    """Key of the image that the project's own Dockerfile starts from. Nobody publishes such an image: `repository` is
+    then a path in the registry that the stack file names."""
 
     @property
     def reference(self) -> str:

@@ -76,7 +76,7 @@ def _region(region: str) -> Iterator[str]:
     yield "    offerings:\n"
     for instance in load().instances:
         if letters := sorted(name.removeprefix(region) for name in ids if instance in by_letter[name]):
-            yield f"      {instance}: [{', '.join(letters)}]\n"
+            yield f"      {instance}: {''.join(letters)}\n"
 
 
 def _offered(region: str, kind: str) -> dict[str, frozenset[str]]:
