@@ -91,7 +91,7 @@ class Catalog:
             home_region=str(document["home_region"]),
             instances=_nested_quotes(document),
             services=_table(document, "services", ServicePrice, "prices.yaml"),
-            spot_ratio=_entry(SpotRatio, {**document["defaults"], **document["spot_ratio"]}, "prices.yaml: spot_ratio"),
+            spot_ratio=build(SpotRatio, {**document["defaults"], **document["spot_ratio"]}, "prices.yaml: spot_ratio"),
         )
 
     @functools.cached_property
@@ -122,17 +122,10 @@ def _table(document: Document, section: str, cls: type[T], file: str) -> Mapping
     defaults = document["defaults"]
     return MappingProxyType(
         {
-            key: _entry(cls, {**defaults, "name": key, **entry}, f"{file}: {section}.{key}")
+            key: build(cls, {**defaults, "name": key, **entry}, f"{file}: {section}.{key}")
             for key, entry in document[section].items()
         }
     )
-
-
-def _entry(cls: type[T], data: Document, where: str) -> T:
-    try:
-        return build(cls, data)
-    except CatalogError as problem:
-        raise CatalogError(f"{where}{problem}") from None
 
 
 def _nested_quotes(document: Document) -> Mapping[str, InstancePrices]:
@@ -140,7 +133,7 @@ def _nested_quotes(document: Document) -> Mapping[str, InstancePrices]:
     defaults = document["defaults"]
     return MappingProxyType(
         {
-            name: _entry(
+            name: build(
                 InstancePrices,
                 {
                     kind: {region: {**defaults, **quote} for region, quote in regions.items()}

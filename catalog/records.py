@@ -28,12 +28,19 @@ def _fields(cls: type) -> tuple[Mapping[str, Any], frozenset[str]]:
     return typing.get_type_hints(cls), required
 
 
-def build(cls: type[T], data: object) -> T:
-    """Make a `cls` of a mapping.
+def build(cls: type[T], data: object, where: str) -> T:
+    """Make a `cls` of a mapping; `where` names the entry in messages.
 
     Raises:
         CatalogError: a key is missing or unknown, or a value has another type than the field.
     """
+    try:
+        return _build(cls, data)
+    except CatalogError as problem:
+        raise CatalogError(f"{where}{problem}") from None
+
+
+def _build(cls: type[T], data: object) -> T:
     if not isinstance(data, dict):
         raise CatalogError(f": expected a mapping, got {data!r}")
     given = cast("dict[str, object]", data)
@@ -65,7 +72,7 @@ def _value(hint: Any, value: object) -> object:
         if type(value) in (int, float):
             return float(cast("float", value))
     elif dataclasses.is_dataclass(hint):
-        return build(cast("type[Any]", hint), value)
+        return _build(cast("type[Any]", hint), value)
     else:
         return _generic(hint, value)
     raise CatalogError(f": expected {hint.__name__}, got {value!r}")
