@@ -10,6 +10,10 @@ SERVING_NAMESPACE = "inference"
 MONITORING_NAMESPACE = "monitoring"
 SYSTEM_NAMESPACE = "kube-system"
 GPU_NAMESPACE = "gpu-operator"
+CERTIFICATES_NAMESPACE = "cert-manager"
+RAY_NAMESPACE = "kuberay-system"
+LWS_NAMESPACE = "lws-system"
+KEDA_NAMESPACE = "keda"
 
 POOL_LABEL = f"{PROJECT}/pool"
 RUNG_LABEL = f"{PROJECT}/rung"
@@ -18,9 +22,16 @@ GROUP_ROLE_LABEL = f"{PROJECT}/group-role"
 MODEL_LABEL = "app.kubernetes.io/instance"
 
 SERVING_PRIORITY = "inference-serving"
+CONTROLLER_PRIORITY = "inference-controllers"
+"""Above serving: a Ray head or router on a full system node must not push out the controllers that scale it."""
 GPU_TAINT = "nvidia.com/gpu"
 
 CLUSTER_AUTOSCALER_ACCOUNT = "cluster-autoscaler"
+
+STORAGE_CLASS = "gp3"
+"""Default StorageClass on EKS: encrypted, deleted with its claim."""
+RETAINED_STORAGE_CLASS = "gp3-retain"
+"""As `gp3`, but the volume outlives its claim."""
 
 PROMETHEUS_SERVICE = "prometheus-operated"
 

@@ -1,6 +1,6 @@
 """The Plan: everything that is decided, as plain data.
 
-Builders declare it, reports print it, the rehearsal simulates it. Nothing here knows Pulumi, Kubernetes clients or boto3.
+Builders declare it, reports print it, the rehearsal simulates it. Nothing here knows Pulumi, Kubernetes or boto3.
 Memory is in GiB (2^30), weights and disks in GB (10^9) as vendors state them, time in seconds, money in US dollars.
 """
 
@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from catalog.types import EngineMetrics
 from settings.secrets import (
     GeneratedSecret,
     KubernetesSecret,
@@ -501,6 +502,8 @@ class ModelPlan:
     scaling: ScalingPlan
     ray: RayPlan | None
     api_key: SecretPlan
+    metrics: EngineMetrics
+    """What the engine calls its metrics; dashboards, alerts and triggers read the same names."""
     service_port: int
     priority_class: str
     gang: Literal["none"] = "none"
@@ -564,6 +567,8 @@ class ObservabilityPlan:
     scrape_interval_seconds: int
     retention_days: int
     storage_gib: int
+    retention_size_gib: int
+    """Prometheus drops its oldest blocks above this size: a full volume stops it."""
     storage_class: str | None
     prometheus_url: str
     """Inside the cluster."""
