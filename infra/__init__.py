@@ -1,0 +1,1 @@
+"""AWS, declared from the Plan: network, keys, cluster, nodes, cache, identities. The way in is `infra.aws.declare`."""

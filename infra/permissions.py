@@ -1,0 +1,84 @@
+"""What controllers and model pods may do, as statements for `infra.identity.PodIdentity`."""
+
+from __future__ import annotations
+
+import pulumi
+
+from infra.identity import Statement
+from infra.providers import Account
+
+
+def cluster_autoscaler(cluster_name: str, account: Account) -> tuple[Statement, ...]:
+    """Scale the node groups of this cluster, and look at what they are made of.
+
+    Source: cluster-autoscaler's AWS provider README, full-features policy; the two writing actions are bound to the tag
+    that EKS puts on the scaling groups of this cluster's node groups.
+    """
+    node_groups = pulumi.Output.concat(
+        "arn:", account.partition, ":eks:", account.region, ":", account.account_id, f":nodegroup/{cluster_name}/*/*"
+    )
+    return (
+        Statement(
+            sid="Look",
+            actions=(
+                "autoscaling:DescribeAutoScalingGroups",
+                "autoscaling:DescribeAutoScalingInstances",
+                "autoscaling:DescribeLaunchConfigurations",
+                "autoscaling:DescribeScalingActivities",
+                "autoscaling:DescribeTags",
+                "ec2:DescribeImages",
+                "ec2:DescribeInstanceTypes",
+                "ec2:DescribeLaunchTemplateVersions",
+                "ec2:GetInstanceTypesFromInstanceRequirements",
+            ),
+            resources=("*",),  # None of these actions can be bound to a resource.
+        ),
+        Statement(sid="ReadNodeGroups", actions=("eks:DescribeNodegroup",), resources=(node_groups,)),
+        Statement(
+            sid="Scale",
+            actions=("autoscaling:SetDesiredCapacity", "autoscaling:TerminateInstanceInAutoScalingGroup"),
+            resources=(
+                pulumi.Output.concat(
+                    "arn:",
+                    account.partition,
+                    ":autoscaling:",
+                    account.region,
+                    ":",
+                    account.account_id,
+                    ":autoScalingGroup:*:autoScalingGroupName/*",
+                ),
+            ),
+            condition={"StringEquals": {f"aws:ResourceTag/k8s.io/cluster-autoscaler/{cluster_name}": "owned"}},
+        ),
+    )
+
+
+def read_weights(bucket_arn: pulumi.Input[str], key_arn: pulumi.Input[str], prefix: str) -> tuple[Statement, ...]:
+    """Stream the objects below `prefix` (without a trailing `/`) out of the encrypted bucket of weights."""
+    return (
+        Statement(
+            sid="ListWeights",
+            actions=("s3:ListBucket",),
+            resources=(bucket_arn,),
+            condition={"StringLike": {"s3:prefix": f"{prefix}*"}},
+        ),
+        Statement(
+            sid="ReadWeights",
+            actions=("s3:GetObject", "s3:GetObjectVersion"),
+            resources=(pulumi.Output.concat(bucket_arn, f"/{prefix}/*"),),
+        ),
+        Statement(sid="DecryptWeights", actions=("kms:Decrypt",), resources=(key_arn,)),
+    )
+
+
+def write_weights(bucket_arn: pulumi.Input[str], key_arn: pulumi.Input[str], prefix: str) -> tuple[Statement, ...]:
+    """Also upload below `prefix`: for a warm-up Job that downloads from the model hub into the bucket."""
+    return (
+        *read_weights(bucket_arn, key_arn, prefix),
+        Statement(
+            sid="WriteWeights",
+            actions=("s3:PutObject", "s3:AbortMultipartUpload", "s3:ListMultipartUploadParts"),
+            resources=(pulumi.Output.concat(bucket_arn, f"/{prefix}/*"),),
+        ),
+        Statement(sid="EncryptWeights", actions=("kms:GenerateDataKey",), resources=(key_arn,)),
+    )
