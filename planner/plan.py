@@ -73,6 +73,8 @@ class EksPlan:
     admins: tuple[str, ...]
     public_cidrs: tuple[str, ...]
     """Empty: the API server has no public endpoint."""
+    private_cidrs: tuple[str, ...] = ()
+    """Ranges that reach the private endpoint besides the nodes: EKS lets only members of its security group in."""
     log_retention_days: int
     addons: tuple[AddonPlan, ...]
     system: SystemGroupPlan
@@ -168,6 +170,8 @@ class Hardware:
     """What traffic without EFA (S3, Lustre over TCP, image pulls) can use."""
     nvme_gb: int
     max_pods: int
+    hugepages_mib: int = 0
+    """2-MiB huge pages that the AMI sets aside at boot: 10256 (5128 pages) where it finds EFA devices, else 0."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
