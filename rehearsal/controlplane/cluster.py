@@ -7,17 +7,18 @@ import contextlib
 import errno
 import fcntl
 import http.client
-import json
 import shutil
 import socket
-import ssl
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
+import urllib3
+
 from rehearsal.controlplane import components
+from rehearsal.controlplane.api import Api, ApiError
 from rehearsal.controlplane.binaries import Binaries
 from rehearsal.controlplane.certificates import Authority, service_account_key
 from rehearsal.controlplane.components import LOOPBACK, Pki, Ports, write_yaml
@@ -42,6 +43,7 @@ class ControlPlane:
         kubeconfig: a kubeconfig file with the token in it.
         ca_data: the authority that signed the API server's certificate, PEM in base64.
         token: the bearer token of a cluster administrator.
+        api: a client of the API server, for what the rehearsal itself puts there.
         processes: the group of its processes; more may join it and end with it.
         directory: everything that this control plane writes; removed by `stop`, but for `logs/`.
     """
@@ -55,7 +57,7 @@ class ControlPlane:
         self.ca_data = ""
         self.processes = ProcessGroup(directory / "logs")
         self._lock = lock
-        self._ca_pem = b""
+        self._api: Api | None = None
 
     @classmethod
     def start(
@@ -141,14 +143,12 @@ class ControlPlane:
                 "If the binaries were made elsewhere, remove them from the cache and run again.",
             )
 
-    def get(self, path: str) -> tuple[int, bytes]:
-        """GET a path of the API server with the administrator's token; returns status and body."""
-        context = ssl.create_default_context(cadata=self._ca_pem.decode())
-        connection = http.client.HTTPSConnection(self.endpoint.removeprefix("https://"), context=context, timeout=10)
-        with contextlib.closing(connection):
-            connection.request("GET", path, headers={"Authorization": f"Bearer {self.token}"})
-            answer = connection.getresponse()
-            return answer.status, answer.read()
+    @property
+    def api(self) -> Api:
+        """A client of the API server, with the administrator's token."""
+        if self._api is None:
+            self._api = Api(self.endpoint, self.ca_data, self.token)
+        return self._api
 
     def _run(self, port: int | None, stages: Sequence[Mapping[str, Any]], progress: Callable[[str], None]) -> None:
         began = time.monotonic()
@@ -163,7 +163,7 @@ class ControlPlane:
             "kube-apiserver",
             components.kube_apiserver(binaries.kube_apiserver, ports, pki, self.directory / "tokens.csv"),
         )
-        self._wait("kube-apiserver", lambda: self.get("/readyz")[0] == http.HTTPStatus.OK)
+        self._wait("kube-apiserver", lambda: self.api.get("/readyz") is not None)
         run(
             "kube-controller-manager",
             components.kube_controller_manager(binaries.kube_controller_manager, self.kubeconfig, pki),
@@ -176,10 +176,11 @@ class ControlPlane:
         # Pods need the namespace's default service account, which the controller manager makes.
         self._wait(
             "kube-controller-manager",
-            lambda: self.get("/api/v1/namespaces/default/serviceaccounts/default")[0] == http.HTTPStatus.OK,
+            lambda: self.api.get("/api/v1/namespaces/default/serviceaccounts/default") is not None,
         )
         self.check()
-        progress(f"Kubernetes {self._version()} is ready after {time.monotonic() - began:.1f} s")
+        version = (self.api.get("/version") or {}).get("gitVersion", "of an unknown version")
+        progress(f"Kubernetes {version} is ready after {time.monotonic() - began:.1f} s")
 
     def _make_files(self, stages: Sequence[Mapping[str, Any]]) -> Pki:
         directory = self.directory
@@ -194,7 +195,6 @@ class ControlPlane:
             front_proxy_client=front_proxy.issue("front-proxy-client"),
             service_account_key=service_account_key(directory / "pki" / "service-account.key"),
         )
-        self._ca_pem = authority.pem
         self.ca_data = base64.b64encode(authority.pem).decode()
         tokens = directory / "tokens.csv"
         tokens.touch(mode=0o600)
@@ -208,7 +208,7 @@ class ControlPlane:
         until = time.monotonic() + _START_SECONDS
         while time.monotonic() < until:
             self.check()
-            with contextlib.suppress(OSError, http.client.HTTPException):
+            with contextlib.suppress(OSError, http.client.HTTPException, urllib3.exceptions.HTTPError, ApiError):
                 if ready():
                     return
             time.sleep(_POLL_SECONDS)
@@ -217,10 +217,9 @@ class ControlPlane:
             "Run again when the machine is less busy.",
         )
 
-    def _version(self) -> str:
-        return str(json.loads(self.get("/version")[1])["gitVersion"])
-
     def _end(self) -> None:
+        if self._api is not None:
+            self._api.close()
         self.processes.stop()
 
 
