@@ -15,6 +15,7 @@ RAY_NAMESPACE = "kuberay-system"
 LWS_NAMESPACE = "lws-system"
 KEDA_NAMESPACE = "keda"
 
+PART_OF_LABEL = "app.kubernetes.io/part-of"
 POOL_LABEL = f"{PROJECT}/pool"
 RUNG_LABEL = f"{PROJECT}/rung"
 GROUP_ROLE_LABEL = f"{PROJECT}/group-role"
