@@ -51,7 +51,8 @@ spec:
     (line,) = (line for line in crds.render(tmp_path).splitlines() if "example.org" in line)
     assert line.strip() == (
         "- {group: example.org, kind: Thing, plural: things, singular: thing, scope: Namespaced, "
-        "versions: [v1, v1beta1], status: true, short_names: [th], scale: {spec_replicas: .spec.n, status_replicas: .status.n}}"
+        "versions: [v1, v1beta1], status: true, short_names: [th], "
+        "scale: {spec_replicas: .spec.n, status_replicas: .status.n}}"
     )
 
 
