@@ -39,9 +39,9 @@ INTERFACE_ENDPOINTS = (
 
 
 def plan_network(
-    settings: Settings, region: Region, pool_zones: tuple[str, ...], findings: Findings
+    settings: Settings, region: Region | None, pool_zones: tuple[str, ...], findings: Findings
 ) -> CreatedNetworkPlan | ExistingNetworkPlan | None:
-    """The network of an EKS target; None for a cluster that exists."""
+    """The network of an EKS target; None for a cluster that exists, or where the region is not known."""
     if not isinstance(settings.target, EksTarget):
         if settings.network is not None:
             findings.problem(
@@ -52,6 +52,8 @@ def plan_network(
         findings.problem(("network",), "is missing", "an EKS target needs `network: {kind: create}` or an existing VPC")
         return None
     _check_endpoint(settings.target, settings.network, findings)
+    if region is None:
+        return None
     if isinstance(settings.network, ExistingNetwork):
         return _existing(settings.network, settings, region, findings)
     return _created(settings.network, settings, region, pool_zones, findings)
@@ -69,9 +71,7 @@ def _check_endpoint(target: EksTarget, network: CreateNetwork | ExistingNetwork,
         )
 
 
-def _existing(
-    network: ExistingNetwork, settings: Settings, region: Region, findings: Findings
-) -> ExistingNetworkPlan:
+def _existing(network: ExistingNetwork, settings: Settings, region: Region, findings: Findings) -> ExistingNetworkPlan:
     zones = {subnet.availability_zone for subnet in network.subnets}
     for index, subnet in enumerate(network.subnets):
         if subnet.availability_zone not in zone_names(region):

@@ -17,6 +17,8 @@ from settings.pools import CapacityBlockRung, ExistingPool, NodeGroupPool, Pool,
 
 _GPU_AMI = "AL2023_x86_64_NVIDIA"
 # The root volume holds the OS only where instance-store NVMe takes images and pods; else images go there too.
+# 5128 pages of 2 MiB. Source: EKS user guide, EFA on AL2023 accelerated AMIs.
+_EFA_HUGEPAGES_MIB = 10256
 _ROOT_GIB_WITH_NVME = 100
 _ROOT_GIB_WITHOUT_NVME = 300
 
@@ -77,9 +79,7 @@ def _look_up_instance(
         )
         return None
     if not instance.gpu:
-        findings.problem(
-            (*path, "instance_type"), f"{instance.name} has no GPU", "CPU nodes are `target.system_nodes`"
-        )
+        findings.problem((*path, "instance_type"), f"{instance.name} has no GPU", "CPU nodes are `target.system_nodes`")
         return None
     if region is not None:
         _check_zone(path, pool, instance, region, findings)
@@ -140,7 +140,6 @@ def plan_pool(
     assert facts.instance is not None  # noqa: S101 - a node group pool has passed look_up
     instance = facts.instance
     ami = catalog.versions.amis[_GPU_AMI]
-    patch = catalog.versions.kubernetes[kubernetes_version].patch
     return PoolPlan(
         name=pool.name,
         zone=pool.availability_zone,
@@ -153,7 +152,7 @@ def plan_pool(
         node_selector={POOL_LABEL: pool.name},
         taints=(Taint(key=GPU_TAINT, value="true", effect="NoSchedule"),),
         ami_type=ami.ami_type,
-        release_version=f"{patch}-{ami.release}" if patch else None,
+        release_version=ami.releases[kubernetes_version],
         root_volume_gib=_ROOT_GIB_WITH_NVME if instance.nvme_gb_total else _ROOT_GIB_WITHOUT_NVME,
     )
 
@@ -170,7 +169,8 @@ def _hardware(instance: Instance, gpu: Gpu, *, uses_efa: bool) -> Hardware:
         nvlink=instance.nvlink,
         efa_devices=instance.efa_interfaces if uses_efa else 0,
         gdr=instance.gdr,
-        network_gbps=instance.network_baseline_gbps,
+        hugepages_mib=_EFA_HUGEPAGES_MIB if uses_efa else 0,
+        network_gbps=instance.network_gbps,
         card0_gbps=instance.card0_gbps,
         nvme_gb=instance.nvme_gb_total,
         max_pods=instance.max_pods,

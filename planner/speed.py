@@ -9,12 +9,13 @@ _LIMIT = 1024
 
 
 def decode_step_ms(
-    card: ModelCard, gpu: Gpu, *, weights_gb: float, kv_bytes_per_token: float, gpus: int, batch: int, tokens: int
+    card: ModelCard, gpu: Gpu, *, weights_gb: float, kv_bytes_per_token: float, batch: int, tokens: int
 ) -> float:
     """Milliseconds of one decode step of `batch` sequences of `tokens` tokens each.
 
-    step >= (weights touched + batch x tokens x KV) / (GPUs x HBM bandwidth), at the assumed efficiency. A mixture of
-    experts touches 1 - (1 - top_k / experts)^batch of its experts. Source: roofline, docs/explanation/sizing.md.
+    step >= (weights touched + batch x tokens x KV) / HBM bandwidth, all of one GPU (`weights_gb` and
+    `kv_bytes_per_token` are its shares), at the assumed efficiency. A mixture of experts touches
+    1 - (1 - top_k / experts)^batch of its experts. Source: roofline, docs/explanation/sizing.md.
     """
     touched = weights_gb
     if card.moe is not None:
@@ -22,7 +23,7 @@ def decode_step_ms(
         hit = 1 - (1 - card.moe.top_k / card.moe.experts) ** batch
         touched = min(weights_gb, always + (weights_gb - always) * hit)
     gigabytes = touched + batch * tokens * kv_bytes_per_token / 1e9
-    return gigabytes / (gpus * gpu.hbm_gb_per_s * assumed("decode_efficiency")) * 1000
+    return gigabytes / (gpu.hbm_gb_per_s * assumed("decode_efficiency")) * 1000
 
 
 def knee_concurrency(
@@ -31,13 +32,11 @@ def knee_concurrency(
     *,
     weights_gb: float,
     kv_bytes_per_token: float,
-    gpus: int,
     tokens: int,
     tpot_ms: float,
     memory_limit: int,
 ) -> int:
-    """Most sequences that one replica decodes within `tpot_ms`, and that its KV cache holds; 0 where even one is
-    too slow."""
+    """Most sequences that one replica decodes within `tpot_ms` and its KV cache holds; 0 where one is too slow."""
 
     def fast_enough(batch: int) -> bool:
         step = decode_step_ms(
@@ -45,7 +44,6 @@ def knee_concurrency(
             gpu,
             weights_gb=weights_gb,
             kv_bytes_per_token=kv_bytes_per_token,
-            gpus=gpus,
             batch=batch,
             tokens=tokens,
         )

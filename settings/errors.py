@@ -11,6 +11,9 @@ PLATFORM_KEY = "inference-platform:platform"
 Path = tuple[str | int, ...]
 """Keys and list positions below `inference-platform:platform`."""
 
+REGION_PATH: Path = ("aws:region",)
+"""The one path that lies beside the platform."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Position:

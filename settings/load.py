@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from settings.base import WrongValueError
-from settings.errors import PLATFORM_KEY, Path, Position, Problem, StackFileError, did_you_mean
+from settings.errors import PLATFORM_KEY, REGION_PATH, Path, Position, Problem, StackFileError, did_you_mean
 from settings.root import Settings
 
 REGION_KEY = "aws:region"
@@ -120,18 +120,18 @@ def place(problems: Iterable[Problem], document: Document) -> list[Problem]:
     found = list(problems)
     if document.text is None or not found:
         return found
-    root = yaml.compose(document.text, Loader=_Loader)
+    root: Any = yaml.compose(document.text, Loader=_Loader)  # pyright: ignore[reportUnknownMemberType]
     config = _child(root, "config")
     platform = _child(config, PLATFORM_KEY)
     lines = document.text.splitlines()
     placed: list[Problem] = []
     for problem in found:
-        start, path = (config, problem.path) if problem.path[:1] == (REGION_KEY,) else (platform, problem.path)
+        start, path = (config, problem.path) if problem.path == REGION_PATH else (platform, problem.path)
         mark = _mark(start, path) or _mark(platform, ())
         if mark is None:
             placed.append(problem)
             continue
-        position = Position(line=mark.line + 1, column=mark.column + 1, text=lines[mark.line])
+        position = Position(line=mark.line + 1, column=mark.column + 1, text=str(lines[mark.line]))
         placed.append(replace(problem, position=position))
     return placed
 
@@ -156,7 +156,9 @@ def _syntax_problem(error: yaml.MarkedYAMLError, text: str) -> Problem:
         line = min(mark.line, len(lines) - 1)
         position = Position(line=line + 1, column=mark.column + 1, text=lines[line])
     reason = error.problem or error.context or "cannot be parsed"
-    return Problem(path=(), message=f"is not valid YAML: {reason}", help="check indentation and quotes", position=position)
+    return Problem(
+        path=(), message=f"is not valid YAML: {reason}", help="check indentation and quotes", position=position
+    )
 
 
 def _child(node: Any, key: str) -> Any:
@@ -222,11 +224,18 @@ def _resolve(detail: ErrorDetails, document: Any) -> tuple[Path, Any, bool]:
             path.append(part)
         elif last and detail["type"] == "missing":
             path.append(part)
-        elif isinstance(part, str) and part.startswith("literal[") and isinstance(node, Mapping):
-            return tuple(path), node, True
-        elif detail["type"] == "model_type" and last and not isinstance(node, Mapping) and part[:1].isupper():  # type: ignore[index]
-            return tuple(path), node, True
-    return tuple(path), node, False
+        elif _is_other_branch(part, node, last=last, kind=detail["type"]):
+            return tuple(path), cast(Any, node), True
+    return tuple(path), cast(Any, node), False
+
+
+def _is_other_branch(part: str | int, value: Any, *, last: bool, kind: str) -> bool:
+    """Whether a location's part names the branch of a union that the value does not look like."""
+    if not isinstance(part, str):
+        return False
+    if isinstance(value, Mapping):
+        return part.startswith("literal[")
+    return last and kind == "model_type" and part[:1].isupper()
 
 
 def _words(detail: ErrorDetails, value: Any) -> tuple[str, str | None]:
@@ -282,16 +291,38 @@ def _without(document: Mapping[str, Any], wrong: Sequence[Path]) -> tuple[Settin
         if not (len(path) == 2 and isinstance(path[1], int)):
             _drop(data, path)
     gone: set[Path] = {path[:2] for path in wrong if len(path) == 2 and isinstance(path[1], int)}
-    for _ in range(3):
+    for _ in range(4):
         kept = _without_items(data, gone)
         try:
             return Settings.model_validate(kept), tuple(gone)
         except ValidationError as error:
-            found = {_original(_resolve(d, kept)[0], gone) for d in error.errors(include_url=False, include_input=False)}
-            if not all(len(path) > 1 and path[0] in {"pools", "models"} for path in found):
-                return None, tuple(gone)
-            gone |= {path[:2] for path in found}
+            found = {
+                _original(_resolve(d, kept)[0], gone) for d in error.errors(include_url=False, include_input=False)
+            }
+            for path in found:
+                if len(path) > 1 and path[0] in {"pools", "models"}:
+                    gone.add(path[:2])
+                elif stand_in := next((at for at in _STAND_INS if path[: len(at)] == at), None):
+                    _put(data, stand_in, _STAND_INS[stand_in])
+                else:
+                    return None, tuple(gone)
     return None, tuple(gone)
+
+
+# Something valid in place of a section that is wrong, so that the rest of the file can still be judged.
+_STAND_INS: dict[Path, Any] = {
+    ("environment",): "unknown",
+    ("target", "endpoint"): {"access": "public_and_private", "admin_cidrs": ["192.0.2.0/24"]},
+    ("target", "admins"): ["arn:aws:iam::000000000000:role/unknown"],
+    ("cache",): {"kind": "s3"},
+    ("network",): {"kind": "create"},
+}
+
+
+def _put(data: Any, path: Path, value: Any) -> None:
+    for part in path[:-1]:
+        data = data[part]
+    data[path[-1]] = value
 
 
 def _deepest_last_item_first(path: Path) -> tuple[tuple[str, int], ...]:
@@ -301,7 +332,9 @@ def _deepest_last_item_first(path: Path) -> tuple[tuple[str, int], ...]:
 def _without_items(data: Mapping[str, Any], gone: set[Path]) -> dict[str, Any]:
     """The document without the pools and models in `gone`; models of a pool that went go too."""
     kept = dict(data)
-    lost_pools = {data["pools"][i].get("name") for key, i in gone if key == "pools" and isinstance(data["pools"][i], dict)}  # type: ignore[index]
+    lost_pools = {
+        data["pools"][i].get("name") for key, i in gone if key == "pools" and isinstance(data["pools"][i], dict)
+    }  # type: ignore[index]
     for index, model in enumerate(data.get("models", ())):
         if isinstance(model, dict) and model.get("pool") in lost_pools:  # pyright: ignore
             gone.add(("models", index))

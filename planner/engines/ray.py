@@ -1,6 +1,6 @@
 """Ray Serve LLM: the application that RayService runs, with the vLLM that the pinned Ray carries.
 
-Source: `ray.serve.llm` of 2.60 (LLMConfig); its defaults for ongoing requests are 1e9, with which autoscaling never fires.
+Source: `ray.serve.llm` of 2.60 (LLMConfig); with its own defaults for ongoing requests (1e9) autoscaling never fires.
 """
 
 from __future__ import annotations

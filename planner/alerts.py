@@ -1,0 +1,170 @@
+"""Alerts of a stack: thresholds from the stack file, metric names from the pinned engines."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Literal
+
+from catalog.types import Engine
+from planner.naming import SERVING_NAMESPACE
+from planner.plan import AlertPlan, ModelPlan
+from planner.scaling import quantile, selector, sum_of
+from settings.observability import AlertThresholds
+from settings.serving import Model
+
+_ABOVE_RESERVATION_PERCENT = 6
+"""What a healthy engine takes above the share it reserves: CUDA context, NCCL and graphs."""
+
+
+def plan_alerts(
+    thresholds: AlertThresholds, models: tuple[tuple[Model, ModelPlan, Engine], ...]
+) -> tuple[AlertPlan, ...]:
+    """All alerts of a stack."""
+    reserved = max((plan.memory.utilization for _, plan, _ in models), default=0.0)
+    found = list(_hardware(thresholds, reserved))
+    found += _pods(thresholds)
+    for model, plan, engine in models:
+        found += _model(thresholds, model, plan, engine)
+    return tuple(found)
+
+
+def _hardware(thresholds: AlertThresholds, reserved: float) -> Iterator[AlertPlan]:
+    used = "100 * DCGM_FI_DEV_FB_USED{%s} / (DCGM_FI_DEV_FB_USED{%s} + DCGM_FI_DEV_FB_FREE{%s})"
+    elsewhere, serving = f'namespace!="{SERVING_NAMESPACE}"', f'namespace="{SERVING_NAMESPACE}"'
+    limit = thresholds.gpu_memory_percent
+    yield AlertPlan(
+        name="GpuMemoryHigh",
+        expression=f"{used % (elsewhere, elsewhere, elsewhere)} > {limit}",
+        for_minutes=5,
+        severity="warning",
+        summary=f"GPU {{{{ $labels.gpu }}}} of {{{{ $labels.Hostname }}}} has more than {limit} % of its memory in use",
+        runbook="gpumemoryhigh",
+    )
+    # An engine takes its share at start and keeps it, so its GPUs are judged by what lies above that share.
+    above = min(99, max(limit, math.ceil(reserved * 100) + _ABOVE_RESERVATION_PERCENT))
+    yield AlertPlan(
+        name="GpuMemoryAboveReservation",
+        expression=f"{used % (serving, serving, serving)} > {above}",
+        for_minutes=5,
+        severity="warning",
+        summary=f"GPU {{{{ $labels.gpu }}}} of {{{{ $labels.pod }}}} has more than {above} % of its memory in use",
+        runbook="gpumemoryabovereservation",
+    )
+    yield AlertPlan(
+        name="GpuBusyHigh",
+        expression=f"DCGM_FI_DEV_GPU_UTIL > {thresholds.gpu_busy_percent}",
+        for_minutes=5,
+        severity="warning",
+        summary=f"GPU {{{{ $labels.gpu }}}} of {{{{ $labels.Hostname }}}} is busy more than "
+        f"{thresholds.gpu_busy_percent} % of the time",
+        runbook="gpubusyhigh",
+    )
+    yield AlertPlan(
+        name="GpuXidError",
+        expression="DCGM_FI_DEV_XID_ERRORS > 0",
+        for_minutes=0,
+        severity="critical",
+        summary="GPU {{ $labels.gpu }} of {{ $labels.Hostname }} reported XID {{ $value }}",
+        runbook="gpuxiderror",
+    )
+
+
+def _pods(thresholds: AlertThresholds) -> Iterator[AlertPlan]:
+    yield AlertPlan(
+        name="ServingPodRestarts",
+        expression=(
+            f'increase(kube_pod_container_status_restarts_total{{namespace="{SERVING_NAMESPACE}"}}[1d])'
+            f" > {thresholds.restarts_per_day}"
+        ),
+        for_minutes=0,
+        severity="warning",
+        summary=f"{{{{ $labels.pod }}}} restarted more than {thresholds.restarts_per_day} times in a day",
+        runbook="servingpodrestarts",
+    )
+    yield AlertPlan(
+        name="ServingPodPending",
+        expression=f'kube_pod_status_phase{{namespace="{SERVING_NAMESPACE}",phase="Pending"}} == 1',
+        for_minutes=thresholds.pending_minutes,
+        severity="warning",
+        summary=f"{{{{ $labels.pod }}}} has waited {thresholds.pending_minutes} minutes for a node",
+        runbook="servingpodpending",
+    )
+
+
+def _model(thresholds: AlertThresholds, model: Model, plan: ModelPlan, engine: Engine) -> Iterator[AlertPlan]:
+    name, namespace, metrics = plan.name, plan.namespace, engine.metrics
+    ttft = quantile(engine, metrics.ttft_histogram, namespace, name)
+    for severity, limit in _latency_limits(thresholds, model):
+        yield AlertPlan(
+            name=f"TimeToFirstTokenHigh{severity.capitalize()}",
+            expression=f"({ttft}) > {limit / 1000:g}",
+            for_minutes=5,
+            severity=severity,
+            summary=f"{name}: P99 time to first token above {limit} ms",
+            runbook="timetofirsttokenhigh",
+        )
+    tpot = quantile(engine, metrics.tpot_histogram, namespace, name)
+    yield AlertPlan(
+        name="TimePerOutputTokenHigh",
+        expression=f"({tpot}) > {model.objectives.tpot_p99_ms / 1000:g}",
+        for_minutes=5,
+        severity="warning",
+        summary=f"{name}: P99 time per output token above {model.objectives.tpot_p99_ms} ms",
+        runbook="timeperoutputtokenhigh",
+    )
+    errors = _counter(engine, metrics.errors, namespace, name)
+    requests = f"{metrics.requests}{selector(engine, namespace, name, histogram=True)}"
+    yield AlertPlan(
+        name="ErrorRateHigh",
+        expression=(
+            f"100 * sum(rate({errors}[5m])) / (sum(rate({requests}[5m])) > 0) > {thresholds.error_rate_percent:g}"
+        ),
+        for_minutes=5,
+        severity="critical",
+        summary=f"{name}: more than {thresholds.error_rate_percent:g} % of requests fail",
+        runbook="errorratehigh",
+    )
+    yield AlertPlan(
+        name="QueueBacklog",
+        expression=f"{sum_of(engine, metrics.waiting, namespace, name)} > {thresholds.queue_backlog}",
+        for_minutes=5,
+        severity="warning",
+        summary=f"{name}: more than {thresholds.queue_backlog} requests wait",
+        runbook="queuebacklog",
+    )
+    kv_usage = f"100 * max({metrics.kv_usage}{selector(engine, namespace, name)})"
+    yield AlertPlan(
+        name="KvCacheHigh",
+        expression=f"{kv_usage} > {thresholds.kv_cache_percent}",
+        for_minutes=5,
+        severity="warning",
+        summary=f"{name}: KV cache more than {thresholds.kv_cache_percent} % full",
+        runbook="kvcachehigh",
+    )
+    yield AlertPlan(
+        name="ModelNotServing",
+        expression=f"absent({metrics.running}{selector(engine, namespace, name)})",
+        for_minutes=max(10, math.ceil(2 * plan.startup_seconds / 60)),
+        severity="critical",
+        summary=f"{name}: no replica reports metrics",
+        runbook="modelnotserving",
+    )
+
+
+def _latency_limits(thresholds: AlertThresholds, model: Model) -> Iterator[tuple[Literal["warning", "critical"], int]]:
+    """A model's own objective wins over the stack's default; twice the objective is critical."""
+    if "ttft_p99_ms" in model.objectives.model_fields_set:
+        yield "warning", model.objectives.ttft_p99_ms
+        yield "critical", 2 * model.objectives.ttft_p99_ms
+    else:
+        yield "warning", thresholds.latency_p99_warning_ms
+        yield "critical", thresholds.latency_p99_critical_ms
+
+
+def _counter(engine: Engine, name: str, namespace: str, model: str) -> str:
+    """A counter that may carry labels of its own, with the model's labels added."""
+    labels = selector(engine, namespace, model, histogram=True)
+    if "{" not in name:
+        return f"{name}{labels}"
+    return f"{name.removesuffix('}')},{labels.removeprefix('{')}"

@@ -1,0 +1,141 @@
+"""The model cache: legal sizes, and how long every node needs to get its weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from catalog.assumptions import assumed
+from planner.plan import CachePlan, FsxPlan, Hardware, LoadPlan, VolumeClaimPlan
+from planner.problems import Findings
+from settings.cache import Cache, FsxLustreCache, S3Cache, VolumeClaimCache
+from settings.root import Settings
+from settings.target import EksTarget
+
+MOUNT_PATH = "/cache"
+DATA_REPOSITORY_PATH = "/models"
+CLAIM_NAME = "model-cache"
+
+# Baseline network throughput of PERSISTENT_2 SSD, MB/s for each TiB, by its disk throughput class.
+# Source: FSx for Lustre user guide, "Aggregate file system performance".
+_NETWORK_MBPS_PER_TIB = {125: 320, 250: 640, 500: 1300, 1000: 2600}
+_FSX_STEP_GIB = 2400
+_GBPS_TO_MB_PER_S = 125
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reader:
+    """One model's share of a start-up: how many nodes read how much, over which network card."""
+
+    gigabytes: float
+    nodes: int
+    hardware: Hardware
+
+
+def plan_cache(
+    settings: Settings, pool_zones: tuple[str, ...], default_zone: str | None, findings: Findings
+) -> CachePlan:
+    """The cache of a stack. `default_zone`: the zone of the pool that loads most."""
+    cache, on_eks = settings.cache, isinstance(settings.target, EksTarget)
+    _check_kind(cache, on_eks=on_eks, findings=findings)
+    fsx = claim = None
+    if isinstance(cache, FsxLustreCache):
+        fsx = _fsx(cache, pool_zones, default_zone, findings)
+    elif isinstance(cache, VolumeClaimCache):
+        claim = VolumeClaimPlan(
+            storage_gib=cache.storage_gib, storage_class=cache.storage_class, access_mode=cache.access_mode
+        )
+    return CachePlan(
+        bucket=on_eks and not isinstance(cache, VolumeClaimCache),
+        fsx=fsx,
+        volume_claim=claim,
+        claim_name=CLAIM_NAME if fsx or claim else None,
+        mount_path=MOUNT_PATH,
+        data_repository_path=DATA_REPOSITORY_PATH,
+    )
+
+
+def _check_kind(cache: Cache, *, on_eks: bool, findings: Findings) -> None:
+    if not on_eks and not isinstance(cache, VolumeClaimCache):
+        findings.problem(
+            ("cache", "kind"),
+            f"`{cache.kind}` needs AWS, and the target is an existing cluster",
+            "use `kind: volume_claim` with a StorageClass of that cluster",
+        )
+    if on_eks and isinstance(cache, VolumeClaimCache) and cache.access_mode == "ReadWriteMany":
+        findings.problem(
+            ("cache", "access_mode"),
+            "an EKS cluster of ours has EBS volumes only, which one node mounts",
+            "use `kind: fsx_lustre` or `kind: s3`",
+        )
+
+
+def _fsx(cache: FsxLustreCache, pool_zones: tuple[str, ...], default_zone: str | None, findings: Findings) -> FsxPlan:
+    if cache.storage_gib != 1200 and cache.storage_gib % _FSX_STEP_GIB:
+        below = max(1200, cache.storage_gib // _FSX_STEP_GIB * _FSX_STEP_GIB)
+        above = (cache.storage_gib // _FSX_STEP_GIB + 1) * _FSX_STEP_GIB
+        findings.problem(
+            ("cache", "storage_gib"),
+            f"{cache.storage_gib} GiB is no size that FSx for Lustre has",
+            f"the nearest are {below} and {above} (1200, 2400, then steps of 2400)",
+        )
+    zone = cache.availability_zone or default_zone or ""
+    if cache.availability_zone and pool_zones and cache.availability_zone not in pool_zones:
+        findings.problem(
+            ("cache", "availability_zone"),
+            f"no pool runs in {cache.availability_zone}",
+            "put the file system where the GPUs are: " + ", ".join(dict.fromkeys(pool_zones)),
+        )
+    tib = cache.storage_gib / 1024
+    return FsxPlan(
+        zone=zone,
+        storage_gib=cache.storage_gib,
+        throughput_mbps_per_tib=cache.throughput_mbps_per_tib,
+        disk_mb_per_s=tib * cache.throughput_mbps_per_tib,
+        network_mb_per_s=tib * _NETWORK_MBPS_PER_TIB[cache.throughput_mbps_per_tib],
+        file_system_type_version="2.15",
+    )
+
+
+def medium_of(settings: Settings, cache: CachePlan, pool_zone: str | None) -> str:
+    """How a pool gets weights: from the file system in its zone, streamed from S3, or from the claim."""
+    if isinstance(settings.cache, VolumeClaimCache):
+        return "volume"
+    if isinstance(settings.cache, S3Cache) or cache.fsx is None or cache.fsx.zone != pool_zone:
+        return "s3_stream"
+    return "lustre"
+
+
+def plan_load(cache: Cache, plan: CachePlan, medium: str, reader: Reader, everyone: tuple[Reader, ...]) -> LoadPlan:
+    """Seconds until one node has its weights when all minimum replicas start together.
+
+    A file server shares its rate equally among those that still read, each checkpoint is read once a node (prefetch),
+    and nothing is counted as cached in the server's memory. So a node of `own` bytes is done when the server has given
+    every reader min(its bytes, own): time = max(own / client rate, sum of min(bytes, own) / server rate).
+    """
+    readers = sum(r.nodes for r in everyone)
+    served_mb = sum(r.nodes * min(r.gigabytes, reader.gigabytes) for r in everyone) * 1000
+    own_mb = reader.gigabytes * 1000
+    client = reader.hardware.card0_gbps * _GBPS_TO_MB_PER_S
+    limits: dict[str, float]
+    seconds: dict[str, float]
+    if medium == "lustre":
+        assert plan.fsx is not None  # noqa: S101 - medium_of says lustre only with a file system
+        client = min(client, assumed("client_lustre_mb_per_s"))
+        server = min(plan.fsx.disk_mb_per_s, plan.fsx.network_mb_per_s)
+        limits = {"client network": client, "file system, shared by all readers": server}
+        seconds = {"client network": own_mb / client, "file system, shared by all readers": served_mb / server}
+    elif medium == "s3_stream":
+        client *= assumed("s3_client_share")
+        limits, seconds, readers = {"client network": client}, {"client network": own_mb / client}, reader.nodes
+    else:
+        assert isinstance(cache, VolumeClaimCache)  # noqa: S101 - medium_of says volume only for a claim
+        limits = {"volume": float(cache.read_mb_per_s)}
+        seconds = {"volume": served_mb / cache.read_mb_per_s}
+    bottleneck = max(seconds, key=lambda name: seconds[name])
+    return LoadPlan(
+        gigabytes_per_node=reader.gigabytes,
+        readers=readers,
+        bottleneck=bottleneck,
+        limits_mb_per_s=limits,
+        seconds=round(seconds[bottleneck], 1),
+    )

@@ -1,0 +1,276 @@
+"""First pass over a model: where it goes, how it is laid out, and what stands against it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from catalog.load import Catalog
+from catalog.types import Checkpoint, Engine, ModelCard
+from planner.cache import Reader
+from planner.layout import Fit, Node, choose, fit, legal_tensor_degrees, tensor_problem
+from planner.memory import Serving, served_weights_gb
+from planner.plan import PoolPlan
+from planner.pools import PoolFacts
+from planner.problems import Findings
+from settings.errors import Path, did_you_mean
+from settings.root import Settings
+from settings.serving import InlineCard, Layout, Model
+
+Runtime = Literal["deployment", "leader_worker_set", "ray_service"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Draft:
+    """A model after the first pass: where it goes and how it is laid out. Pools and loads follow from all drafts."""
+
+    index: int
+    model: Model
+    card: ModelCard
+    facts: PoolFacts
+    fit: Fit
+    engine: Engine
+    runtime: Runtime
+    serving: Serving
+    hub_id: str
+
+    @property
+    def path(self) -> Path:
+        """Path in the stack file."""
+        return ("models", self.index)
+
+    def reader(self, pool: PoolPlan) -> Reader:
+        """What its minimum replicas read at a start."""
+        return Reader(
+            gigabytes=self.card.checkpoint.gigabytes,
+            nodes=self.model.replicas.min * self.fit.layout.nodes,
+            hardware=pool.hardware,
+        )
+
+
+def draft(
+    index: int, model: Model, settings: Settings, pools: Mapping[str, PoolFacts], catalog: Catalog, findings: Findings
+) -> Draft | None:
+    """First pass over one model; None (and problems) where it cannot run."""
+    path: Path = ("models", index)
+    card = _card(path, model, catalog, findings)
+    if model.pool not in pools:
+        declared = [pool.name for pool in settings.pools]
+        if model.pool not in declared:
+            findings.problem((*path, "pool"), f"there is no pool `{model.pool}`", did_you_mean(model.pool, declared))
+        return None
+    if card is None:
+        return None
+    facts = pools[model.pool]
+    node = facts.node()
+    if model.context_tokens > card.max_context:
+        findings.problem(
+            (*path, "context_tokens"),
+            f"{card.name} was trained for {card.max_context} tokens",
+            f"set it to {card.max_context} or less",
+        )
+        return None
+    if not _number_format_fits(path, model, card, facts, findings):
+        return None
+    serving = Serving(
+        engine=model.engine,
+        weights_gb=served_weights_gb(card, model.quantization),
+        kv_bytes_per_value=1 if model.kv_cache == "fp8" else 2,
+        context_tokens=model.context_tokens,
+    )
+    found = _layout(path, model, card, node, serving, findings)
+    if found is None:
+        return None
+    runtime = _runtime(path, model, found, findings)
+    if runtime is None:
+        return None
+    engine = catalog.engines["ray-llm" if runtime == "ray_service" else model.engine]
+    return Draft(
+        index=index,
+        model=model,
+        card=card,
+        facts=facts,
+        fit=found,
+        engine=engine,
+        runtime=runtime,
+        serving=serving,
+        hub_id=card.name,
+    )
+
+
+def _card(path: Path, model: Model, catalog: Catalog, findings: Findings) -> ModelCard | None:
+    if isinstance(model.model, str):
+        card = catalog.models.get(model.model)
+        if card is None:
+            findings.problem(
+                (*path, "model"),
+                f"`{model.model}` is not in the catalog",
+                did_you_mean(model.model, catalog.models)
+                or "give its numbers inline, or add it to catalog/models.yaml",
+            )
+        return card
+    return _inline(model.model, catalog)
+
+
+def _inline(card: InlineCard, catalog: Catalog) -> ModelCard:
+    bytes_per_param = {"bf16": 2.0, "fp8": 1.02, "fp8_block128": 1.03, "mxfp4": 0.56, "awq_int4": 0.55}
+    gigabytes = card.checkpoint_gb or card.params_billion * bytes_per_param[card.checkpoint]
+    known = next(iter(catalog.models.values()))
+    return ModelCard(
+        name=card.hub_id,
+        layers=card.layers,
+        dense_layers=card.layers,
+        hidden=card.hidden,
+        heads=card.heads,
+        kv_heads=card.kv_heads,
+        head_dim=card.head_dim,
+        intermediate=card.intermediate,
+        vocab=card.vocab,
+        max_context=card.max_context,
+        params_billion=card.params_billion,
+        active_params_billion=card.active_params_billion or card.params_billion,
+        attention="mha" if card.kv_heads == card.heads else "gqa",
+        checkpoint=Checkpoint(format=card.checkpoint, gigabytes=gigabytes),
+        gated=card.gated,
+        license="given in the stack file",
+        source="given in the stack file",
+        as_of=known.as_of,
+    )
+
+
+def _number_format_fits(path: Path, model: Model, card: ModelCard, facts: PoolFacts, findings: Findings) -> bool:
+    """FP8 only where the GPU has units for it, or where weight-only is meant."""
+    published = card.checkpoint.format
+    is_fp8 = published.startswith("fp8") or model.quantization == "fp8"
+    if model.quantization == "fp8" and published != "bf16":
+        findings.problem(
+            (*path, "quantization"),
+            f"the weights are published as {published} already",
+            "leave it at `checkpoint`",
+        )
+        return False
+    if is_fp8 and model.quantization != "fp8_weight_only" and not facts.gpu.fp8_hardware:
+        findings.problem(
+            (*path, "quantization"),
+            f"{facts.gpu.name} has no FP8 units",
+            "say `quantization: fp8_weight_only` if less memory without more speed is meant, or use H100, H200, L4 or "
+            "L40S",
+        )
+        return False
+    if model.kv_cache == "fp8" and not facts.gpu.fp8_hardware:
+        findings.problem((*path, "kv_cache"), f"{facts.gpu.name} cannot keep its KV cache in FP8", "leave it at `auto`")
+        return False
+    if model.quantization == "fp8_weight_only" and published not in {"bf16", "fp8", "fp8_block128"}:
+        findings.problem((*path, "quantization"), f"{published} weights cannot become FP8", "leave it at `checkpoint`")
+        return False
+    return True
+
+
+def _layout(path: Path, model: Model, card: ModelCard, node: Node, serving: Serving, findings: Findings) -> Fit | None:
+    if not isinstance(model.layout, Layout):
+        found = choose(card, node, serving)
+        if found is None:
+            findings.problem(
+                (*path, "pool"), f"{card.name} fits on no layout of {node.name}", _what_would_fit(card, node, serving)
+            )
+        return found
+    problems = list(_layout_problems(model, card, node))
+    for key, message, help_text in problems:
+        findings.problem((*path, "layout", key), message, help_text)
+    if problems:
+        return None
+    found = fit(card, node, serving, model.layout)
+    if found.memory.max_sequences < 1:
+        best = choose(card, node, serving)
+        advice = (
+            f"tensor {best.layout.tensor}, pipeline {best.layout.pipeline} fits, or `layout: auto`"
+            if best
+            else _what_would_fit(card, node, serving)
+        )
+        findings.problem((*path, "layout"), _too_small(found, serving), advice)
+        return None
+    return found
+
+
+def _too_small(found: Fit, serving: Serving) -> str:
+    memory = found.memory
+    if memory.kv_gib <= 0:
+        return (
+            f"does not fit: {memory.weights_gib:.1f} GiB of weights and {memory.overhead_gib:.1f} GiB of overhead "
+            f"against {memory.gpu_gib * memory.utilization:.1f} GiB usable of each GPU"
+        )
+    return (
+        f"the KV cache holds {memory.kv_tokens} tokens, less than one sequence of {serving.context_tokens}: lower "
+        "context_tokens or spread over more GPUs"
+    )
+
+
+def _what_would_fit(card: ModelCard, node: Node, serving: Serving) -> str:
+    needed_gib = serving.weights_gb * 1e9 / 2**30 / 0.8
+    per_node = node.gpus * node.gpu.memory_gib
+    text = f"with room for a KV cache it needs about {needed_gib:.0f} GiB of GPU memory; one {node.name} has {per_node:.0f}"
+    if needed_gib > per_node and not node.gdr:
+        text += ", and its nodes cannot share a model (no GPUDirect RDMA): use p4d, p5, p5e, p5en or p6"
+    elif card.checkpoint.format == "bf16" and node.gpu.fp8_hardware:
+        text += "; `quantization: fp8` halves the weights"
+    else:
+        text += "; use a larger instance type, a shorter context or quantised weights"
+    return text
+
+
+def _layout_problems(model: Model, card: ModelCard, node: Node) -> list[tuple[str, str, str]]:
+    layout = model.layout
+    assert isinstance(layout, Layout)  # noqa: S101 - the caller has checked
+    found: list[tuple[str, str, str]] = []
+    reason = tensor_problem(card, layout.tensor)
+    if reason:
+        legal = ", ".join(map(str, legal_tensor_degrees(card, max(16, layout.tensor))))
+        found.append(("tensor", reason, f"degrees that divide: {legal}"))
+    ranks = layout.tensor * layout.pipeline
+    if ranks > node.gpus:
+        if ranks % node.gpus:
+            found.append(
+                ("tensor", f"{ranks} ranks do not fill nodes of {node.gpus} GPUs", f"use multiples of {node.gpus}")
+            )
+        if not node.gdr:
+            found.append(
+                (
+                    "tensor",
+                    f"{ranks} ranks need more than one {node.name}, which has no GPUDirect RDMA between nodes",
+                    f"stay within {node.gpus} GPUs, or use p4d, p5, p5e, p5en or p6",
+                )
+            )
+    if layout.pipeline > card.layers:
+        found.append(("pipeline", f"more stages than the model's {card.layers} layers", "use fewer stages"))
+    if layout.expert > 1 and (card.moe is None or layout.expert != ranks):
+        why = "the model has no experts" if card.moe is None else f"experts spread over all {ranks} ranks or none"
+        found.append(
+            ("expert", f"expert parallel {layout.expert} is not possible: {why}", "use 1, or the whole replica")
+        )
+    if layout.data > 1 and (model.engine != "sglang" or layout.tensor % layout.data):
+        found.append(
+            (
+                "data",
+                "data parallel attention is SGLang's and must divide the tensor parallel degree",
+                "use 1 and add replicas, or engine sglang",
+            )
+        )
+    return found
+
+
+def _runtime(path: Path, model: Model, found: Fit, findings: Findings) -> Runtime | None:
+    nodes = found.layout.nodes
+    if model.runtime == "auto":
+        return "leader_worker_set" if nodes > 1 else "deployment"
+    if model.runtime == "deployment" and nodes > 1:
+        findings.problem(
+            (*path, "runtime"), f"one replica spans {nodes} nodes, a Deployment's pod one", "use leader_worker_set"
+        )
+        return None
+    if model.runtime == "ray_service" and model.engine != "vllm":
+        findings.problem(
+            (*path, "runtime"), "Ray Serve LLM runs vLLM only", "use engine vllm, or runtime leader_worker_set"
+        )
+        return None
+    return model.runtime

@@ -1,0 +1,230 @@
+"""From settings to the Plan: every decision, once, in plain Python."""
+
+from __future__ import annotations
+
+from catalog.load import Catalog, load
+from catalog.types import Region
+from planner.alerts import plan_alerts
+from planner.cache import plan_cache
+from planner.charts import plan_charts
+from planner.cost import plan_cost
+from planner.drafts import Draft, draft
+from planner.naming import (
+    MONITORING_NAMESPACE,
+    PROJECT,
+    PROMETHEUS_SERVICE,
+    RETAINED_STORAGE_CLASS,
+    SERVING_NAMESPACE,
+    kubernetes_name,
+)
+from planner.network import plan_network
+from planner.plan import CachePlan, ModelPlan, ObservabilityPlan, Plan, PoolPlan, SecretPlan, WarmupPlan
+from planner.pools import PoolFacts, look_up, plan_pool
+from planner.problems import Findings, PlanError
+from planner.serving import plan_model, secret_of
+from planner.tags import plan_tags
+from planner.target import kubernetes_version, plan_target
+from settings.errors import REGION_PATH, did_you_mean
+from settings.root import Settings
+from settings.target import EksTarget, ExistingClusterTarget
+
+_PROMETHEUS_FILL = 0.8
+"""Share of its volume that Prometheus may fill with blocks; the rest is for its write-ahead log."""
+
+_WARMUP_MARGIN = 4
+"""A warm-up reads everything from S3 once and checks it: slower than a load, and worth waiting for."""
+
+
+def plan(settings: Settings, *, stack: str, region: str | None, catalog: Catalog | None = None) -> Plan:
+    """Decide everything about a stack.
+
+    Args:
+        settings: the stack file.
+        stack: the stack's name, part of the names of what AWS keys by name.
+        region: AWS region; not needed for an existing cluster.
+        catalog: facts; the project's own where left out.
+
+    Raises:
+        PlanError: with every problem that was found, where the stack is impossible or unsafe.
+    """
+    facts = catalog or load()
+    findings = Findings()
+    on_eks = isinstance(settings.target, EksTarget)
+    where = _region(region, facts, findings) if on_eks else None
+    version = kubernetes_version(settings, facts, findings)
+    _check_names(settings, findings)
+    hardware = _hardware(settings, facts, where, on_eks=on_eks, findings=findings)
+    drafts = [
+        found
+        for index, model in enumerate(settings.models)
+        if (found := draft(index, model, settings, hardware, facts, findings))
+    ]
+    pools = _pools(drafts, hardware, facts, region, version.name)
+    zones = tuple(pool.zone for pool in pools.values() if pool.zone)
+    network = plan_network(settings, where, zones, findings)
+    cache = plan_cache(settings, zones, _busiest_zone(drafts, pools), findings)
+    target = plan_target(settings, stack, version, facts, uses_fsx=cache.fsx is not None, findings=findings)
+    models = _models(drafts, settings, pools, cache, facts, findings)
+    hub_token = _hub_token(settings, drafts, cache, findings)
+    cost = plan_cost(
+        target=target,
+        network=network,
+        pools=tuple(pools.values()),
+        cache=cache,
+        models=models,
+        prometheus_gib=settings.observability.prometheus.storage_gib,
+        region=region,
+        budget=settings.budget,
+        catalog=facts,
+        findings=findings,
+    )
+    findings.raise_if_any()
+    return Plan(
+        project=PROJECT,
+        stack=stack,
+        environment=settings.environment,
+        region=region,
+        tags=plan_tags(settings, stack),
+        target=target,
+        network=network,
+        pools=tuple(pools.values()),
+        cache=cache,
+        warmups=_warmups(models, hub_token),
+        models=models,
+        charts=plan_charts(
+            facts.versions.charts, settings.charts.mirror, on_eks=on_eks, pools=tuple(pools.values()), models=models
+        ),
+        image_mirror=settings.images.mirror,
+        observability=_observability(settings, drafts, models),
+        hub_token=hub_token,
+        protect_data=settings.protection in {"data", "all"},
+        protect_cluster=settings.protection == "all",
+        cost=cost,
+        findings=tuple(findings.remarks),
+    )
+
+
+def _region(region: str | None, catalog: Catalog, findings: Findings) -> Region | None:
+    if region is None:
+        findings.problem(REGION_PATH, "an EKS target needs a region", "add `aws:region: us-east-1` under `config:`")
+        return None
+    if region not in catalog.regions:
+        findings.problem(
+            REGION_PATH, f"`{region}` is not in the catalog of regions", did_you_mean(region, catalog.regions)
+        )
+        return None
+    return catalog.regions[region]
+
+
+def _check_names(settings: Settings, findings: Findings) -> None:
+    for key, items in (("pools", settings.pools), ("models", settings.models)):
+        seen: set[str] = set()
+        for index, item in enumerate(items):
+            if item.name in seen:
+                findings.problem((key, index, "name"), f"a second `{item.name}`", "names are unique")
+            seen.add(item.name)
+
+
+def _hardware(
+    settings: Settings, catalog: Catalog, region: Region | None, *, on_eks: bool, findings: Findings
+) -> dict[str, PoolFacts]:
+    found: dict[str, PoolFacts] = {}
+    for index, pool in enumerate(settings.pools):
+        facts = look_up(index, pool, catalog, region, on_eks=on_eks, findings=findings)
+        if facts is not None:
+            found[pool.name] = facts
+    return found
+
+
+def _pools(
+    drafts: list[Draft], hardware: dict[str, PoolFacts], catalog: Catalog, region: str | None, version: str
+) -> dict[str, PoolPlan]:
+    spanning = {d.model.pool for d in drafts if d.fit.layout.nodes > 1}
+    return {
+        name: plan_pool(facts, catalog, region, kubernetes_version=version, uses_efa=name in spanning)
+        for name, facts in hardware.items()
+    }
+
+
+def _busiest_zone(drafts: list[Draft], pools: dict[str, PoolPlan]) -> str | None:
+    """Zone of the pool that loads most gigabytes at a start."""
+    loads: dict[str, float] = {}
+    for sketch in drafts:
+        zone = pools[sketch.model.pool].zone
+        if zone:
+            reader = sketch.reader(pools[sketch.model.pool])
+            loads[zone] = loads.get(zone, 0.0) + reader.gigabytes * reader.nodes
+    return max(loads, key=lambda zone: loads[zone], default=None)
+
+
+def _models(
+    drafts: list[Draft],
+    settings: Settings,
+    pools: dict[str, PoolPlan],
+    cache: CachePlan,
+    catalog: Catalog,
+    findings: Findings,
+) -> tuple[ModelPlan, ...]:
+    on_file_system = tuple(
+        sketch.reader(pools[sketch.model.pool])
+        for sketch in drafts
+        if cache.fsx is None or pools[sketch.model.pool].zone == cache.fsx.zone
+    )
+    return tuple(
+        plan_model(sketch, settings, pools[sketch.model.pool], cache, catalog, on_file_system, findings)
+        for sketch in drafts
+    )
+
+
+def _hub_token(settings: Settings, drafts: list[Draft], cache: CachePlan, findings: Findings) -> SecretPlan | None:
+    """The token is used inside the cluster only where the cluster itself downloads from the hub."""
+    source = settings.secrets.hub_token
+    if cache.volume_claim is None:
+        return None
+    gated = [sketch for sketch in drafts if sketch.card.gated]
+    if gated and source is None:
+        findings.problem(
+            ("secrets", "hub_token"),
+            f"{gated[0].card.name} is gated on the hub, and the cluster downloads it",
+            "give the token's source, for instance `hub_token: {kind: kubernetes_secret, name: hub-token, key: token}`",
+        )
+    return secret_of(SERVING_NAMESPACE, "hub-token", "token", source) if source is not None else None
+
+
+def _warmups(models: tuple[ModelPlan, ...], hub_token: SecretPlan | None) -> tuple[WarmupPlan, ...]:
+    """One Job for each revision that lies on a mounted cache, however many models serve it."""
+    by_prefix: dict[str, list[ModelPlan]] = {}
+    for model in models:
+        if model.weights.medium != "s3_stream":
+            by_prefix.setdefault(model.weights.object_prefix, []).append(model)
+    return tuple(
+        WarmupPlan(
+            name=f"warm-{kubernetes_name(sharing[0].model.split('/')[-1], limit=40)}-{sharing[0].weights.revision[:8]}",
+            weights=sharing[0].weights,
+            models=tuple(model.name for model in sharing),
+            hub_token=hub_token,
+            timeout_seconds=max(3600, int(_WARMUP_MARGIN * sharing[0].weights.load.seconds)),
+            pool=sharing[0].pool,
+        )
+        for sharing in by_prefix.values()
+    )
+
+
+def _observability(settings: Settings, drafts: list[Draft], models: tuple[ModelPlan, ...]) -> ObservabilityPlan:
+    wanted, target = settings.observability, settings.target
+    return ObservabilityPlan(
+        scrape_interval_seconds=wanted.scrape_interval_seconds,
+        retention_days=wanted.prometheus.retention_days,
+        storage_gib=wanted.prometheus.storage_gib,
+        retention_size_gib=max(1, int(wanted.prometheus.storage_gib * _PROMETHEUS_FILL)),
+        storage_class=target.storage_class if isinstance(target, ExistingClusterTarget) else RETAINED_STORAGE_CLASS,
+        prometheus_url=f"http://{PROMETHEUS_SERVICE}.{MONITORING_NAMESPACE}.svc:9090",
+        grafana_admin=secret_of(MONITORING_NAMESPACE, "grafana-admin", "admin-password", wanted.grafana_admin),
+        alerts=plan_alerts(
+            wanted.alerts,
+            tuple((sketch.model, model, sketch.engine) for sketch, model in zip(drafts, models, strict=True)),
+        ),
+    )
+
+
+__all__ = ["PlanError", "plan"]

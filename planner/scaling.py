@@ -1,0 +1,95 @@
+"""When replicas are added and removed: Prometheus queries and the thresholds that follow from the planned knee."""
+
+from __future__ import annotations
+
+import math
+
+from catalog.assumptions import assumed
+from catalog.types import Engine
+from planner.plan import CronFloor, MetricTrigger, ScalingPlan
+from settings.serving import Model
+
+_POLLING_SECONDS = 15
+_SCALE_DOWN_STABILIZATION_SECONDS = 900
+_QUEUE_PER_REPLICA = 5
+"""Requests waiting for one replica that add another: any queue that stays means saturation."""
+
+
+def selector(engine: Engine, namespace: str, model: str, *, histogram: bool = False) -> str:
+    """Label selector of one model's series.
+
+    SGLang's schedulers export a gauge from rank 0 of every pipeline stage: only the first stage counts. Its request
+    histograms have no such label.
+    """
+    labels = [f'namespace="{namespace}"', f'{engine.metrics.model_label}="{model}"']
+    if engine.name == "sglang" and not histogram:
+        labels.append('pp_rank="0"')
+    return "{" + ",".join(labels) + "}"
+
+
+def sum_of(engine: Engine, metric: str, namespace: str, model: str) -> str:
+    """Sum of a gauge over all replicas of a model."""
+    return f"sum({metric}{selector(engine, namespace, model)})"
+
+
+def quantile(engine: Engine, histogram: str, namespace: str, model: str, *, q: float = 0.99, window: str = "5m") -> str:
+    """A latency quantile in seconds, 0 where there was no traffic (NaN would stall scaling and silence alerts)."""
+    series = f"{histogram}_bucket{selector(engine, namespace, model, histogram=True)}"
+    return f"(histogram_quantile({q}, sum by (le) (rate({series}[{window}]))) > 0) or vector(0)"
+
+
+def target_concurrency(model: Model, knee: int) -> int:
+    """Requests for each replica that scaling aims at: the user's number, or a share of the planned knee."""
+    if isinstance(model.autoscaling.target_concurrency, int):
+        return model.autoscaling.target_concurrency
+    return max(1, math.floor(knee * assumed("knee_share")))
+
+
+def plan_scaling(
+    model: Model, engine: Engine, *, runtime: str, namespace: str, knee: int, startup_seconds: int, boot_seconds: int
+) -> ScalingPlan:
+    """Scaling of one model. A fixed number of replicas has no owner."""
+    low, high = model.replicas.min, model.replicas.max
+    concurrency = target_concurrency(model, knee)
+    ready_after = startup_seconds + boot_seconds
+    scaler = "ray_serve" if runtime == "ray_service" else "keda"
+    owner = "none" if low == high else scaler
+    triggers = ()
+    if owner == "keda":
+        metrics = engine.metrics
+        waiting = sum_of(engine, metrics.waiting, namespace, model.name)
+        running = sum_of(engine, metrics.running, namespace, model.name)
+        triggers = (
+            MetricTrigger(
+                name="concurrency",
+                query=f"{running} + {waiting}",
+                threshold=str(concurrency),
+                metric_type="AverageValue",
+            ),
+            MetricTrigger(name="queue", query=waiting, threshold=str(_QUEUE_PER_REPLICA), metric_type="AverageValue"),
+            MetricTrigger(
+                name="ttft",
+                query=quantile(engine, metrics.ttft_histogram, namespace, model.name),
+                threshold=f"{model.objectives.ttft_p99_ms / 1000:g}",
+                metric_type="Value",
+            ),
+        )
+    return ScalingPlan(
+        owner=owner,
+        min_replicas=low,
+        max_replicas=high,
+        target_concurrency=concurrency,
+        triggers=triggers,
+        floors=tuple(
+            CronFloor(timezone=f.timezone, start=f.start, end=f.end, replicas=f.replicas)
+            for f in model.autoscaling.floors
+        ),
+        polling_seconds=_POLLING_SECONDS,
+        # A quarter of the room at once, again when the first of them can have started.
+        scale_up_pods=max(1, math.ceil((high - low) / 4)),
+        scale_up_period_seconds=min(300, max(60, startup_seconds)),
+        scale_down_pods=1,
+        scale_down_period_seconds=600,
+        scale_down_stabilization_seconds=max(_SCALE_DOWN_STABILIZATION_SECONDS, ready_after),
+        initial_delay_seconds=ready_after,
+    )

@@ -1,0 +1,351 @@
+"""One model of the stack file, decided: cache, command line, probes, drain and scaling."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+
+from catalog.assumptions import assumed
+from catalog.load import Catalog
+from catalog.types import Engine, ModelCard
+from planner.cache import Reader, medium_of, plan_load
+from planner.drafts import Draft
+from planner.engines import ray, sglang, vllm
+from planner.engines.request import EngineRequest
+from planner.naming import SERVING_NAMESPACE, SERVING_PRIORITY, kubernetes_name
+from planner.plan import (
+    AnySecretSource,
+    CachePlan,
+    ContainerPlan,
+    DrainPlan,
+    LoadPlan,
+    ModelPlan,
+    PoolPlan,
+    ProbePlan,
+    RayPlan,
+    ScalingPlan,
+    SecretPlan,
+    WeightsPlan,
+)
+from planner.problems import Findings
+from planner.scaling import plan_scaling
+from planner.speed import knee_concurrency
+from settings.root import Settings
+from settings.secrets import KubernetesSecret
+
+_PRE_STOP_SECONDS = 15
+"""Endpoints are removed at the same time as SIGTERM is sent: without a pause, requests arrive at a closing server."""
+_DRAIN_SECONDS = 300
+_MAX_RUNNING = 256
+_HUGEPAGES_MIB = 5120
+_PROBE_PERIOD_SECONDS = 10
+_RAY_HEAD_CPU = 2
+_RAY_HEAD_MEMORY_GIB = 8
+
+
+def secret_of(namespace: str, default_name: str, default_key: str, source: AnySecretSource) -> SecretPlan:
+    """Where a secret lies in the cluster."""
+    if isinstance(source, KubernetesSecret):
+        return SecretPlan(namespace=namespace, name=source.name, key=source.key, source=source)
+    return SecretPlan(namespace=namespace, name=default_name, key=default_key, source=source)
+
+
+def plan_model(
+    sketch: Draft,
+    settings: Settings,
+    pool: PoolPlan,
+    cache: CachePlan,
+    catalog: Catalog,
+    everyone: tuple[Reader, ...],
+    findings: Findings,
+) -> ModelPlan:
+    """Second pass: everything that follows from the pool, the cache and all other models."""
+    model, layout, memory = sketch.model, sketch.fit.layout, sketch.fit.memory
+    medium = medium_of(settings, cache, pool.zone)
+    load = plan_load(settings.cache, cache, medium, sketch.reader(pool), everyone)
+    weights = _weights(sketch, cache, medium, load)
+    mean_tokens = max(1, int(model.context_tokens * assumed("mean_sequence_share")))
+    knee = knee_concurrency(
+        sketch.card,
+        sketch.facts.gpu,
+        weights_gb=memory.weights_gib * 2**30 / 1e9,
+        kv_bytes_per_token=memory.kv_bytes_per_token,
+        tokens=mean_tokens,
+        tpot_ms=model.objectives.tpot_p99_ms,
+        memory_limit=max(1, memory.kv_tokens // mean_tokens),
+    )
+    if knee == 0:
+        findings.problem(
+            (*sketch.path, "objectives", "tpot_p99_ms"),
+            f"{model.objectives.tpot_p99_ms} ms a token is more than {layout.gpus} x {pool.hardware.gpu} can read",
+            "raise it, use more GPUs or quantised weights",
+        )
+        knee = 1
+    startup = startup_seconds(sketch.card, load)
+    image, carries_efa = _image(sketch, settings, catalog)
+    uses_efa = layout.nodes > 1
+    if uses_efa and not carries_efa:
+        findings.problem(
+            (*sketch.path, "image"),
+            f"{image} carries no EFA software: between nodes NCCL would fall back to TCP in silence",
+            "build one from images/ (libfabric, aws-ofi-nccl) and name it here with `carries_efa: true`",
+        )
+    _check_lws_replicas(sketch, pool, findings)
+    max_running = _round_down(min(_MAX_RUNNING, max(1, int(1.3 * memory.kv_tokens / mean_tokens))))
+    drain = plan_drain(pool)
+    namespace = SERVING_NAMESPACE
+    scaling = plan_scaling(
+        model,
+        sketch.engine,
+        runtime=sketch.runtime,
+        namespace=namespace,
+        knee=min(knee, max_running),
+        startup_seconds=startup,
+        boot_seconds=max(rung.boot_seconds for rung in pool.rungs),
+    )
+    api_key = secret_of(namespace, f"{model.name}-api-key", "api-key", model.api_key)
+    request = EngineRequest(
+        name=model.name,
+        card=sketch.card,
+        engine=sketch.engine,
+        layout=layout,
+        weights=weights,
+        quantization=model.quantization,
+        kv_cache=model.kv_cache,
+        context_tokens=model.context_tokens,
+        max_running=max_running,
+        utilization=memory.utilization,
+        drain_seconds=drain.drain_seconds,
+        startup_seconds=startup,
+        api_key=api_key,
+        uses_efa=uses_efa,
+    )
+    container = _container(sketch, request, pool, image)
+    return ModelPlan(
+        name=model.name,
+        namespace=namespace,
+        model=sketch.hub_id,
+        engine=model.engine,
+        engine_version=sketch.engine.engine_version,
+        metrics=sketch.engine.metrics,
+        runtime=sketch.runtime,
+        pool=pool.name,
+        layout=layout,
+        quantization=_quantization_words(sketch),
+        context_tokens=model.context_tokens,
+        memory=memory,
+        max_running=max_running,
+        weights=weights,
+        container=container,
+        worker=_worker(request, container) if uses_efa and sketch.runtime == "leader_worker_set" else None,
+        drain=drain,
+        startup_seconds=startup,
+        scaling=scaling,
+        ray=_ray(sketch, request, scaling) if sketch.runtime == "ray_service" else None,
+        api_key=api_key,
+        service_port=sketch.engine.port,
+        priority_class=SERVING_PRIORITY,
+        why=_reasons(sketch, load, knee, pool),
+    )
+
+
+def startup_seconds(card: ModelCard, load: LoadPlan) -> int:
+    """Image pull, load, compile and graph capture of one replica on a node that is there."""
+    pull = assumed("image_gigabytes") * 1000 / assumed("image_pull_mb_per_s")
+    if card.moe is not None and card.params_billion >= assumed("large_moe_params_billion"):
+        compile_time = assumed("compile_seconds_large_moe")
+    else:
+        compile_time = (
+            assumed("compile_seconds_base")
+            + assumed("compile_seconds_per_10b_active") * card.active_params_billion / 10
+        )
+    return math.ceil(pull + load.seconds + compile_time)
+
+
+def plan_drain(pool: PoolPlan) -> DrainPlan:
+    """How pods of a pool go away. On spot everything must fit the two-minute notice."""
+    drain = _DRAIN_SECONDS
+    if any(rung.kind == "spot" for rung in pool.rungs):
+        drain = int(assumed("spot_notice_seconds")) - _PRE_STOP_SECONDS - 15
+    return DrainPlan(
+        pre_stop_seconds=_PRE_STOP_SECONDS, drain_seconds=drain, grace_seconds=_PRE_STOP_SECONDS + drain + 10
+    )
+
+
+def _weights(sketch: Draft, cache: CachePlan, medium: str, load: LoadPlan) -> WeightsPlan:
+    prefix = f"{cache.data_repository_path.strip('/')}/{sketch.hub_id}/{sketch.model.revision}"
+    directory = f"{cache.mount_path}/{prefix}"
+    return WeightsPlan(
+        medium=medium,  # type: ignore[arg-type]
+        hub_id=sketch.hub_id,
+        revision=sketch.model.revision,
+        gigabytes=sketch.card.checkpoint.gigabytes,
+        object_prefix=prefix,
+        directory=f"s3://$(WEIGHTS_BUCKET)/{prefix}" if medium == "s3_stream" else directory,
+        ready_marker=f"{directory}/.ready",
+        load=load,
+    )
+
+
+def _image(sketch: Draft, settings: Settings, catalog: Catalog) -> tuple[str, bool]:
+    own = sketch.model.image
+    if own is not None:
+        reference = f"{own.repository}:{own.tag}" + (f"@{own.digest}" if own.digest else "")
+        return reference, own.carries_efa
+    entry = catalog.versions.images[sketch.engine.image]
+    reference = entry.reference
+    if settings.images.mirror:
+        reference = mirrored(reference, settings.images.mirror)
+    return reference, entry.carries_efa == "yes"
+
+
+def mirrored(reference: str, mirror: str) -> str:
+    """An image reference pulled through a mirror: the registry's host becomes a path below it."""
+    host, _, rest = reference.partition("/")
+    has_host = "." in host or ":" in host
+    return f"{mirror}/{rest}" if has_host else f"{mirror}/{reference}"
+
+
+def _check_lws_replicas(sketch: Draft, pool: PoolPlan, findings: Findings) -> None:
+    layout, replicas = sketch.fit.layout, sketch.model.replicas
+    per_node = pool.hardware.gpus // layout.gpus_per_node
+    largest = max(rung.max_nodes for rung in pool.rungs)
+    if layout.nodes > largest:
+        findings.problem(
+            (*sketch.path, "pool"),
+            f"one replica needs {layout.nodes} nodes on one rung, and the largest rung of `{pool.name}` has {largest}",
+            f"raise a rung of the pool to {layout.nodes} nodes or more",
+        )
+    elif layout.nodes > 1:
+        room = sum(rung.max_nodes // layout.nodes for rung in pool.rungs)
+        if replicas.max > room:
+            findings.remark(
+                ".".join(map(str, sketch.path)),
+                f"`{pool.name}` has room for {room} of {replicas.max} replicas (whole groups on one rung)",
+            )
+    elif per_node * pool.max_nodes < replicas.min:
+        findings.problem(
+            (*sketch.path, "replicas", "min"),
+            f"`{pool.name}` holds {per_node * pool.max_nodes} replicas at most",
+            "add nodes to a rung of the pool, or lower min",
+        )
+
+
+def _container(sketch: Draft, request: EngineRequest, pool: PoolPlan, image: str) -> ContainerPlan:
+    layout, hardware, engine = request.layout, pool.hardware, sketch.engine
+    share = layout.gpus_per_node / hardware.gpus
+    memory = max(4, int(hardware.memory_gib * 0.8 * share))
+    shared = 1 if layout.gpus_per_node == 1 else max(2, min(64, memory // 8))
+    if sketch.runtime == "ray_service":
+        command, arguments, env = (), (), ray.env(request)
+    elif sketch.model.engine == "vllm":
+        command, arguments, env = engine.command, vllm.args(request), vllm.env(request)
+    else:
+        command, arguments, env = engine.command, sglang.args(request), sglang.env(request)
+    return ContainerPlan(
+        image=image,
+        command=command,
+        args=arguments,
+        env=env,
+        port=engine.port,
+        metrics_port=engine.metrics_port,
+        cpu=max(1, int((hardware.vcpus * 0.9 - 1) * share)),
+        memory_gib=memory,
+        gpus=layout.gpus_per_node,
+        efa_devices=hardware.efa_devices if request.uses_efa else 0,
+        hugepages_mib=_HUGEPAGES_MIB if request.uses_efa else 0,
+        shared_memory_gib=shared,
+        capabilities=("IPC_LOCK",) if request.uses_efa else (),
+        **_probes(request, engine),
+    )
+
+
+def _probes(request: EngineRequest, engine: Engine) -> dict[str, ProbePlan]:
+    """KubeRay injects probes of its own into Ray containers; the engines get ours."""
+    if engine.name == "ray-llm":
+        return {"startup": None, "readiness": None, "liveness": None}  # type: ignore[dict-item]
+    timeout = engine.health.timeout_seconds
+    return {
+        # Twice the planned time: a node that shares its link must not be killed for it.
+        "startup": ProbePlan(
+            path=engine.health.startup,
+            port=engine.port,
+            period_seconds=_PROBE_PERIOD_SECONDS,
+            timeout_seconds=timeout,
+            failure_threshold=math.ceil(2 * request.startup_seconds / _PROBE_PERIOD_SECONDS),
+        ),
+        "readiness": ProbePlan(
+            path=engine.health.readiness, port=engine.port, period_seconds=5, timeout_seconds=5, failure_threshold=3
+        ),
+        "liveness": ProbePlan(
+            path=engine.health.liveness,
+            port=engine.port,
+            period_seconds=max(10, timeout),
+            timeout_seconds=timeout,
+            failure_threshold=6,
+        ),
+    }
+
+
+def _worker(request: EngineRequest, leader: ContainerPlan) -> ContainerPlan:
+    """The other pods of a group: alike in everything that the group needs."""
+    if request.engine.name == "vllm":
+        # --headless has no HTTP server to probe; the leader's exit restarts the group.
+        return replace(leader, args=vllm.worker_args(request), startup=None, readiness=None, liveness=None)
+    return replace(
+        leader, readiness=replace(leader.readiness, path=request.engine.health.startup) if leader.readiness else None
+    )
+
+
+def _ray(sketch: Draft, request: EngineRequest, scaling: ScalingPlan) -> RayPlan:
+    return RayPlan(
+        ray_version=sketch.engine.version,
+        serve_config=ray.serve_config(request, sketch.facts.gpu, scaling),
+        worker_group=kubernetes_name(sketch.model.pool, limit=30),
+        min_workers=scaling.min_replicas,
+        max_workers=scaling.max_replicas,
+        head_cpu=_RAY_HEAD_CPU,
+        head_memory_gib=_RAY_HEAD_MEMORY_GIB,
+        # On expiry a RayService is lost for good: leave room for scarce capacity, a day of it.
+        initializing_timeout_minutes=24 * 60,
+    )
+
+
+def _round_down(count: int) -> int:
+    return count if count < 16 else count // 8 * 8
+
+
+def _quantization_words(sketch: Draft) -> str:
+    published = sketch.card.checkpoint.format
+    if sketch.model.quantization == "fp8":
+        return f"fp8, quantised from {published} while loading"
+    if sketch.model.quantization == "fp8_weight_only":
+        return f"fp8 weight only, from {published}"
+    return f"{published} as published"
+
+
+def _reasons(sketch: Draft, load: LoadPlan, knee: int, pool: PoolPlan) -> Mapping[str, str]:
+    layout, memory = sketch.fit.layout, sketch.fit.memory
+    chosen = (
+        "smallest that holds several full sequences" if sketch.model.layout == "auto" else "given in the stack file"
+    )
+    return {
+        "layout": (
+            f"tensor {layout.tensor} x pipeline {layout.pipeline}, {layout.gpus_per_node} x {pool.hardware.gpu} on each of "
+            f"{layout.nodes} node(s): {chosen}"
+        ),
+        "memory": (
+            f"{memory.gpu_gib:.1f} GiB x {memory.utilization:.2f} - {memory.overhead_gib:.1f} overhead - "
+            f"{memory.weights_gib:.1f} weights = {memory.kv_gib:.1f} GiB KV cache a GPU, "
+            f"{memory.kv_tokens} tokens, {memory.max_sequences} sequences of {sketch.model.context_tokens}"
+        ),
+        "concurrency": (
+            f"{knee} sequences stay within {sketch.model.objectives.tpot_p99_ms} ms a token "
+            "(memory roofline, assumed efficiency) and in the KV cache"
+        ),
+        "load": (
+            f"{load.gigabytes_per_node:.1f} GB a node, {load.readers} node(s) reading, bound by {load.bottleneck}: "
+            f"{load.seconds:.0f} s"
+        ),
+    }

@@ -1,0 +1,18 @@
+"""AWS tags."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from planner.naming import PROJECT
+from settings.root import Settings
+
+
+def plan_tags(settings: Settings, stack: str) -> Mapping[str, str]:
+    """Tags of everything: the user's, and ours by which costs and leftovers are found."""
+    return {
+        **settings.tags,
+        f"{PROJECT}/stack": stack,
+        f"{PROJECT}/environment": settings.environment,
+        "managed-by": "pulumi",
+    }

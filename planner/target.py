@@ -1,0 +1,129 @@
+"""The cluster: its version, who may administer it, its add-ons and its system nodes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from catalog.load import Catalog
+from catalog.types import Addon, KubernetesVersion
+from planner.naming import GPU_TAINT, PROJECT
+from planner.plan import AddonPlan, EksPlan, ExistingClusterPlan, SystemGroupPlan
+from planner.problems import Findings
+from settings.errors import did_you_mean
+from settings.network import CreateNetwork
+from settings.root import Settings
+from settings.target import EksTarget, PublicAndPrivateEndpoint
+
+_SYSTEM_AMI = "AL2023_x86_64_STANDARD"
+_ALWAYS = (
+    "vpc-cni",
+    "eks-pod-identity-agent",
+    "kube-proxy",
+    "coredns",
+    "aws-ebs-csi-driver",
+    "eks-node-monitoring-agent",
+    "metrics-server",
+)
+# AWS managed policies by the part of the ARN after `policy/`. Source: EKS user guide, add-on IAM.
+_POLICIES = {
+    "vpc-cni": ("AmazonEKS_CNI_Policy",),
+    "aws-ebs-csi-driver": ("service-role/AmazonEBSCSIDriverPolicy",),
+}
+_NODE_DEFAULT_MAX_PODS_WITH_PREFIXES = 110
+
+
+def kubernetes_version(settings: Settings, catalog: Catalog, findings: Findings) -> KubernetesVersion:
+    """The catalog's entry of the target's version; the default (and a problem) for one that is not supported."""
+    known = catalog.versions.kubernetes
+    version = settings.target.kubernetes_version
+    if version not in known:
+        findings.problem(
+            ("target", "kubernetes_version"),
+            f"Kubernetes {version} is not supported",
+            did_you_mean(version, known) or "supported: " + ", ".join(known),
+        )
+        return known[catalog.versions.default_kubernetes]
+    return known[version]
+
+
+def plan_target(
+    settings: Settings, stack: str, version: KubernetesVersion, catalog: Catalog, *, uses_fsx: bool, findings: Findings
+) -> EksPlan | ExistingClusterPlan:
+    """The cluster of a stack."""
+    target = settings.target
+    if not isinstance(target, EksTarget):
+        return ExistingClusterPlan(
+            kubeconfig=target.kubeconfig,
+            context=target.context,
+            kubernetes_version=version.name,
+            gpu_driver=target.gpu_driver,
+        )
+    endpoint = target.endpoint
+    names = [*_ALWAYS, *(["aws-fsx-csi-driver"] if uses_fsx else [])]
+    return EksPlan(
+        cluster_name=f"{PROJECT}-{stack}"[:100],
+        kubernetes_version=version.name,
+        admins=tuple(target.admins),
+        public_cidrs=tuple(endpoint.admin_cidrs) if isinstance(endpoint, PublicAndPrivateEndpoint) else (),
+        private_cidrs=_private_cidrs(settings),
+        log_retention_days=target.log_retention_days,
+        addons=tuple(_addon(catalog.versions.addons[name], version.name) for name in names),
+        system=_system(target, version, catalog, findings),
+    )
+
+
+def _private_cidrs(settings: Settings) -> tuple[str, ...]:
+    network = settings.network
+    if isinstance(network, CreateNetwork) and network.connection is not None:
+        return tuple(network.connection.cidrs)
+    return ()
+
+
+def _addon(addon: Addon, version: str) -> AddonPlan:
+    return AddonPlan(
+        name=addon.name,
+        version=addon.version_for(version),
+        minimum_version=addon.minimum_version,
+        phase=addon.phase,
+        namespace=addon.namespace,
+        configuration=_configuration(addon.name),
+        service_account=addon.service_account,
+        policy_arn_names=_POLICIES.get(addon.name, ()),
+    )
+
+
+def _configuration(name: str) -> dict[str, Any]:
+    if name == "vpc-cni":
+        # Prefixes: p5 has two interfaces on card 0, which would end at 100 pods and burn an address each.
+        return {
+            "enableNetworkPolicy": "true",
+            "env": {"ENABLE_PREFIX_DELEGATION": "true", "WARM_PREFIX_TARGET": "1"},
+        }
+    if name == "eks-node-monitoring-agent":
+        # Without it the agent's DCGM server is not scheduled on tainted GPU nodes, and node repair sees no GPU fault.
+        return {"dcgmAgent": {"tolerations": [{"key": GPU_TAINT, "operator": "Exists", "effect": "NoSchedule"}]}}
+    if name == "coredns":
+        return {"replicaCount": 2}
+    return {}
+
+
+def _system(target: EksTarget, version: KubernetesVersion, catalog: Catalog, findings: Findings) -> SystemGroupPlan:
+    wanted = target.system_nodes
+    path = ("target", "system_nodes", "instance_type")
+    cpu_types = [name for name, entry in catalog.instances.items() if not entry.gpus]
+    instance = catalog.instances.get(wanted.instance_type)
+    if instance is None or instance.gpus:
+        reason = "is a GPU type" if instance else "is not in the catalog"
+        findings.problem(path, f"`{wanted.instance_type}` {reason}", did_you_mean(wanted.instance_type, cpu_types))
+        instance = catalog.instances[cpu_types[0]]
+    ami = catalog.versions.amis[_SYSTEM_AMI]
+    return SystemGroupPlan(
+        instance_type=instance.name,
+        min_nodes=wanted.min,
+        max_nodes=wanted.max,
+        vcpus=instance.vcpus,
+        memory_gib=instance.memory_gib,
+        max_pods=_NODE_DEFAULT_MAX_PODS_WITH_PREFIXES,
+        ami_type=ami.ami_type,
+        release_version=ami.releases[version.name],
+    )
