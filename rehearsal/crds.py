@@ -8,10 +8,11 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import yaml
 
+from catalog.types import CrdKind
 from rehearsal.controlplane.api import Api
 from rehearsal.controlplane.errors import ControlPlaneError
 
@@ -36,23 +37,6 @@ def _bare_equals(_loader: Loader, node: yaml.ScalarNode) -> str:
 
 
 Loader.add_constructor("tag:yaml.org,2002:value", _bare_equals)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Kind:
-    """A kind of custom resource, as much of it as a permissive definition needs.
-
-    Args:
-        replicas: the paths of wanted and present replicas (such as ".spec.replicas") of a kind that can be scaled.
-    """
-
-    group: str
-    version: str
-    kind: str
-    plural: str
-    scope: Literal["Namespaced", "Cluster"] = "Namespaced"
-    status: bool = True
-    replicas: tuple[str, str] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,25 +65,22 @@ def load(paths: Iterable[Path]) -> list[Definition]:
     return list(found.values())
 
 
-def stand_in(kind: Kind) -> dict[str, Any]:
-    """A definition that takes any content: the object is stored, but nothing of it is checked."""
-    version: dict[str, Any] = {
-        "name": kind.version,
-        "served": True,
-        "storage": True,
-        "schema": {"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": True}},
-    }
+def stand_in(kind: CrdKind) -> Definition:
+    """A definition that takes any content: objects are stored and scaled, but nothing of them is checked."""
     subresources: dict[str, Any] = {"status": {}} if kind.status else {}
-    if kind.replicas is not None:
-        wanted, present = kind.replicas
-        subresources["scale"] = {"specReplicasPath": wanted, "statusReplicasPath": present}
-    if subresources:
-        version["subresources"] = subresources
-    metadata: dict[str, Any] = {"name": f"{kind.plural}.{kind.group}"}
+    if kind.scale is not None:
+        paths = {
+            "specReplicasPath": kind.scale.spec_replicas,
+            "statusReplicasPath": kind.scale.status_replicas,
+            "labelSelectorPath": kind.scale.label_selector,
+        }
+        subresources["scale"] = {name: path for name, path in paths.items() if path is not None}
+    name = f"{kind.plural}.{kind.group}"
+    metadata: dict[str, Any] = {"name": name}
     if kind.group.endswith((".k8s.io", ".kubernetes.io")):
         # Kubernetes refuses definitions in its own groups without a word about their review.
         metadata["annotations"] = {"api-approved.kubernetes.io": "unapproved, a stand-in for rehearsals"}
-    return {
+    document = {
         "apiVersion": "apiextensions.k8s.io/v1",
         "kind": "CustomResourceDefinition",
         "metadata": metadata,
@@ -110,26 +91,22 @@ def stand_in(kind: Kind) -> dict[str, Any]:
                 "kind": kind.kind,
                 "listKind": f"{kind.kind}List",
                 "plural": kind.plural,
-                "singular": kind.kind.lower(),
+                "singular": kind.singular,
+                "shortNames": list(kind.short_names),
             },
-            "versions": [version],
+            "versions": [
+                {
+                    "name": version,
+                    "served": True,
+                    "storage": version == kind.version,
+                    "schema": {"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": True}},
+                    "subresources": subresources,
+                }
+                for version in kind.versions
+            ],
         },
     }
-
-
-def stand_ins(kinds: Iterable[Kind]) -> list[Definition]:
-    """The permissive definitions of several kinds; the first of two versions of one kind is the stored one."""
-    merged: dict[str, dict[str, Any]] = {}
-    for kind in kinds:
-        made = stand_in(kind)
-        name = str(made["metadata"]["name"])
-        if name in merged:
-            versions = cast("list[dict[str, Any]]", merged[name]["spec"]["versions"])
-            if kind.version not in {version["name"] for version in versions}:
-                versions.append({**made["spec"]["versions"][0], "storage": False})
-        else:
-            merged[name] = made
-    return [Definition(name=name, text=yaml.safe_dump(made, sort_keys=False)) for name, made in merged.items()]
+    return Definition(name=name, text=yaml.safe_dump(document, sort_keys=False))
 
 
 def install(api: Api, definitions: Sequence[Definition]) -> None:

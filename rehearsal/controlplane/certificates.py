@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import ipaddress
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,7 +28,11 @@ class KeyPair:
 
 
 class Authority:
-    """A certificate authority that is made for one run; its private key is never written to a file."""
+    """A certificate authority that is made for one run; its private key is never written to a file.
+
+    Attributes:
+        certificate: the file of its certificate, PEM; `pem` is the content, `data` that in base64.
+    """
 
     def __init__(self, directory: Path, name: str) -> None:
         self._directory = directory
@@ -41,6 +46,7 @@ class Authority:
         self.pem = self._certificate.public_bytes(serialization.Encoding.PEM)
         self.certificate = directory / f"{name}.crt"
         self.certificate.write_bytes(self.pem)
+        self.data = base64.b64encode(self.pem).decode()
 
     def issue(self, name: str, *, hosts: Sequence[str] = (), stem: str | None = None) -> KeyPair:
         """Issue a certificate for servers (the host names and addresses in `hosts`) and for clients (named `name`)."""

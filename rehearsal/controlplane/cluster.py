@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import errno
 import fcntl
 import http.client
+import os
 import shutil
 import socket
 import time
@@ -28,6 +28,9 @@ from rehearsal.controlplane.stages import DEFAULT_POD_STAGES, NODE_STAGES
 
 #: Free disk that a rehearsal wants, in bytes; etcd's data of 400 objects and the logs took 150 MB when measured.
 DISK_BYTES = 500 * 1024 * 1024
+
+_LOCK = "control-plane.lock"
+_COMPONENTS = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kwok")
 
 # A start takes 3 to 5 s on 2 cores; a machine busy with something else gets this much.
 _START_SECONDS = 90.0
@@ -124,13 +127,15 @@ class ControlPlane:
                 shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
         self._lock.close()
 
-    def check(self) -> None:
-        """Raise if one of the processes ended by itself.
+    def check(self, *names: str) -> None:
+        """Raise if one of the processes ended by itself: the control plane's own, or those named.
 
         Raises:
             ControlPlaneError: names the process and shows the end of its log.
         """
         for name, status in self.processes.exited().items():
+            if name not in (names or _COMPONENTS):
+                continue
             tail = self.processes.tail(name)
             if "address already in use" in tail:
                 raise _PortTakenError(
@@ -195,7 +200,7 @@ class ControlPlane:
             front_proxy_client=front_proxy.issue("front-proxy-client"),
             service_account_key=service_account_key(directory / "pki" / "service-account.key"),
         )
-        self.ca_data = base64.b64encode(authority.pem).decode()
+        self.ca_data = authority.data
         tokens = directory / "tokens.csv"
         tokens.touch(mode=0o600)
         tokens.write_text(f'{self.token},rehearsal,rehearsal,"system:masters"\n')
@@ -234,7 +239,7 @@ def _take(workdir: Path) -> IO[str]:
         free = shutil.disk_usage(workdir).free
         if free < DISK_BYTES:
             raise OSError(errno.ENOSPC, "no space left")
-        lock = (workdir / "control-plane.lock").open("w")
+        lock = (workdir / _LOCK).open("a+")
     except OSError as error:
         raise _told(error, workdir) from error
     try:
@@ -244,7 +249,23 @@ def _take(workdir: Path) -> IO[str]:
         raise ControlPlaneError(
             f"Another control plane is running in {workdir}.", "Wait until it ends, or use another folder."
         ) from error
+    lock.truncate(0)
+    lock.write(str(os.getpid()))
+    lock.flush()
     return lock
+
+
+def owner(workdir: Path) -> int | None:
+    """The id of the process whose control plane runs in `workdir`; None where none runs."""
+    try:
+        with (workdir / _LOCK).open() as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return int(lock.read())
+    except (FileNotFoundError, ValueError):
+        pass
+    return None
 
 
 def _told(error: OSError, directory: Path) -> ControlPlaneError:
@@ -259,7 +280,6 @@ def _told(error: OSError, directory: Path) -> ControlPlaneError:
 
 
 def _ports(api_server: int | None) -> Ports:
-    """Free loopback ports; all are held at the same time while they are looked for, so none comes twice."""
     if api_server is not None:
         with socket.socket() as held:
             held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -270,13 +290,17 @@ def _ports(api_server: int | None) -> Ports:
                     f"Port {api_server} on {LOOPBACK} cannot be used: {error.strerror}.",
                     "End the program that uses it, or let a free port be chosen.",
                 ) from error
-    with contextlib.ExitStack() as stack:
-        found: list[int] = []
-        for _ in range(3):
-            held = stack.enter_context(socket.socket())
-            held.bind((LOOPBACK, 0))
-            found.append(held.getsockname()[1])
-    return Ports(api_server=api_server or found[0], etcd=found[1], etcd_peer=found[2])
+    first, etcd, etcd_peer = free_ports(3)
+    return Ports(api_server=api_server or first, etcd=etcd, etcd_peer=etcd_peer)
+
+
+def free_ports(count: int) -> tuple[int, ...]:
+    """Ports that nobody listens on now, on the loopback interface."""
+    with contextlib.ExitStack() as stack:  # all are held at the same time, so none comes twice
+        held = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for one in held:
+            one.bind((LOOPBACK, 0))
+        return tuple(one.getsockname()[1] for one in held)
 
 
 def _healthy(etcd_port: int) -> bool:

@@ -84,6 +84,8 @@ def kube_apiserver(binary: Path, ports: Ports, pki: Pki, token_file: Path) -> li
         f"--tls-cert-file={pki.serving.certificate}",
         f"--tls-private-key-file={pki.serving.key}",
         f"--token-auth-file={token_file}",
+        # Nobody has a client certificate; aggregated API servers insist on an authority to check them by.
+        f"--client-ca-file={pki.authority}",
         "--authorization-mode=RBAC",
         "--anonymous-auth=false",
         # No container runs, so nobody would answer a webhook.
