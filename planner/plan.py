@@ -562,6 +562,8 @@ class AlertPlan:
     summary: str
     runbook: str
     """Anchor in docs/runbooks/alerts.md."""
+    model: str | None = None
+    """Model that it is about; a label, since alerts with equal labels are one alert."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
