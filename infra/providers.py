@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,15 +25,20 @@ class Account:
     """`amazonaws.com`, or China's."""
 
 
-def aws_provider(plan: Plan) -> aws.Provider:
-    """The AWS provider of the stack's region; everything it makes carries the stack's tags.
+def region_of(plan: Plan) -> str:
+    """The region that AWS resources are made in.
 
     Raises:
-        ValueError: the plan names no region (only a plan for an existing cluster has none).
+        ValueError: the plan names none (only a plan for an existing cluster has none).
     """
     if plan.region is None:
         raise ValueError(f"stack {plan.stack}: an EKS target needs a region; set `aws:region`")
-    return aws.Provider("aws", region=plan.region, default_tags=aws.ProviderDefaultTagsArgs(tags=dict(plan.tags)))
+    return plan.region
+
+
+def aws_provider(region: str, tags: Mapping[str, str]) -> aws.Provider:
+    """The AWS provider of the stack's region; everything it makes carries the tags."""
+    return aws.Provider("aws", region=region, default_tags=aws.ProviderDefaultTagsArgs(tags=dict(tags)))
 
 
 def account_of(provider: aws.Provider, region: str) -> Account:

@@ -1,0 +1,283 @@
+"""EKS managed node groups: the CPU nodes of the platform, and one group for each rung of each GPU pool."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import pulumi
+import pulumi_aws as aws
+
+from infra import launch_template
+from infra.identity import service_trust
+from infra.providers import Account
+from planner.plan import PoolPlan, RungPlan, SystemGroupPlan
+
+_CAPACITY_TYPE = {"spot": "SPOT", "on_demand": "ON_DEMAND", "capacity_block": "CAPACITY_BLOCK"}
+_TAINT_EFFECT = {"NoSchedule": "NO_SCHEDULE", "NoExecute": "NO_EXECUTE", "PreferNoSchedule": "PREFER_NO_SCHEDULE"}
+# cluster-autoscaler owns the number of nodes from the first start on.
+# https://github.com/kubernetes/autoscaler/tree/master/cluster-autoscaler/cloudprovider/aws
+_OWNED_BY_AUTOSCALER = ["scalingConfig.desiredSize"]
+_SYSTEM_ROOT_GIB = 100
+
+
+class NodeRole(pulumi.ComponentResource):
+    """The one role of all nodes: join, pull images, be reached through Session Manager (nodes have no SSH key)."""
+
+    arn: pulumi.Output[str]
+    permissions: tuple[pulumi.Resource, ...]
+    """Node groups wait for them, and are gone before them: a node without them can neither join nor leave."""
+
+    def __init__(self, name: str, account: Account, opts: pulumi.ResourceOptions | None = None) -> None:
+        super().__init__("inference:index:NodeRole", name, None, opts)
+        child = pulumi.ResourceOptions(parent=self)
+        role = aws.iam.Role(
+            f"{name}-role",
+            description="EKS nodes",
+            assume_role_policy=service_trust("ec2.amazonaws.com"),
+            opts=child,
+        )
+        self.permissions = tuple(
+            aws.iam.RolePolicyAttachment(
+                f"{name}-{policy}",
+                role=role.name,
+                policy_arn=pulumi.Output.concat("arn:", account.partition, f":iam::aws:policy/{policy}"),
+                opts=child,
+            )
+            for policy in (
+                "AmazonEKSWorkerNodePolicy",
+                "AmazonEC2ContainerRegistryPullOnly",
+                "AmazonSSMManagedInstanceCore",
+            )
+        )
+        self.arn = role.arn
+        self.register_outputs({"arn": self.arn})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeHome:
+    """What every node group of a cluster shares."""
+
+    cluster_name: pulumi.Input[str]
+    kubernetes_version: str
+    cluster_security_group_id: pulumi.Input[str]
+    vpc_id: pulumi.Input[str]
+    node_role_arn: pulumi.Input[str]
+    tags: Mapping[str, str]
+    after: tuple[pulumi.Resource, ...]
+    """Permissions, network and CNI: what a node needs to become ready, and to leave in order."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SystemNodesArgs:
+    """The planned CPU nodes and their subnets."""
+
+    plan: SystemGroupPlan
+    home: NodeHome
+    subnet_ids: Sequence[pulumi.Input[str]]
+
+
+class SystemNodes(pulumi.ComponentResource):
+    """Untainted CPU nodes over all zones for controllers, routers, Ray heads and monitoring."""
+
+    group: aws.eks.NodeGroup
+
+    def __init__(self, name: str, args: SystemNodesArgs, opts: pulumi.ResourceOptions | None = None) -> None:
+        super().__init__("inference:index:SystemNodes", name, None, opts)
+        child = pulumi.ResourceOptions(parent=self)
+        plan, home = args.plan, args.home
+        template = aws.ec2.LaunchTemplate(
+            f"{name}-template",
+            update_default_version=True,
+            metadata_options=launch_template.instance_metadata(),
+            block_device_mappings=[launch_template.root_volume(_SYSTEM_ROOT_GIB)],
+            vpc_security_group_ids=[home.cluster_security_group_id],
+            tag_specifications=launch_template.tag_specifications({**home.tags, "Name": name}),
+            opts=child,
+        )
+        self.group = aws.eks.NodeGroup(
+            f"{name}-nodes",
+            cluster_name=home.cluster_name,
+            node_group_name_prefix=f"{name}-",
+            node_role_arn=home.node_role_arn,
+            subnet_ids=args.subnet_ids,
+            version=home.kubernetes_version,
+            ami_type=plan.ami_type,
+            release_version=plan.release_version,
+            capacity_type="ON_DEMAND",
+            instance_types=[plan.instance_type],
+            launch_template=aws.eks.NodeGroupLaunchTemplateArgs(
+                id=template.id, version=launch_template.version_of(template)
+            ),
+            scaling_config=aws.eks.NodeGroupScalingConfigArgs(
+                min_size=plan.min_nodes, max_size=plan.max_nodes, desired_size=plan.min_nodes
+            ),
+            update_config=aws.eks.NodeGroupUpdateConfigArgs(max_unavailable=1),
+            node_repair_config=aws.eks.NodeGroupNodeRepairConfigArgs(enabled=True),
+            opts=pulumi.ResourceOptions(parent=self, depends_on=list(home.after), ignore_changes=_OWNED_BY_AUTOSCALER),
+        )
+        self.register_outputs({})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GpuPoolArgs:
+    """The planned pool and the subnet of its zone."""
+
+    plan: PoolPlan
+    home: NodeHome
+    subnet_id: pulumi.Input[str]
+
+
+class GpuPool(pulumi.ComponentResource):
+    """GPU nodes of one instance type in one zone: a launch template and a managed node group for each rung."""
+
+    groups: tuple[aws.eks.NodeGroup, ...]
+
+    def __init__(self, name: str, args: GpuPoolArgs, opts: pulumi.ResourceOptions | None = None) -> None:
+        super().__init__("inference:index:GpuPool", name, None, opts)
+        self._name = name
+        self._args = args
+        self._child = pulumi.ResourceOptions(parent=self)
+        groups: list[pulumi.Input[str]] = [args.home.cluster_security_group_id]
+        edges: tuple[pulumi.Resource, ...] = ()
+        if args.plan.hardware.efa_devices:
+            efa, edges = self._efa_security_group()
+            groups.append(efa.id)
+        self.groups = tuple(self._rung(rung, groups, edges) for rung in args.plan.rungs)
+        self.register_outputs({})
+
+    def _efa_security_group(self) -> tuple[aws.ec2.SecurityGroup, tuple[pulumi.Resource, ...]]:
+        """The pool's own group for EFA traffic, which passes below NetworkPolicies: nobody but its own nodes get in.
+
+        EFA wants all traffic to and from the group itself; egress to 0.0.0.0/0 is not enough.
+        """
+        group = aws.ec2.SecurityGroup(
+            f"{self._name}-efa",
+            vpc_id=self._args.home.vpc_id,
+            description=f"EFA between the nodes of pool {self._args.plan.name}",
+            opts=self._child,
+        )
+        ingress = aws.vpc.SecurityGroupIngressRule(
+            f"{self._name}-efa-in",
+            security_group_id=group.id,
+            referenced_security_group_id=group.id,
+            ip_protocol="-1",
+            opts=self._child,
+        )
+        egress = aws.vpc.SecurityGroupEgressRule(
+            f"{self._name}-efa-out",
+            security_group_id=group.id,
+            referenced_security_group_id=group.id,
+            ip_protocol="-1",
+            opts=self._child,
+        )
+        return group, (ingress, egress)
+
+    def _rung(
+        self, rung: RungPlan, security_groups: Sequence[pulumi.Input[str]], edges: tuple[pulumi.Resource, ...]
+    ) -> aws.eks.NodeGroup:
+        # The pool's name is in the component's already.
+        base = f"{self._name}-{rung.name.removeprefix(f'{self._args.plan.name}-')}"
+        plan, home = self._args.plan, self._args.home
+        template = self._template(base, rung, security_groups)
+        in_block = rung.kind == "capacity_block"
+        group = aws.eks.NodeGroup(
+            f"{base}-nodes",
+            cluster_name=home.cluster_name,
+            node_group_name_prefix=f"{rung.name}-",
+            node_role_arn=home.node_role_arn,
+            subnet_ids=[self._args.subnet_id],
+            version=home.kubernetes_version,
+            ami_type=plan.ami_type,
+            release_version=plan.release_version,
+            capacity_type=_CAPACITY_TYPE[rung.kind],
+            # In a block's template instead: EKS takes it from one place only, and for blocks from there.
+            instance_types=None if in_block or plan.hardware.instance_type is None else [plan.hardware.instance_type],
+            launch_template=aws.eks.NodeGroupLaunchTemplateArgs(
+                id=template.id, version=launch_template.version_of(template)
+            ),
+            scaling_config=aws.eks.NodeGroupScalingConfigArgs(
+                min_size=rung.min_nodes, max_size=rung.max_nodes, desired_size=rung.desired_nodes
+            ),
+            # DEFAULT starts new nodes before it drains old ones: with scarce GPUs the upgrade would wait for nodes that
+            # nobody sells. MINIMAL takes one away first.
+            update_config=aws.eks.NodeGroupUpdateConfigArgs(max_unavailable=1, update_strategy="MINIMAL"),
+            node_repair_config=aws.eks.NodeGroupNodeRepairConfigArgs(enabled=True, max_parallel_nodes_repaired_count=1),
+            labels=dict(rung.labels),
+            taints=[
+                aws.eks.NodeGroupTaintArgs(key=taint.key, value=taint.value, effect=_TAINT_EFFECT[taint.effect])
+                for taint in plan.taints
+            ],
+            opts=pulumi.ResourceOptions(
+                parent=self, depends_on=[*home.after, *edges], ignore_changes=_OWNED_BY_AUTOSCALER
+            ),
+        )
+        self._scaling_hints(base, group)
+        return group
+
+    def _template(
+        self, base: str, rung: RungPlan, security_groups: Sequence[pulumi.Input[str]]
+    ) -> aws.ec2.LaunchTemplate:
+        plan, home = self._args.plan, self._args.home
+        placement = None
+        if rung.placement_group:
+            cluster = aws.ec2.PlacementGroup(f"{base}-placement", strategy="cluster", opts=self._child)
+            placement = aws.ec2.LaunchTemplatePlacementArgs(group_name=cluster.name)
+        interfaces = launch_template.network_interfaces(plan.network_interfaces, security_groups)
+        market, reservation, instance_type = None, None, None
+        if rung.reservation is not None:
+            market = aws.ec2.LaunchTemplateInstanceMarketOptionsArgs(market_type="capacity-block")
+            reservation = launch_template.capacity_block(rung.reservation)
+            instance_type = plan.hardware.instance_type
+        return aws.ec2.LaunchTemplate(
+            f"{base}-template",
+            update_default_version=True,
+            instance_type=instance_type,
+            instance_market_options=market,
+            capacity_reservation_specification=reservation,
+            placement=placement,
+            network_interfaces=interfaces or None,
+            # EC2 takes security groups on the interfaces or on the template, not both.
+            vpc_security_group_ids=None if interfaces else list(security_groups),
+            metadata_options=launch_template.instance_metadata(),
+            block_device_mappings=[launch_template.root_volume(plan.root_volume_gib)],
+            user_data=launch_template.instance_store_user_data() if plan.hardware.nvme_gb else None,
+            tag_specifications=launch_template.tag_specifications({**home.tags, "Name": rung.name}),
+            opts=self._child,
+        )
+
+    def _scaling_hints(self, base: str, group: aws.eks.NodeGroup) -> None:
+        """Tags that tell cluster-autoscaler what a node of an empty group will offer beyond what EC2 says of its type.
+
+        Labels and taints it reads from EKS. On every rung: one that has nodes now may have none after a reclaim.
+        """
+        hardware = self._args.plan.hardware
+        offers = {
+            "nvidia.com/gpu": str(hardware.gpus),
+            "ephemeral-storage": f"{hardware.nvme_gb}G" if hardware.nvme_gb else f"{self._args.plan.root_volume_gib}Gi",
+        }
+        if hardware.efa_devices:
+            offers["vpc.amazonaws.com/efa"] = str(hardware.efa_devices)
+        if hardware.hugepages_mib:
+            offers["hugepages-2Mi"] = f"{hardware.hugepages_mib}Mi"
+        scaling_group = group.resources.apply(_scaling_group)
+        for resource, quantity in offers.items():
+            aws.autoscaling.Tag(
+                f"{base}-offers-{resource.rpartition('/')[2]}",
+                autoscaling_group_name=scaling_group,
+                tag=aws.autoscaling.TagTagArgs(
+                    key=f"k8s.io/cluster-autoscaler/node-template/resources/{resource}",
+                    value=quantity,
+                    propagate_at_launch=False,
+                ),
+                opts=self._child,
+            )
+
+
+def _scaling_group(resources: Sequence[aws.eks.outputs.NodeGroupResource]) -> str:
+    """The Auto Scaling group behind a managed node group; there is exactly one."""
+    for resource in resources:
+        for group in resource.autoscaling_groups or ():
+            if group.name:
+                return group.name
+    raise ValueError("EKS answered without an Auto Scaling group for the node group")
