@@ -42,5 +42,6 @@ def _member(raw: str, source: SecretsManagerSecret) -> str:
         return str(json.loads(raw)[source.key])
     except (ValueError, KeyError, TypeError):
         raise pulumi.RunError(
-            f"secret {source.arn} is no JSON object with a key `{source.key}`\n  help: leave `key` out for a plain value"
+            f"secret {source.arn} is no JSON object with a key `{source.key}`\n"
+            "  help: leave `key` out where the secret is a plain value"
         ) from None

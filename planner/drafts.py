@@ -209,7 +209,7 @@ def _too_small(found: Fit, serving: Serving) -> str:
 def _what_would_fit(card: ModelCard, node: Node, serving: Serving) -> str:
     needed_gib = serving.weights_gb * 1e9 / 2**30 / 0.8
     per_node = node.gpus * node.gpu.memory_gib
-    text = f"with room for a KV cache it needs about {needed_gib:.0f} GiB of GPU memory; one {node.name} has {per_node:.0f}"
+    text = f"with its KV cache it needs about {needed_gib:.0f} GiB of GPU memory; one {node.name} has {per_node:.0f}"
     if needed_gib > per_node and not node.gdr:
         text += ", and its nodes cannot share a model (no GPUDirect RDMA): use p4d, p5, p5e, p5en or p6"
     elif card.checkpoint.format == "bf16" and node.gpu.fp8_hardware:

@@ -21,6 +21,8 @@ RUNG_LABEL = f"{PROJECT}/rung"
 GROUP_ROLE_LABEL = f"{PROJECT}/group-role"
 """`leader` or `worker` on the pods of a multi-node group."""
 MODEL_LABEL = "app.kubernetes.io/instance"
+CLIENT_LABEL = f"{PROJECT}/model-client"
+"""`true` on pods of the serving namespace that may call the engines: gateway, router, smoke tests, load generators."""
 
 SERVING_PRIORITY = "inference-serving"
 CONTROLLER_PRIORITY = "inference-controllers"

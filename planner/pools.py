@@ -183,8 +183,8 @@ def _rung(
     rung = pool.capacity[position]
     prices = catalog.prices
     if isinstance(rung, CapacityBlockRung):
-        low, high, desired = 0, rung.nodes, rung.nodes
-        # Prepaid: nodes of a block cost nothing more by being used, and nothing less by being idle.
+        # Starts at 0: before the block begins, every launch would fail. Its price is prepaid either way.
+        low, high, desired = 0, rung.nodes, 0
         price = prices.capacity_block(instance.name, region)
     elif isinstance(rung, SpotRung):
         low, high, desired = rung.nodes.min, rung.nodes.max, rung.nodes.min

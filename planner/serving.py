@@ -332,8 +332,8 @@ def _reasons(sketch: Draft, load: LoadPlan, knee: int, pool: PoolPlan) -> Mappin
     )
     return {
         "layout": (
-            f"tensor {layout.tensor} x pipeline {layout.pipeline}, {layout.gpus_per_node} x {pool.hardware.gpu} on each of "
-            f"{layout.nodes} node(s): {chosen}"
+            f"tensor {layout.tensor} x pipeline {layout.pipeline}, {layout.gpus_per_node} x {pool.hardware.gpu} on "
+            f"each of {layout.nodes} node(s): {chosen}"
         ),
         "memory": (
             f"{memory.gpu_gib:.1f} GiB x {memory.utilization:.2f} - {memory.overhead_gib:.1f} overhead - "

@@ -120,7 +120,7 @@ def place(problems: Iterable[Problem], document: Document) -> list[Problem]:
     found = list(problems)
     if document.text is None or not found:
         return found
-    root: Any = yaml.compose(document.text, Loader=_Loader)  # pyright: ignore[reportUnknownMemberType]
+    root = _compose(document.text)
     config = _child(root, "config")
     platform = _child(config, PLATFORM_KEY)
     lines = document.text.splitlines()
@@ -131,7 +131,8 @@ def place(problems: Iterable[Problem], document: Document) -> list[Problem]:
         if mark is None:
             placed.append(problem)
             continue
-        position = Position(line=mark.line + 1, column=mark.column + 1, text=str(lines[mark.line]))
+        line = int(mark.line)
+        position = Position(line=line + 1, column=int(mark.column) + 1, text=lines[line])
         placed.append(replace(problem, position=position))
     return placed
 
@@ -146,6 +147,10 @@ class _UniqueKeyLoader(_Loader):  # type: ignore[misc]
                 raise yaml.MarkedYAMLError(None, None, f"`{key.value}` is given twice", key.start_mark)
             seen.add(key.value)
         return super().construct_mapping(node, deep)  # pyright: ignore
+
+
+def _compose(text: str) -> Any:
+    return yaml.compose(text, Loader=_Loader)  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
 
 
 def _syntax_problem(error: yaml.MarkedYAMLError, text: str) -> Problem:

@@ -1,0 +1,80 @@
+# The front door. `make help` lists the targets; every target is one line over ops, pulumi or pytest.
+STACK ?= dev
+ENGINE ?= in-process
+SCOPE ?= all
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help setup rehearse plan cost doctor test check lint types schema golden up preview destroy smoke promote bench clean
+
+help: ## show this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-10s %s\n", $$1, $$2}'
+
+$(STAMP): requirements.txt requirements-dev.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "error: Python 3.11 or newer is needed, this is %d.%d\n  help: make PYTHON=python3.12 ..." % sys.version_info[:2])'
+	$(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@touch $(STAMP)
+
+setup: $(STAMP) ## make the virtual environment with the pinned packages
+
+rehearse: $(STAMP) ## build the whole STACK against a real control plane on this machine, no AWS account (STACK, ENGINE)
+	$(PY) -m ops rehearse --stack $(STACK) --engine $(ENGINE)
+
+plan: $(STAMP) ## what STACK will be: models, layouts, nodes, prices
+	@$(PY) -m ops plan --stack $(STACK)
+
+cost: $(STAMP) ## what STACK costs, line by line
+	@$(PY) -m ops cost --stack $(STACK)
+
+doctor: $(STAMP) ## are tools, credentials, region, quota and capacity there for STACK?
+	$(PY) -m ops doctor --stack $(STACK)
+
+test: $(STAMP) ## the tests that run anywhere (no control plane)
+	$(PY) -m pytest -m "not control_plane" tests
+
+test-all: $(STAMP) ## all tests, those on the real control plane too
+	$(PY) -m pytest tests
+
+lint: $(STAMP) ## style of the code
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+
+types: $(STAMP) ## pyright, strict
+	$(VENV)/bin/pyright
+
+schema: $(STAMP) ## write settings/stack.schema.json and docs/reference from the models
+	$(PY) -m settings.schema
+
+golden: $(STAMP) ## write the golden files anew; read the diff like a plan
+	UPDATE_GOLDEN=1 $(PY) -m pytest -q tests -m "not control_plane" -k golden
+
+check: lint types ## everything that CI runs
+	$(PY) -m settings.schema --check
+	$(MAKE) test-all
+	for stack in dev staging prod local; do $(MAKE) rehearse STACK=$$stack || exit $$?; done
+
+preview: $(STAMP) ## pulumi preview of STACK (SCOPE=models for the models alone)
+	$(PY) -m ops deploy --preview --stack $(STACK) --scope $(SCOPE)
+
+up: $(STAMP) ## pulumi up of STACK (SCOPE=models touches the models alone)
+	$(PY) -m ops deploy --stack $(STACK) --scope $(SCOPE)
+
+destroy: $(STAMP) ## drain, then pulumi destroy of STACK; asks first
+	$(PY) -m ops drain --stack $(STACK)
+	pulumi destroy --stack $(STACK)
+
+smoke: $(STAMP) ## one completion through each endpoint of STACK
+	$(PY) -m ops smoke --stack $(STACK)
+
+promote: $(STAMP) ## FROM=dev TO=staging: same commit, compared, rehearsed, previewed, applied
+	$(PY) -m ops promote --from $(FROM) --to $(TO)
+
+bench: $(STAMP) ## measure planning, building and rehearsing; prints the machine
+	$(PY) -m bench
+
+clean: ## remove the virtual environment and caches of this checkout
+	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis
