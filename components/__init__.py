@@ -1,0 +1,1 @@
+"""Kubernetes: one capability a file or folder, declared from the Plan."""

@@ -1,0 +1,28 @@
+"""Where a container image is pulled from: its own registry, or the mirror of an air-gapped cluster."""
+
+from __future__ import annotations
+
+DEFAULT_REGISTRY = "docker.io"
+
+
+def registry(host: str, mirror: str | None) -> str:
+    """What replaces the registry `host`, for charts that name registry and repository apart.
+
+    The upstream host stays in the path, so images of the same name from two registries never meet, and an ECR
+    pull-through cache rule per registry (prefix `<mirror path>/<host>`) fits without renaming.
+    """
+    return host if mirror is None else f"{mirror.rstrip('/')}/{host}"
+
+
+def mirrored(reference: str, mirror: str | None) -> str:
+    """The image reference to pull, for `nvcr.io/nvidia/x:1` that or `<mirror>/nvcr.io/nvidia/x:1`.
+
+    Tags and digests stay; a reference without either is a repository, as charts name it.
+    """
+    if mirror is None:
+        return reference
+    host, _, rest = reference.partition("/")
+    if not rest or not ("." in host or ":" in host or host == "localhost"):
+        # Docker Hub's short forms: `busybox` is docker.io/library/busybox, `vllm/vllm-openai` is docker.io/vllm/...
+        host, rest = DEFAULT_REGISTRY, reference if "/" in reference else f"library/{reference}"
+    return f"{registry(host, mirror)}/{rest}"

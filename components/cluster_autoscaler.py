@@ -1,0 +1,118 @@
+"""Nodes when pods wait for them: cluster-autoscaler, which climbs each pool's capacity ladder from the top."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import Any
+
+import pulumi
+import pulumi_kubernetes as kubernetes
+import yaml
+
+from components._charts import release
+from components._images import mirrored
+from infra.identity import PodIdentity, PodIdentityArgs, Statement
+from planner import naming
+from planner.plan import ChartPlan, PoolPlan
+
+PRIORITY_CONFIG_MAP = "cluster-autoscaler-priority-expander"
+"""The name and the key `priorities` are fixed in cluster-autoscaler's priority expander."""
+
+NODE_PROVISION_TIMEOUT = "15m"
+"""After this a rung counts as failed and the next is tried: twice what a p5 needs to boot."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ClusterAutoscalerArgs:
+    """The cluster, its pools and what the controller may do in AWS."""
+
+    chart: ChartPlan
+    image_mirror: str | None
+    cluster_name: str
+    cluster_arn: pulumi.Input[str]
+    region: str
+    pools: tuple[PoolPlan, ...]
+    grace_seconds: int
+    """Longest termination grace period of a model pod: a drained node waits that long."""
+    statements: tuple[Statement, ...]
+    after: tuple[pulumi.Resource, ...] = ()
+
+
+def priorities(pools: tuple[PoolPlan, ...]) -> dict[int, list[str]]:
+    """Priority -> patterns of scaling group names; the highest with a match is scaled up.
+
+    EKS calls a node group's scaling group `eks-<node group>-<uuid>`, and a node group carries its rung's name and a
+    hexadecimal suffix. The suffix is matched, so that the rung `h100-spot` does not catch one of a pool `h100-spot`.
+    Groups that are no rung, such as that of the system nodes, come last.
+    """
+    found: dict[int, list[str]] = defaultdict(list)
+    for pool in pools:
+        for rung in pool.rungs:
+            found[rung.priority].append(f"^eks-{rung.name}-[0-9a-f-]+$")
+    found[0].append(".*")
+    return {priority: sorted(found[priority]) for priority in sorted(found)}
+
+
+def values(args: ClusterAutoscalerArgs) -> dict[str, Any]:
+    """Chart values."""
+    return {
+        "fullnameOverride": "cluster-autoscaler",
+        "image": {"repository": mirrored("registry.k8s.io/autoscaling/cluster-autoscaler", args.image_mirror)},
+        "cloudProvider": "aws",
+        "awsRegion": args.region,
+        "autoDiscovery": {"clusterName": args.cluster_name},
+        "rbac": {"serviceAccount": {"create": True, "name": naming.CLUSTER_AUTOSCALER_ACCOUNT}},
+        "extraArgs": {
+            # Rungs of one pool first by the ladder; among equals the group that leaves least unused.
+            "expander": "priority,least-waste",
+            # Spreading nodes over rungs of different price would undo the ladder.
+            "balance-similar-node-groups": "false",
+            # Model pods have a memory-backed /dev/shm, and CoreDNS may land anywhere: with the defaults, no node would
+            # ever be given back.
+            "skip-nodes-with-local-storage": "false",
+            "skip-nodes-with-system-pods": "false",
+            "max-node-provision-time": NODE_PROVISION_TIMEOUT,
+            "max-graceful-termination-sec": str(args.grace_seconds),
+            # A model that scales down and up again within this time finds its node still there.
+            "scale-down-unneeded-time": "10m",
+            "scale-down-delay-after-add": "10m",
+        },
+        "resources": {"requests": {"cpu": "100m", "memory": "300Mi"}, "limits": {"memory": "1Gi"}},
+        "serviceMonitor": {"enabled": True, "namespace": naming.MONITORING_NAMESPACE},
+    }
+
+
+class ClusterAutoscaler(pulumi.ComponentResource):
+    """cluster-autoscaler with its pod identity and the ladder. Produces `release`."""
+
+    release: pulumi.Resource
+
+    def __init__(self, name: str, args: ClusterAutoscalerArgs, opts: pulumi.ResourceOptions | None = None) -> None:
+        super().__init__("inference:index:ClusterAutoscaler", name, None, opts)
+        identity = PodIdentity(
+            f"{name}-identity",
+            PodIdentityArgs(
+                cluster_name=args.cluster_name,
+                cluster_arn=args.cluster_arn,
+                namespace=args.chart.namespace,
+                service_account=naming.CLUSTER_AUTOSCALER_ACCOUNT,
+                statements=args.statements,
+            ),
+            opts=pulumi.ResourceOptions(parent=self, depends_on=list(args.after)),
+        )
+        ladder = kubernetes.core.v1.ConfigMap(
+            f"{name}-ladder",
+            metadata=kubernetes.meta.v1.ObjectMetaArgs(name=PRIORITY_CONFIG_MAP, namespace=args.chart.namespace),
+            data={"priorities": yaml.safe_dump(priorities(args.pools), sort_keys=True)},
+            opts=pulumi.ResourceOptions(parent=self, depends_on=list(args.after)),
+        )
+        self.release = release(
+            f"{name}-controller",
+            args.chart,
+            values(args),
+            parent=self,
+            # Pods read their AWS credentials when they start.
+            after=[*args.after, identity, ladder],
+        )
+        self.register_outputs({})

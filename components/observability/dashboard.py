@@ -1,0 +1,353 @@
+"""The platform's Grafana dashboard, generated from the Plan: engines, GPUs, nodes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pulumi
+import pulumi_kubernetes as kubernetes
+
+from components.observability.queries import EngineFamily, families
+from planner import naming
+from planner.plan import Plan
+
+UID = "inference-platform"
+DATASOURCE = {"type": "prometheus", "uid": "prometheus"}
+"""The data source that kube-prometheus-stack provisions (`grafana.sidecar.datasources.uid`)."""
+GRID_COLUMNS = 24
+PANEL_WIDTH, PANEL_HEIGHT = 8, 7
+LARGEST_CONFIG_MAP_BYTES = 1_048_576
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Panel:
+    """A time series panel: queries with their legends, and the unit in Grafana's words."""
+
+    title: str
+    queries: tuple[tuple[str, str], ...]
+    unit: str
+    description: str = ""
+    maximum: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Row:
+    """A headed group of panels."""
+
+    title: str
+    panels: tuple[Panel, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DashboardArgs:
+    """What is shown."""
+
+    plan: Plan
+    after: tuple[pulumi.Resource, ...] = ()
+
+
+def dashboard(plan: Plan) -> dict[str, Any]:
+    """The dashboard in Grafana's JSON model; a pure function of the plan."""
+    rows = [_overview(plan), *(_engine(family) for family in families(plan.models)), _gpu(plan), _nodes(plan)]
+    return {
+        "uid": UID,
+        "title": "Inference platform",
+        "tags": [naming.PROJECT],
+        "schemaVersion": 39,
+        "editable": False,
+        "refresh": "30s",
+        "time": {"from": "now-3h", "to": "now"},
+        "templating": {"list": [_model_variable(plan)]},
+        "panels": list(_layout(rows)),
+    }
+
+
+def rendered(plan: Plan) -> str:
+    """The dashboard as the text that Grafana's sidecar reads.
+
+    Raises:
+        pulumi.RunError: it does not fit into a ConfigMap.
+    """
+    text = json.dumps(dashboard(plan), indent=1, sort_keys=True)
+    if len(text.encode()) > LARGEST_CONFIG_MAP_BYTES:
+        raise pulumi.RunError(
+            f"the dashboard of {len(plan.models)} models is larger than a ConfigMap may be (1 MiB)\n"
+            "  split the models over two stacks"
+        )
+    return text
+
+
+def _model_variable(plan: Plan) -> dict[str, Any]:
+    names = [model.name for model in plan.models]
+    return {
+        "name": "model",
+        "label": "Model",
+        "type": "custom",
+        "query": ",".join(names),
+        "options": [],
+        "multi": True,
+        "includeAll": True,
+        "allValue": ".*",
+        "current": {"text": ["All"], "value": ["$__all"]},
+    }
+
+
+def _overview(plan: Plan) -> Row:
+    serving = f'namespace="{naming.SERVING_NAMESPACE}"'
+    pods = f'kube_pod_status_phase{{{serving},phase=~"Running|Pending|Failed"}}'
+    gpus = 'resource="nvidia_com_gpu"'
+    return Row(
+        title=f"{plan.stack}: serving",
+        panels=(
+            Panel(title="Pods by phase", queries=((f"sum by (phase) ({pods})", "{{phase}}"),), unit="short"),
+            Panel(
+                title="Restarts in the last day",
+                queries=((f"increase(kube_pod_container_status_restarts_total{{{serving}}}[1d]) > 0", "{{pod}}"),),
+                unit="short",
+            ),
+            Panel(
+                title="GPUs: there and asked for",
+                queries=(
+                    (f"sum(kube_node_status_allocatable{{{gpus}}})", "allocatable"),
+                    (f"sum(kube_pod_container_resource_requests{{{gpus},{serving}}})", "requested by serving pods"),
+                ),
+                unit="short",
+            ),
+        ),
+    )
+
+
+def _engine(family: EngineFamily) -> Row:
+    metrics, legend = family.metrics, family.legend
+    panels = [
+        Panel(
+            title="Requests running and waiting",
+            queries=(
+                (family.total(metrics.running), f"{legend} running"),
+                (family.total(metrics.waiting), f"{legend} waiting"),
+            ),
+            unit="short",
+        ),
+        Panel(
+            title="KV cache in use, fullest replica",
+            queries=((family.highest(metrics.kv_usage), legend),),
+            unit="percentunit",
+            maximum=1,
+        ),
+        Panel(
+            title="Time to first token",
+            queries=(
+                (family.quantile(metrics.ttft_histogram, 0.5), f"{legend} P50"),
+                (family.quantile(metrics.ttft_histogram, 0.99), f"{legend} P99"),
+            ),
+            unit="s",
+        ),
+        Panel(
+            title="Time per output token",
+            queries=(
+                (family.quantile(metrics.tpot_histogram, 0.5), f"{legend} P50"),
+                (family.quantile(metrics.tpot_histogram, 0.99), f"{legend} P99"),
+            ),
+            unit="s",
+        ),
+        Panel(
+            title="Tokens",
+            queries=(
+                (family.rate(metrics.prompt_tokens), f"{legend} prompt"),
+                (family.rate(metrics.generation_tokens), f"{legend} generated"),
+            ),
+            unit="short",
+            description="Each second, over all replicas",
+        ),
+        Panel(
+            title="Failed requests",
+            queries=((family.share(metrics.errors, metrics.requests), legend),),
+            unit="percentunit",
+        ),
+    ]
+    if metrics.queue_histogram is not None:
+        panels.append(
+            Panel(
+                title="Time in queue",
+                queries=((family.quantile(metrics.queue_histogram, 0.95), f"{legend} P95"),),
+                unit="s",
+            )
+        )
+    if metrics.prefix_hits is not None and metrics.prefix_queries is not None:
+        panels.append(
+            Panel(
+                title="Prefix cache hits",
+                queries=((family.share(metrics.prefix_hits, metrics.prefix_queries), legend),),
+                unit="percentunit",
+                maximum=1,
+            )
+        )
+    if metrics.preemptions is not None:
+        panels.append(
+            Panel(
+                title="Preemptions",
+                queries=((family.rate(metrics.preemptions), legend),),
+                unit="short",
+                description="Sequences pushed out of a full KV cache, each second",
+            )
+        )
+    return Row(title=family.title, panels=tuple(panels))
+
+
+def _gpu(plan: Plan) -> Row:
+    by = "{{Hostname}} GPU {{gpu}}"
+
+    def gauge(title: str, expression: str, unit: str, maximum: float | None = None, description: str = "") -> Panel:
+        return Panel(title=title, queries=((expression, by),), unit=unit, maximum=maximum, description=description)
+
+    memory = "DCGM_FI_DEV_FB_USED / (DCGM_FI_DEV_FB_USED + DCGM_FI_DEV_FB_FREE)"
+    panels = [
+        gauge("GPU memory in use", memory, "percentunit", 1, "Engines reserve their share at start and keep it"),
+        gauge("GPU busy", "DCGM_FI_DEV_GPU_UTIL", "percent", 100, "A kernel ran; says nothing about how well"),
+        gauge("Tensor cores active", "DCGM_FI_PROF_PIPE_TENSOR_ACTIVE", "percentunit", 1),
+        gauge("Memory interface active", "DCGM_FI_PROF_DRAM_ACTIVE", "percentunit", 1, "High while decoding"),
+        gauge("Power", "DCGM_FI_DEV_POWER_USAGE", "watt"),
+        gauge("Temperature", "DCGM_FI_DEV_GPU_TEMP", "celsius"),
+        gauge("Last XID error", "DCGM_FI_DEV_XID_ERRORS > 0", "short"),
+        Panel(
+            title="Remapped memory rows",
+            queries=(
+                ("DCGM_FI_DEV_UNCORRECTABLE_REMAPPED_ROWS > 0", f"{by} remapped"),
+                ("DCGM_FI_DEV_ROW_REMAP_FAILURE > 0", f"{by} remapping failed"),
+            ),
+            unit="short",
+            description="For uncorrectable errors; a GPU whose remapping failed must be replaced",
+        ),
+    ]
+    if any(pool.hardware.nvlink for pool in plan.pools):
+        panels.append(
+            Panel(
+                title="NVLink",
+                queries=(
+                    ("sum by (Hostname) (DCGM_FI_PROF_NVLINK_TX_BYTES)", "{{Hostname}} sent"),
+                    ("sum by (Hostname) (DCGM_FI_PROF_NVLINK_RX_BYTES)", "{{Hostname}} received"),
+                ),
+                unit="Bps",
+            )
+        )
+    return Row(title="GPUs", panels=tuple(panels))
+
+
+def _nodes(plan: Plan) -> Row:
+    network = 'node_network_{}_bytes_total{{device!~"lo|veth.*|eni.*"}}'
+    panels = [
+        Panel(
+            title="Nodes by rung",
+            queries=(
+                ("count by (label_inference_platform_rung) (kube_node_labels)", "{{label_inference_platform_rung}}"),
+            ),
+            unit="short",
+        ),
+        Panel(
+            title="CPU busy",
+            queries=(
+                ('1 - avg by (instance) (rate(node_cpu_seconds_total{mode="idle"}[$__rate_interval]))', "{{instance}}"),
+            ),
+            unit="percentunit",
+            maximum=1,
+        ),
+        Panel(
+            title="Memory in use",
+            queries=(("1 - node_memory_MemAvailable_bytes / node_memory_MemTotal_bytes", "{{instance}}"),),
+            unit="percentunit",
+            maximum=1,
+        ),
+        Panel(
+            title="Network without EFA",
+            queries=tuple(
+                (f"sum by (instance) (rate({network.format(way)}[$__rate_interval]))", f"{{{{instance}}}} {word}")
+                for way, word in (("receive", "received"), ("transmit", "sent"))
+            ),
+            unit="Bps",
+            description="Requests, image pulls, S3 and Lustre over TCP; EFA traffic passes the kernel by",
+        ),
+    ]
+    if any(pool.hardware.efa_devices for pool in plan.pools):
+        efa = 'resource="vpc_amazonaws_com_efa"'
+        panels.append(
+            Panel(
+                title="EFA devices: there and asked for",
+                queries=(
+                    (f"sum(kube_node_status_allocatable{{{efa}}})", "allocatable"),
+                    (f"sum(kube_pod_container_resource_requests{{{efa}}})", "requested"),
+                ),
+                unit="short",
+            )
+        )
+    if plan.cache.claim_name is not None:
+        claim = f'namespace="{naming.SERVING_NAMESPACE}",persistentvolumeclaim="{plan.cache.claim_name}"'
+        used, capacity = (f"max(kubelet_volume_stats_{what}_bytes{{{claim}}})" for what in ("used", "capacity"))
+        panels.append(
+            Panel(
+                title="Model cache in use",
+                queries=((f"{used} / {capacity}", plan.cache.claim_name),),
+                unit="percentunit",
+                maximum=1,
+            )
+        )
+    return Row(title="Nodes and cache", panels=tuple(panels))
+
+
+def _layout(rows: list[Row]) -> Iterator[dict[str, Any]]:
+    """Rows from top to bottom, their panels three abreast."""
+    top, number = 0, 0
+    for row in rows:
+        number += 1
+        place = {"x": 0, "y": top, "w": GRID_COLUMNS, "h": 1}
+        yield {"id": number, "type": "row", "title": row.title, "collapsed": False, "panels": [], "gridPos": place}
+        top += 1
+        abreast = GRID_COLUMNS // PANEL_WIDTH
+        for index, panel in enumerate(row.panels):
+            number += 1
+            x, y = index % abreast * PANEL_WIDTH, top + index // abreast * PANEL_HEIGHT
+            yield _time_series(panel, number, {"x": x, "y": y, "w": PANEL_WIDTH, "h": PANEL_HEIGHT})
+        top += -(-len(row.panels) // abreast) * PANEL_HEIGHT
+
+
+def _time_series(panel: Panel, number: int, place: dict[str, int]) -> dict[str, Any]:
+    defaults: dict[str, Any] = {"unit": panel.unit, "min": 0}
+    if panel.maximum is not None:
+        defaults["max"] = panel.maximum
+    return {
+        "id": number,
+        "type": "timeseries",
+        "title": panel.title,
+        "description": panel.description,
+        "datasource": DATASOURCE,
+        "gridPos": place,
+        "fieldConfig": {"defaults": defaults, "overrides": []},
+        "options": {
+            "legend": {"displayMode": "list", "placement": "bottom"},
+            "tooltip": {"mode": "multi", "sort": "desc"},
+        },
+        "targets": [
+            {"refId": chr(ord("A") + index), "datasource": DATASOURCE, "expr": expression, "legendFormat": legend}
+            for index, (expression, legend) in enumerate(panel.queries)
+        ],
+    }
+
+
+class Dashboard(pulumi.ComponentResource):
+    """The dashboard as a ConfigMap, which Grafana's sidecar finds by its label."""
+
+    def __init__(self, name: str, args: DashboardArgs, opts: pulumi.ResourceOptions | None = None) -> None:
+        super().__init__("inference:index:Dashboard", name, None, opts)
+        kubernetes.core.v1.ConfigMap(
+            f"{name}-json",
+            metadata=kubernetes.meta.v1.ObjectMetaArgs(
+                name="inference-platform-dashboard",
+                namespace=naming.MONITORING_NAMESPACE,
+                labels={"grafana_dashboard": "1", naming.PART_OF_LABEL: naming.PROJECT},
+            ),
+            data={"inference-platform.json": rendered(args.plan)},
+            opts=pulumi.ResourceOptions(parent=self, depends_on=list(args.after)),
+        )
+        self.register_outputs({})

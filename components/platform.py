@@ -1,0 +1,165 @@
+"""What every model stands on, in the order in which it must exist."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import pulumi
+
+from components._secrets import SecretValues
+from components.certificates import Certificates, CertificatesArgs
+from components.cluster_autoscaler import ClusterAutoscaler, ClusterAutoscalerArgs
+from components.efa import Efa, EfaArgs
+from components.gpu import Gpu, GpuArgs
+from components.keda import Keda, KedaArgs
+from components.kuberay import KubeRay, KubeRayArgs
+from components.lws import LeaderWorkerSets, LeaderWorkerSetsArgs
+from components.namespaces import Namespaces, NamespacesArgs, levels
+from components.observability.alerts import Alerts, AlertsArgs
+from components.observability.dashboard import Dashboard, DashboardArgs
+from components.observability.stack import Monitoring, MonitoringArgs
+from components.priorities import Priorities, PrioritiesArgs
+from components.storage import Storage, StorageArgs
+from infra import permissions
+from infra.providers import Account
+from planner import naming
+from planner.plan import EksPlan, Plan
+
+Capability = Literal["monitoring", "certificates", "gpu", "efa", "kuberay", "lws", "keda", "cluster_autoscaler"]
+
+SHORTEST_DRAIN_SECONDS = 600
+"""cluster-autoscaler's default: what it gives the pods of a node that it removes."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PlatformAws:
+    """What the cluster's controllers need of the AWS side; there is none on a cluster that exists."""
+
+    provider: pulumi.ProviderResource
+    account: Account
+    cluster_arn: pulumi.Input[str]
+    volume_key_arn: pulumi.Input[str]
+    """KMS key of volumes."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PlatformOutputs:
+    """What serving may depend on."""
+
+    namespaces: Mapping[str, pulumi.Resource]
+    """By name."""
+    priority_classes: Mapping[str, pulumi.Resource]
+    """By name."""
+    charts: Mapping[Capability, pulumi.Resource]
+    """Releases by capability; each brings its custom resources. One that the stack does not need is absent."""
+
+
+def declare(
+    plan: Plan,
+    *,
+    provider: pulumi.ProviderResource,
+    after: tuple[pulumi.Resource, ...],
+    secrets: SecretValues,
+    aws: PlatformAws | None,
+) -> PlatformOutputs:
+    """Declares namespaces, priorities, storage, controllers and observability of a plan.
+
+    Args:
+        plan: the plan.
+        provider: the cluster's Kubernetes provider.
+        after: what makes the cluster usable: system nodes, add-ons and the deployer's access.
+        secrets: values that only the user knows.
+        aws: the AWS side of a cluster made here; None for a cluster that exists.
+
+    Raises:
+        pulumi.RunError: a chart is not in the mirror directory, or a given secret is missing.
+        ValueError: the plan makes a cluster, but `aws` is None.
+    """
+    if isinstance(plan.target, EksPlan) and aws is None:
+        raise ValueError("a cluster made here needs its AWS side")
+    opts = pulumi.ResourceOptions(providers=[provider, aws.provider] if aws else [provider])
+    mirror, charts = plan.image_mirror, plan.charts
+
+    namespaces = Namespaces("namespaces", NamespacesArgs(levels=levels(plan), after=after), opts).by_name
+    priorities = Priorities("priorities", PrioritiesArgs(after=after), opts).by_name
+    classes = Storage("storage", StorageArgs(key_arn=aws.volume_key_arn, after=after), opts).classes if aws else ()
+    ready: dict[Capability, pulumi.Resource] = {}
+
+    def before(chart: str) -> tuple[pulumi.Resource, ...]:
+        """What a controller needs: the cluster, its namespace and its priority."""
+        own = namespaces.get(charts[chart].namespace)
+        return (*after, priorities[naming.CONTROLLER_PRIORITY], *([own] if own else []))
+
+    # First: it brings the ServiceMonitor, which most other charts declare.
+    monitoring = Monitoring(
+        "monitoring",
+        MonitoringArgs(
+            chart=charts["kube-prometheus-stack"],
+            image_mirror=mirror,
+            observability=plan.observability,
+            secrets=secrets,
+            after=(*before("kube-prometheus-stack"), *classes),
+        ),
+        opts,
+    ).release
+    ready["monitoring"] = monitoring
+    Alerts("alerts", AlertsArgs(alerts=plan.observability.alerts, after=(monitoring,)), opts)
+    Dashboard("dashboard", DashboardArgs(plan=plan, after=(namespaces[naming.MONITORING_NAMESPACE],)), opts)
+
+    if chart := charts.get("cert-manager"):
+        ready["certificates"] = Certificates(
+            "certificates", CertificatesArgs(chart=chart, image_mirror=mirror, after=before("cert-manager")), opts
+        ).issuer
+    if chart := charts.get("gpu-operator"):
+        ready["gpu"] = Gpu(
+            "gpu",
+            GpuArgs(
+                chart=chart,
+                image_mirror=mirror,
+                # Our node groups run EKS's NVIDIA image, which has both.
+                host_software="preinstalled" if isinstance(plan.target, EksPlan) else plan.target.gpu_driver,
+                scrape_interval_seconds=plan.observability.scrape_interval_seconds,
+                after=(*before("gpu-operator"), monitoring),
+            ),
+            opts,
+        ).release
+    if chart := charts.get("aws-efa-k8s-device-plugin"):
+        ready["efa"] = Efa(
+            "efa",
+            EfaArgs(chart=chart, image_mirror=mirror, region=plan.region, after=before("aws-efa-k8s-device-plugin")),
+            opts,
+        ).release
+    if chart := charts.get("kuberay-operator"):
+        ready["kuberay"] = KubeRay(
+            "kuberay",
+            KubeRayArgs(chart=chart, image_mirror=mirror, after=(*before("kuberay-operator"), monitoring)),
+            opts,
+        ).release
+    if chart := charts.get("lws"):
+        ready["lws"] = LeaderWorkerSets(
+            "lws", LeaderWorkerSetsArgs(chart=chart, image_mirror=mirror, after=before("lws")), opts
+        ).release
+    if chart := charts.get("keda"):
+        ready["keda"] = Keda(
+            "keda", KedaArgs(chart=chart, image_mirror=mirror, after=(*before("keda"), monitoring)), opts
+        ).release
+    if (chart := charts.get("cluster-autoscaler")) and isinstance(plan.target, EksPlan) and aws:
+        ready["cluster_autoscaler"] = ClusterAutoscaler(
+            "cluster-autoscaler",
+            ClusterAutoscalerArgs(
+                chart=chart,
+                image_mirror=mirror,
+                cluster_name=plan.target.cluster_name,
+                cluster_arn=aws.cluster_arn,
+                region=aws.account.region,
+                pools=plan.pools,
+                grace_seconds=max([SHORTEST_DRAIN_SECONDS, *(model.drain.grace_seconds for model in plan.models)]),
+                statements=permissions.cluster_autoscaler(plan.target.cluster_name, aws.account),
+                # Its ServiceMonitor lies in the namespace of Prometheus.
+                after=(*before("cluster-autoscaler"), namespaces[naming.MONITORING_NAMESPACE], monitoring),
+            ),
+            opts,
+        ).release
+    return PlatformOutputs(namespaces=namespaces, priority_classes=priorities, charts=ready)
