@@ -4,7 +4,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, NoReturn
@@ -18,6 +20,9 @@ from pulumi.runtime.rpc import UNKNOWN
 from rehearsal.aws import functions, simulated
 from rehearsal.aws_plugin.diff import diff_response
 from rehearsal.aws_plugin.wire import each_leaf, from_struct, to_struct
+
+_DRAWN = re.compile(r"0[0-9a-f]{16}")
+"""The digits that AWS draws for an id such as vpc-0123456789abcdef0."""
 
 
 class StandInAws(provider_pb2_grpc.ResourceProviderServicer):
@@ -39,6 +44,7 @@ class StandInAws(provider_pb2_grpc.ResourceProviderServicer):
         self._environment = environment
         self._engine = engine
         self._warned: set[str] = set()
+        self._replaced: dict[str, str] = {}  # the old id of what is being replaced, by URN
 
     # --- the plugin and its configuration --------------------------------------------------------------------------
     def GetPluginInfo(self, request: Empty, context: grpc.ServicerContext) -> plugin_pb2.PluginInfo:
@@ -90,10 +96,13 @@ class StandInAws(provider_pb2_grpc.ResourceProviderServicer):
         old, new = from_struct(request.old_inputs), from_struct(request.news)
         named = simulated.resource_types().get(token)
         fixed_name = named.name if named else None
+        replacing = simulated.replacing_changes(token, old, new)
+        if replacing:
+            self._replaced[request.urn] = request.id
         return diff_response(
             old,
             new,
-            replacing=simulated.replacing_changes(token, old, new),
+            replacing=replacing,
             # As the real provider does: two resources of one fixed name cannot exist at once.
             delete_first=fixed_name is not None and fixed_name in new and old.get(fixed_name) == new[fixed_name],
         )
@@ -105,6 +114,9 @@ class StandInAws(provider_pb2_grpc.ResourceProviderServicer):
             planned = simulated.preview(token, name, inputs, unknown=UNKNOWN, environment=self._environment)
             return rpc.CreateResponse(properties=to_struct(planned))
         physical_id, outputs = simulated.create(token, name, inputs, environment=self._environment)
+        if request.urn in self._replaced:
+            successor = _successor(physical_id, self._replaced.pop(request.urn))
+            outputs, physical_id = _renamed(outputs, physical_id, successor), successor
         return rpc.CreateResponse(id=physical_id, properties=to_struct(outputs))
 
     def Update(self, request: rpc.UpdateRequest, context: grpc.ServicerContext) -> rpc.UpdateResponse:
@@ -125,11 +137,7 @@ class StandInAws(provider_pb2_grpc.ResourceProviderServicer):
         token, inputs = _type(request.urn), from_struct(request.inputs)
         self._warn_if_unknown(token, request.urn)
         made, outputs = simulated.create(token, _name(request.urn), inputs, environment=self._environment)
-
-        def existing(value: Any) -> Any:
-            return value.replace(made, request.id) if isinstance(value, str) else value
-
-        found = each_leaf(outputs, existing)
+        found = _renamed(outputs, made, request.id)
         return rpc.ReadResponse(id=request.id, properties=to_struct(found), inputs=request.inputs)
 
     def Invoke(self, request: rpc.InvokeRequest, context: grpc.ServicerContext) -> rpc.InvokeResponse:
@@ -162,6 +170,22 @@ def _as_planned(outputs: Mapping[str, Any], inputs: Mapping[str, Any], previous:
 
     return {
         key: UNKNOWN if key not in inputs and key in previous and value != previous[key] else each_leaf(value, hidden)
+        for key, value in outputs.items()
+    }
+
+
+def _successor(physical_id: str, old_id: str) -> str:
+    """The id of a replacement: AWS draws a new one unless the id is a name, and what refers to it sees the change."""
+    prefix, dash, digits = physical_id.rpartition("-")
+    if not _DRAWN.fullmatch(digits):
+        return physical_id
+    return f"{prefix}{dash}0{hashlib.sha256(old_id.encode()).hexdigest()[:16]}"
+
+
+def _renamed(outputs: Mapping[str, Any], old_id: str, new_id: str) -> dict[str, Any]:
+    """The outputs of a resource under another id: ARNs and the like carry it too."""
+    return {
+        key: each_leaf(value, lambda leaf: leaf.replace(old_id, new_id) if isinstance(leaf, str) else leaf)
         for key, value in outputs.items()
     }
 

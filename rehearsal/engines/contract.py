@@ -114,7 +114,7 @@ class RunResult:
     Attributes:
         changes: One for each resource, unchanged ones included, in the order in which the engine finished them: after
             a destroy, the order of deletion.
-        outputs: The stack's outputs, unknown values as `UNKNOWN`, secrets as `SECRET`.
+        outputs: The stack's outputs, secrets as `SECRET`; after a preview only those that are known then, if any.
         resources: The state after the run; after a preview, the resources as planned.
         seconds: Wall-clock time of the run.
         problems: Errors and warnings of the run, one line each or a short block. Empty means a clean run.

@@ -125,6 +125,20 @@ def test_fixed_name_is_deleted_before_it_is_made_again(aws: Any) -> None:
     assert answer.deleteBeforeReplace
 
 
+def test_a_replacement_has_a_new_id_unless_the_id_is_its_name(aws: Any) -> None:
+    vpc = "urn:pulumi:prod::inference-platform::aws:ec2/vpc:Vpc::vpc"
+    old, new = to_struct({"cidrBlock": "10.0.0.0/16"}), to_struct({"cidrBlock": "10.0.0.0/15"})
+    first = aws.Create(rpc.CreateRequest(urn=vpc, properties=old)).id
+    aws.Diff(rpc.DiffRequest(urn=vpc, id=first, old_inputs=old, news=new))
+    second = aws.Create(rpc.CreateRequest(urn=vpc, properties=new))
+    assert second.id.startswith("vpc-0")
+    assert second.id != first
+    assert from_struct(second.properties)["arn"].endswith(second.id)
+    old, new = to_struct({"name": "prod", "roleArn": "a"}), to_struct({"name": "prod", "roleArn": "b"})
+    aws.Diff(rpc.DiffRequest(urn=CLUSTER, id="prod", old_inputs=old, news=new))
+    assert aws.Create(rpc.CreateRequest(urn=CLUSTER, properties=new)).id == "prod"
+
+
 def test_equal_inputs_are_no_change(aws: Any) -> None:
     same = to_struct({"name": "prod", "vpcConfig": {"subnetIds": ["a", "b"]}})
     answer = aws.Diff(rpc.DiffRequest(urn=CLUSTER, id="prod", old_inputs=same, news=same))
