@@ -1,0 +1,149 @@
+"""The part of a kubelet that KWOK leaves out: whether and when a pod with GPUs would start.
+
+A pod waits for what it names, for its companions, and for its model's weights. Then its planned start-up time runs; if
+its own startup probe allows less than that, the pod is killed instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+from planner.naming import MODEL_LABEL
+from rehearsal.kube import CONFIG_MAPS, JOBS, PODS, SECRETS, Caches, Json, Key, Kind, Kube, key_of
+from rehearsal.nodes import GPU
+from rehearsal.references import references
+from rehearsal.stages import KILLED_AT, READY_AT
+
+GROUP_KEY: Final = "leaderworkerset.sigs.k8s.io/group-key"
+GROUP_SIZE: Final = "leaderworkerset.sigs.k8s.io/size"
+RAY_NODE: Final = "ray.io/node-type"
+
+RAY_START_SECONDS: Final = 60.0
+"""From a pulled image to a Ready Ray container, which loads no model yet (assumed)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Startup:
+    """What a model needs before it serves."""
+
+    seconds: float
+    """Image, weights, compilation and graph capture."""
+    warmup: Key | None
+    """The Job that makes the weights ready."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Killed:
+    """A pod whose own startup probe gave up on it."""
+
+    pod: Key
+    model: str
+    needs_seconds: float
+    allows_seconds: float
+
+
+class Kubelet:
+    """Decides when pods with GPUs become Ready, and writes it on them for KWOK's Stages.
+
+    Args:
+        kube: where the pods are.
+        startups: by the model's name.
+        compression: how many planned seconds one rehearsed second stands for.
+    """
+
+    kinds: Sequence[Kind] = (PODS, JOBS, SECRETS, CONFIG_MAPS)
+
+    def __init__(self, kube: Kube, startups: Mapping[str, Startup], *, compression: float) -> None:
+        self.held: dict[Key, str] = {}
+        """Scheduled pods that do not start, and why."""
+        self.killed: list[Killed] = []
+        self._kube = kube
+        self._startups = startups
+        self._compression = compression
+
+    def reconcile(self, caches: Caches, now: float) -> float | None:  # noqa: ARG002 - the stand-ins' signature
+        """Start every pod that can start."""
+        held: dict[Key, str] = {}
+        pods = [pod for pod in caches.all(PODS) if "deletionTimestamp" not in pod["metadata"]]
+        for pod in pods:
+            if not _waits(pod):
+                continue
+            if reason := self._holds(pod, pods, caches):
+                held[key_of(pod)] = reason
+            else:
+                self._start(pod)
+        self.held = held
+        return None
+
+    def _holds(self, pod: Json, pods: Sequence[Json], caches: Caches) -> str | None:
+        namespace = pod["metadata"]["namespace"]
+        for reference in references(pod["spec"]):
+            if reference.kind == "PersistentVolumeClaim":
+                continue  # the scheduler has waited for it
+            kind = SECRETS if reference.kind == "Secret" else CONFIG_MAPS
+            found = caches.get(kind, (namespace, reference.name))
+            if found is None:
+                return f"{reference.kind} {namespace}/{reference.name} does not exist"
+            if reference.key and reference.key not in {**found.get("data", {}), **found.get("binaryData", {})}:
+                return f"{reference.kind} {namespace}/{reference.name} has no key {reference.key}"
+        if group := pod["metadata"].get("labels", {}).get(GROUP_KEY):
+            started = [other for other in pods if other["metadata"].get("labels", {}).get(GROUP_KEY) == group]
+            placed = sum(1 for other in started if other["spec"].get("nodeName"))
+            size = int(pod["metadata"].get("annotations", {}).get(GROUP_SIZE, "1"))
+            if placed < size:
+                return f"{placed} of the {size} pods of its group have a node"
+        startup = self._startups.get(_model(pod))
+        if startup and startup.warmup and not _complete(caches.get(JOBS, startup.warmup)):
+            return f"the warm-up Job {startup.warmup[1]} has not made the weights ready"
+        return None
+
+    def _start(self, pod: Json) -> None:
+        startup = self._startups.get(_model(pod))
+        seconds = startup.seconds if startup else 0.0
+        if RAY_NODE in pod["metadata"]["labels"]:
+            seconds = min(seconds, RAY_START_SECONDS)
+        allowed = _startup_budget(pod)
+        annotation = READY_AT
+        if allowed is not None and allowed < seconds:
+            annotation = KILLED_AT
+            self.killed.append(
+                Killed(pod=key_of(pod), model=_model(pod), needs_seconds=seconds, allows_seconds=allowed)
+            )
+            seconds = allowed
+        at = datetime.now(UTC) + timedelta(seconds=seconds / self._compression)
+        self._kube.patch(PODS, key_of(pod), {"metadata": {"annotations": {annotation: at.isoformat()}}})
+
+
+def _waits(pod: Mapping[str, Any]) -> bool:
+    annotations = pod["metadata"].get("annotations", {})
+    return (
+        bool(pod["spec"].get("nodeName"))
+        and pod.get("status", {}).get("phase", "Pending") == "Pending"
+        and READY_AT not in annotations
+        and KILLED_AT not in annotations
+        and any(GPU in one.get("resources", {}).get("limits", {}) for one in pod["spec"]["containers"])
+    )
+
+
+def _model(pod: Mapping[str, Any]) -> str:
+    return pod["metadata"].get("labels", {}).get(MODEL_LABEL, "")
+
+
+def _startup_budget(pod: Mapping[str, Any]) -> float | None:
+    """The least that a startup probe of the pod allows, in seconds; None where no container has one."""
+    probes = [container["startupProbe"] for container in pod["spec"]["containers"] if "startupProbe" in container]
+    return min(
+        (
+            probe.get("initialDelaySeconds", 0) + probe.get("periodSeconds", 10) * probe.get("failureThreshold", 3)
+            for probe in probes
+        ),
+        default=None,
+    )
+
+
+def _complete(job: Mapping[str, Any] | None) -> bool:
+    conditions = (job or {}).get("status", {}).get("conditions", ())
+    return any(condition["type"] == "Complete" and condition["status"] == "True" for condition in conditions)
