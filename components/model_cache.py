@@ -1,0 +1,266 @@
+"""The model cache as pods see it: the volume of weights, and a Job for each revision that makes it ready."""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pulumi
+import pulumi_kubernetes as k8s
+
+from components.serving.pods import SKIP_AWAIT, cache_volume, tolerations, warmup_labels
+from planner.naming import PART_OF_LABEL, PROJECT
+from planner.plan import CachePlan, PoolPlan, WarmupPlan
+
+SCRIPT_NAME = "model-warm-up"
+_SCRIPT = Path(__file__).parent / "scripts" / "warm_up.py"
+_SCRIPT_MOUNT = "/opt/warm-up"
+_LABELS = {PART_OF_LABEL: PROJECT, "app.kubernetes.io/managed-by": "pulumi"}
+
+_EXIT_BROKEN = 3
+"""The script's exit code for weights that another try cannot mend."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileSystem:
+    """An FSx for Lustre file system."""
+
+    id: pulumi.Input[str]
+    dns_name: pulumi.Input[str]
+    mount_name: pulumi.Input[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelCacheArgs:
+    """What holds the weights."""
+
+    cache: CachePlan
+    namespace: str
+    file_system: FileSystem | None
+    """For a Lustre cache."""
+    after: tuple[pulumi.Resource, ...]
+
+
+class ModelCache(pulumi.ComponentResource):
+    """The claim that pods mount, and the script that warm-up Jobs run."""
+
+    claim: k8s.core.v1.PersistentVolumeClaim
+    script: k8s.core.v1.ConfigMap
+
+    def __init__(self, name: str, args: ModelCacheArgs, opts: pulumi.ResourceOptions | None = None) -> None:
+        super().__init__("inference:index:ModelCache", name, None, opts)
+        if args.cache.claim_name is None:
+            raise ValueError("the plan has no model cache to mount")
+        child = pulumi.ResourceOptions(parent=self, depends_on=list(args.after))
+        if args.cache.fsx is not None:
+            self.claim = self._lustre_claim(name, args)
+        else:
+            self.claim = self._dynamic_claim(name, args, child)
+        self.script = k8s.core.v1.ConfigMap(
+            f"{name}-script",
+            metadata=k8s.meta.v1.ObjectMetaArgs(name=SCRIPT_NAME, namespace=args.namespace, labels=_LABELS),
+            data={_SCRIPT.name: _SCRIPT.read_text()},
+            opts=child,
+        )
+        self.register_outputs({})
+
+    def _lustre_claim(self, name: str, args: ModelCacheArgs) -> k8s.core.v1.PersistentVolumeClaim:
+        """A static volume: the file system is made by the AWS layer and outlives every claim."""
+        fsx, system, claim_name = args.cache.fsx, args.file_system, str(args.cache.claim_name)
+        if fsx is None or system is None:
+            raise ValueError("a Lustre cache needs its file system")
+        capacity = {"storage": f"{fsx.storage_gib}Gi"}
+        volume_name = f"{args.namespace}-{claim_name}"
+        volume = k8s.core.v1.PersistentVolume(
+            f"{name}-volume",
+            metadata=k8s.meta.v1.ObjectMetaArgs(name=volume_name, labels=_LABELS),
+            spec=k8s.core.v1.PersistentVolumeSpecArgs(
+                capacity=capacity,
+                access_modes=["ReadWriteMany"],
+                volume_mode="Filesystem",
+                persistent_volume_reclaim_policy="Retain",
+                storage_class_name="",
+                mount_options=["flock"],
+                # Reserved: no other claim that fits may take it.
+                claim_ref=k8s.core.v1.ObjectReferenceArgs(
+                    api_version="v1", kind="PersistentVolumeClaim", namespace=args.namespace, name=claim_name
+                ),
+                csi=k8s.core.v1.CSIPersistentVolumeSourceArgs(
+                    driver="fsx.csi.aws.com",
+                    volume_handle=system.id,
+                    volume_attributes={"dnsname": system.dns_name, "mountname": system.mount_name},
+                ),
+            ),
+            # A volume's source cannot change, and its name is fixed.
+            opts=pulumi.ResourceOptions(parent=self, depends_on=list(args.after), delete_before_replace=True),
+        )
+        return k8s.core.v1.PersistentVolumeClaim(
+            f"{name}-claim",
+            metadata=k8s.meta.v1.ObjectMetaArgs(name=claim_name, namespace=args.namespace, labels=_LABELS),
+            spec=k8s.core.v1.PersistentVolumeClaimSpecArgs(
+                access_modes=["ReadWriteMany"],
+                storage_class_name="",
+                volume_name=volume_name,
+                resources=k8s.core.v1.VolumeResourceRequirementsArgs(requests=capacity),
+            ),
+            opts=pulumi.ResourceOptions(parent=self, depends_on=[*args.after, volume], delete_before_replace=True),
+        )
+
+    def _dynamic_claim(
+        self, name: str, args: ModelCacheArgs, child: pulumi.ResourceOptions
+    ) -> k8s.core.v1.PersistentVolumeClaim:
+        plan = args.cache.volume_claim
+        if plan is None:
+            raise ValueError("the plan names a claim but says nothing of its size")
+        return k8s.core.v1.PersistentVolumeClaim(
+            f"{name}-claim",
+            metadata=k8s.meta.v1.ObjectMetaArgs(
+                name=str(args.cache.claim_name),
+                namespace=args.namespace,
+                labels=_LABELS,
+                # Many classes bind with the first pod, and the first pod waits for this claim.
+                annotations=SKIP_AWAIT,
+            ),
+            spec=k8s.core.v1.PersistentVolumeClaimSpecArgs(
+                access_modes=[plan.access_mode],
+                storage_class_name=plan.storage_class,
+                resources=k8s.core.v1.VolumeResourceRequirementsArgs(requests={"storage": f"{plan.storage_gib}Gi"}),
+            ),
+            opts=child,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WarmUpArgs:
+    """A revision to make ready."""
+
+    warmup: WarmupPlan
+    namespace: str
+    image: str
+    """The engine's image: it has Python and the hub's client, and its nodes pull it anyway."""
+    priority_class: str
+    pool: PoolPlan
+    cache: CachePlan
+    after: tuple[pulumi.Resource, ...]
+    """The claim, the script, the hub token's Secret and the pool's node groups."""
+
+
+class WarmUp(pulumi.ComponentResource):
+    """The Job that makes one revision ready. `up` does not wait for it: its nodes may come later."""
+
+    job: k8s.batch.v1.Job
+
+    def __init__(self, name: str, args: WarmUpArgs, opts: pulumi.ResourceOptions | None = None) -> None:
+        super().__init__("inference:index:WarmUp", name, None, opts)
+        self.job = k8s.batch.v1.Job(
+            f"{name}-job",
+            metadata=k8s.meta.v1.ObjectMetaArgs(
+                name=args.warmup.name,
+                namespace=args.namespace,
+                labels={**_LABELS, **warmup_labels(args.warmup.name)},
+                annotations={**SKIP_AWAIT, "pulumi.com/deletionPropagationPolicy": "background"},
+            ),
+            spec=job_spec(args),
+            # A Job's template cannot change, and its name is that of the revision.
+            opts=pulumi.ResourceOptions(parent=self, depends_on=list(args.after), delete_before_replace=True),
+        )
+        self.register_outputs({})
+
+
+def job_spec(args: WarmUpArgs) -> Any:
+    """The Job's spec, as the API has it.
+
+    It has no TTL (a Job that vanished would be made again by the next `up`) and no deadline of its own: time spent
+    waiting for a node must not count, so the script keeps the time.
+    """
+    warmup = args.warmup
+    failures = [
+        # Wrong bytes stay wrong: fail at once, so that it is seen.
+        {
+            "action": "FailJob",
+            "onExitCodes": {"containerName": "warm-up", "operator": "In", "values": [_EXIT_BROKEN]},
+        },
+        # A reclaimed node is not the script's failure.
+        {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
+    ]
+    return {
+        "completions": 1,
+        "parallelism": 1,
+        "backoffLimit": 6,
+        "podFailurePolicy": {"rules": failures},
+        "template": {
+            "metadata": {
+                "labels": {**_LABELS, **warmup_labels(warmup.name)},
+                "annotations": {"cluster-autoscaler.kubernetes.io/safe-to-evict": "false"},
+            },
+            "spec": _pod_spec(args),
+        },
+    }
+
+
+def _pod_spec(args: WarmUpArgs) -> dict[str, Any]:
+    warmup, cache = args.warmup, args.cache
+    return {
+        "restartPolicy": "Never",
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        # The pods that wait for it must not push it off the node.
+        "priorityClassName": args.priority_class,
+        "nodeSelector": dict(args.pool.node_selector),
+        "tolerations": tolerations(args.pool.taints),
+        # Directories that the file system took over from S3 belong to root.
+        "securityContext": {"runAsUser": 0, "seccompProfile": {"type": "RuntimeDefault"}},
+        "containers": [
+            {
+                "name": "warm-up",
+                "image": args.image,
+                "command": ["python3", f"{_SCRIPT_MOUNT}/{_SCRIPT.name}"],
+                "args": _arguments(warmup),
+                "env": _environment(warmup),
+                # Little, since the model's pods hold most of the node while they wait; it may use what is idle.
+                "resources": {
+                    "limits": {"memory": "4Gi"},
+                    "requests": {"cpu": "500m", "memory": "1Gi"},
+                },
+                "securityContext": {
+                    "allowPrivilegeEscalation": False,
+                    "readOnlyRootFilesystem": True,
+                    "capabilities": {"drop": ["ALL"]},
+                },
+                "volumeMounts": [
+                    {"name": "models", "mountPath": cache.mount_path},
+                    {"name": "script", "mountPath": _SCRIPT_MOUNT, "readOnly": True},
+                    {"name": "temporary", "mountPath": "/tmp"},  # noqa: S108
+                ],
+            }
+        ],
+        "volumes": [
+            cache_volume(cache),
+            {"name": "script", "configMap": {"name": SCRIPT_NAME}},
+            {"name": "temporary", "emptyDir": {}},
+        ],
+    }
+
+
+def _arguments(warmup: WarmupPlan) -> list[str]:
+    weights = warmup.weights
+    source = "hub" if weights.medium == "volume" else "files"
+    return [
+        f"--model={weights.hub_id}",
+        f"--revision={weights.revision}",
+        f"--directory={weights.directory}",
+        f"--marker={posixpath.join(weights.directory, weights.ready_marker)}",
+        f"--source={source}",
+        f"--timeout-seconds={warmup.timeout_seconds}",
+    ]
+
+
+def _environment(warmup: WarmupPlan) -> list[Mapping[str, Any]]:
+    env: list[Mapping[str, Any]] = [{"name": "HOME", "value": "/tmp"}]  # noqa: S108
+    if warmup.weights.medium == "volume" and warmup.hub_token is not None:
+        reference = {"name": warmup.hub_token.name, "key": warmup.hub_token.key}
+        env.append({"name": "HF_TOKEN", "valueFrom": {"secretKeyRef": reference}})
+    return env

@@ -1,0 +1,134 @@
+"""All models of a plan: their cache, their warm-up Jobs and one `ModelServer` each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import pulumi
+
+from components._secrets import SecretValues, declare_secret
+from components.model_cache import FileSystem, ModelCache, ModelCacheArgs, WarmUp, WarmUpArgs
+from components.serving.model_server import ModelServer, ModelServerArgs, Monitoring, WeightsBucket
+from planner.naming import SERVING_NAMESPACE
+from planner.plan import ModelPlan, Plan, WarmupPlan
+
+_OTHER_RUNTIMES = {
+    "deployment": {"lws", "kuberay-operator"},
+    "leader_worker_set": {"kuberay-operator"},
+    "ray_service": {"lws", "keda"},
+}
+"""Charts that a runtime does without: its models need not wait for them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServingArgs:
+    """What models stand on."""
+
+    plan: Plan
+    platform: Mapping[str, pulumi.Resource]
+    """What must exist before and be destroyed after: charts by their catalog name, namespaces and priority classes."""
+    node_groups: Mapping[str, Sequence[pulumi.Resource]]
+    """By pool: its nodes must outlive its pods, which drain on them."""
+    file_system: FileSystem | None
+    bucket: WeightsBucket | None
+    secrets: SecretValues
+    prometheus_labels: Mapping[str, str]
+    """Labels by which Prometheus picks its monitors."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServingOutputs:
+    """What was declared."""
+
+    servers: Mapping[str, ModelServer]
+    cache: ModelCache | None
+    warm_ups: Mapping[str, WarmUp]
+
+    @property
+    def urls(self) -> dict[str, pulumi.Output[str]]:
+        """Base URL of each model inside the cluster."""
+        return {name: server.url for name, server in self.servers.items()}
+
+
+def declare(args: ServingArgs, opts: pulumi.ResourceOptions) -> ServingOutputs:
+    """Declares everything that serves.
+
+    Args:
+        args: the plan and what it stands on.
+        opts: the providers: Kubernetes always, AWS where models stream from S3.
+    """
+    plan = args.plan
+    everything = tuple(args.platform.values())
+    cache = None
+    if plan.cache.claim_name is not None:
+        cache = ModelCache(
+            "model-cache",
+            ModelCacheArgs(
+                cache=plan.cache, namespace=SERVING_NAMESPACE, file_system=args.file_system, after=everything
+            ),
+            opts=opts,
+        )
+    warm_ups = _warm_ups(args, cache, opts)
+    servers: dict[str, ModelServer] = {}
+    for model in plan.models:
+        warmup = _warmup_of(plan, model)
+        prepared: list[pulumi.Resource] = []
+        if cache is not None and model.weights.medium != "s3_stream":
+            prepared.append(cache.claim)
+        if warmup is not None:
+            prepared.append(warm_ups[warmup.name])
+        needed = [resource for name, resource in args.platform.items() if name not in _OTHER_RUNTIMES[model.runtime]]
+        servers[model.name] = ModelServer(
+            model.name,
+            ModelServerArgs(
+                model=model,
+                pool=plan.pool(model.pool),
+                cache=plan.cache,
+                monitoring=Monitoring(
+                    url=plan.observability.prometheus_url,
+                    scrape_interval_seconds=plan.observability.scrape_interval_seconds,
+                    labels=args.prometheus_labels,
+                ),
+                secrets=args.secrets,
+                ready_timeout_seconds=warmup.timeout_seconds if warmup else None,
+                bucket=args.bucket,
+                after=(*needed, *args.node_groups.get(model.pool, ()), *prepared),
+            ),
+            opts=opts,
+        )
+    return ServingOutputs(servers=servers, cache=cache, warm_ups=warm_ups)
+
+
+def _warm_ups(args: ServingArgs, cache: ModelCache | None, opts: pulumi.ResourceOptions) -> dict[str, WarmUp]:
+    plan = args.plan
+    if cache is None or not plan.warmups:
+        return {}
+    before: list[pulumi.Resource] = [*args.platform.values(), cache.claim, cache.script]
+    tokens = {warmup.hub_token for warmup in plan.warmups if warmup.hub_token is not None}
+    if len(tokens) > 1:
+        raise ValueError("the plan has more hub tokens than one")
+    for token in tokens:
+        secret = declare_secret("hub-token", token, values=args.secrets, after=before, parent=cache)
+        before += [secret] if secret is not None else []
+    models = {model.name: model for model in plan.models}
+    return {
+        warmup.name: WarmUp(
+            warmup.name,
+            WarmUpArgs(
+                warmup=warmup,
+                namespace=SERVING_NAMESPACE,
+                image=models[warmup.models[0]].container.image,
+                priority_class=models[warmup.models[0]].priority_class,
+                pool=plan.pool(warmup.pool),
+                cache=plan.cache,
+                after=(*before, *args.node_groups.get(warmup.pool, ())),
+            ),
+            opts=opts,
+        )
+        for warmup in plan.warmups
+    }
+
+
+def _warmup_of(plan: Plan, model: ModelPlan) -> WarmupPlan | None:
+    return next((warmup for warmup in plan.warmups if model.name in warmup.models), None)

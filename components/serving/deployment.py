@@ -1,0 +1,51 @@
+"""A model that fits one node: a Deployment."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pulumi
+import pulumi_kubernetes as k8s
+
+from components.serving.pods import SKIP_AWAIT, PodContext, PodTemplate, object_labels, pod_template, selector_labels
+from components.serving.scaling import fields_of_the_scaler
+
+
+def template(context: PodContext) -> PodTemplate:
+    """The pod of a single-node replica."""
+    pods = pod_template(context, context.model.container, "server")
+    # Replicas on different nodes where there is room; packed on one they would go down together.
+    pods["spec"]["topologySpreadConstraints"] = [
+        {
+            "maxSkew": 1,
+            "topologyKey": "kubernetes.io/hostname",
+            "whenUnsatisfiable": "ScheduleAnyway",
+            "labelSelector": {"matchLabels": selector_labels(context.model)},
+        }
+    ]
+    return pods
+
+
+def declare(
+    name: str, context: PodContext, *, parent: pulumi.Resource, after: Sequence[pulumi.Resource]
+) -> k8s.apps.v1.Deployment:
+    """The Deployment; KEDA, where it scales it, owns `replicas`."""
+    model = context.model
+    spec: Any = {
+        "replicas": model.scaling.min_replicas,
+        "selector": {"matchLabels": selector_labels(model)},
+        # A surge pod needs GPUs that are not there: the rollout would wait for a node that the old pod holds.
+        "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 0, "maxUnavailable": 1}},
+        # Beyond the planned start, so that a slow load is not reported as a failed rollout.
+        "progressDeadlineSeconds": max(600, 3 * model.startup_seconds),
+        "template": template(context),
+    }
+    return k8s.apps.v1.Deployment(
+        name,
+        metadata=k8s.meta.v1.ObjectMetaArgs(
+            name=model.name, namespace=model.namespace, labels=object_labels(model), annotations=SKIP_AWAIT
+        ),
+        spec=spec,
+        opts=pulumi.ResourceOptions(parent=parent, depends_on=list(after), ignore_changes=fields_of_the_scaler(model)),
+    )

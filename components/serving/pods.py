@@ -1,0 +1,302 @@
+"""The pod template that Deployment, LeaderWorkerSet and RayService share, as plain data in the API's own words."""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import pulumi
+
+from planner.engines.request import CACHE_DIRECTORY
+from planner.naming import GROUP_ROLE_LABEL, MODEL_LABEL, PART_OF_LABEL, PROJECT, RUNG_LABEL
+from planner.plan import CachePlan, ContainerPlan, EnvVar, ModelPlan, PoolPlan, ProbePlan, Taint
+
+Role = Literal["server", "leader", "worker", "ray-head"]
+PodTemplate = dict[str, Any]
+"""A PodTemplateSpec: dictionaries and lists, camelCase keys; values may be Pulumi outputs."""
+
+COMPONENT_LABEL = "app.kubernetes.io/component"
+COMPONENT = "model-server"
+
+SKIP_AWAIT = {"pulumi.com/skipAwait": "true"}
+"""`pulumi up` must not wait for capacity that may come tomorrow; `ops wait` does."""
+
+ENGINE_CONTAINER = "engine"
+HTTP_PORT = "http"
+METRICS_PORT = "metrics"
+
+# Users that may run the engine in the project's own images. vLLM's since vllm-project/vllm#40275: user 2000 of group 0
+# and everything that it writes below $HOME. Ray's have always run as `ray`. SGLang's are only ever run as root.
+_VLLM_USER = {"runAsNonRoot": True, "runAsUser": 2000, "runAsGroup": 0}
+_RAY_USER = {"runAsNonRoot": True, "runAsUser": 1000}
+
+_WAIT_FOR_WEIGHTS = """\
+deadline=$(( $(date +%s) + LIMIT_SECONDS ))
+until [ -f "$READY_MARKER" ]; do
+  if [ "$(date +%s)" -ge "$deadline" ]; then
+    echo "No $READY_MARKER after ${LIMIT_SECONDS} s: the warm-up Job of this revision has not finished." \
+"Its log says why: kubectl -n $NAMESPACE logs -l $WARMUP_SELECTOR --tail=20" | tee /dev/termination-log >&2
+    exit 1
+  fi
+  echo "waiting for $READY_MARKER"
+  sleep 10
+done
+"""
+
+WARMUP_COMPONENT = "warm-up"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PodContext:
+    """What pods of a model need to know beyond the container's own plan."""
+
+    model: ModelPlan
+    pool: PoolPlan
+    cache: CachePlan
+    ready_timeout_seconds: int | None
+    """How long a pod waits for its weights before it says so; None where no warm-up Job prepares them."""
+    bucket: pulumi.Input[str] | None = None
+    """Name of the bucket of weights, where pods stream from it."""
+    region: str | None = None
+
+    @property
+    def mounts_cache(self) -> bool:
+        """Whether weights are files on a mounted volume."""
+        return self.model.weights.medium != "s3_stream"
+
+
+def selector_labels(model: ModelPlan) -> dict[str, str]:
+    """Labels that all pods of a model carry and no other pod does."""
+    return {MODEL_LABEL: model.name, COMPONENT_LABEL: COMPONENT}
+
+
+def object_labels(model: ModelPlan) -> dict[str, str]:
+    """Labels of every object of a model."""
+    return {
+        **selector_labels(model),
+        "app.kubernetes.io/name": model.engine,
+        PART_OF_LABEL: PROJECT,
+        "app.kubernetes.io/managed-by": "pulumi",
+    }
+
+
+def pod_labels(model: ModelPlan, role: Role) -> dict[str, str]:
+    """Labels of a pod; the role tells leaders from workers."""
+    return {**object_labels(model), GROUP_ROLE_LABEL: role}
+
+
+def warmup_labels(job: str) -> dict[str, str]:
+    """Labels of a warm-up Job's pods."""
+    return {MODEL_LABEL: job, COMPONENT_LABEL: WARMUP_COMPONENT}
+
+
+def ready_marker(context: PodContext) -> str:
+    """Path of the marker in the pod."""
+    weights = context.model.weights
+    return posixpath.join(weights.directory, weights.ready_marker)
+
+
+def tolerations(taints: tuple[Taint, ...]) -> list[dict[str, Any]]:
+    """Tolerations of exactly these taints."""
+    return [
+        {"key": taint.key, "operator": "Equal", "value": taint.value, "effect": taint.effect}
+        if taint.value
+        else {"key": taint.key, "operator": "Exists", "effect": taint.effect}
+        for taint in taints
+    ]
+
+
+def engine_user(model: ModelPlan, plan: ContainerPlan) -> dict[str, Any]:
+    """The user that the engine runs as, where not the image's own.
+
+    Capabilities reach only root's processes, so a pod that needs one (IPC_LOCK, for the memory that EFA pins) keeps it.
+    """
+    if plan.capabilities:
+        return {}
+    if model.runtime == "ray_service":
+        return dict(_RAY_USER)
+    return dict(_VLLM_USER) if model.engine == "vllm" else {}
+
+
+def container_security(plan: ContainerPlan) -> dict[str, Any]:
+    """Nothing but what the plan grants."""
+    capabilities: dict[str, list[str]] = {"drop": ["ALL"]}
+    if plan.capabilities:
+        capabilities["add"] = list(plan.capabilities)
+    return {"allowPrivilegeEscalation": False, "privileged": False, "capabilities": capabilities}
+
+
+def probe(plan: ProbePlan) -> dict[str, Any]:
+    """An HTTP probe."""
+    return {
+        "httpGet": {"path": plan.path, "port": plan.port},
+        "periodSeconds": plan.period_seconds,
+        "timeoutSeconds": plan.timeout_seconds,
+        "failureThreshold": plan.failure_threshold,
+    }
+
+
+def resources(plan: ContainerPlan) -> dict[str, Any]:
+    """Requests and limits; extended resources and huge pages must be equal in both."""
+    limits: dict[str, str] = {"memory": f"{plan.memory_gib}Gi"}
+    if plan.gpus:
+        limits["nvidia.com/gpu"] = str(plan.gpus)
+    if plan.efa_devices:
+        limits["vpc.amazonaws.com/efa"] = str(plan.efa_devices)
+    if plan.hugepages_mib:
+        limits["hugepages-2Mi"] = f"{plan.hugepages_mib}Mi"
+    # No CPU limit: throttling the engine's scheduler thread costs more than a noisy neighbor on a GPU node could.
+    return {"limits": limits, "requests": {"cpu": str(plan.cpu), **limits}}
+
+
+def environment(context: PodContext, variables: tuple[EnvVar, ...]) -> list[dict[str, Any]]:
+    """Environment variables, in the plan's order: later ones may refer to earlier ones."""
+    return [_variable(context, variable) for variable in variables]
+
+
+def _variable(context: PodContext, variable: EnvVar) -> dict[str, Any]:
+    if variable.secret is not None:
+        name, key = variable.secret
+        return {"name": variable.name, "valueFrom": {"secretKeyRef": {"name": name, "key": key}}}
+    if variable.field_path is not None:
+        return {"name": variable.name, "valueFrom": {"fieldRef": {"fieldPath": variable.field_path}}}
+    if variable.output is not None:
+        value = {"bucket": context.bucket, "region": context.region}[variable.output]
+        if value is None:
+            raise ValueError(
+                f"model {context.model.name}: {variable.name} asks for the {variable.output}, which is not"
+            )
+        return {"name": variable.name, "value": value}
+    return {"name": variable.name, "value": variable.value or ""}
+
+
+def _volumes(context: PodContext, plan: ContainerPlan) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    volumes: list[dict[str, Any]] = [{"name": "engine-cache", "emptyDir": {}}]
+    mounts: list[dict[str, Any]] = [{"name": "engine-cache", "mountPath": CACHE_DIRECTORY}]
+    if plan.shared_memory_gib:
+        size = f"{plan.shared_memory_gib}Gi"
+        volumes.append({"name": "shared-memory", "emptyDir": {"medium": "Memory", "sizeLimit": size}})
+        mounts.append({"name": "shared-memory", "mountPath": "/dev/shm"})  # noqa: S108
+    if context.mounts_cache and plan.gpus:
+        volumes.append(cache_volume(context.cache))
+        mounts.append({"name": "models", "mountPath": context.cache.mount_path, "readOnly": True})
+    return volumes, mounts
+
+
+def cache_volume(cache: CachePlan) -> dict[str, Any]:
+    """The volume of weights; who only reads mounts it read-only."""
+    if cache.claim_name is None:
+        raise ValueError("the plan mounts a model cache but names no claim")
+    return {"name": "models", "persistentVolumeClaim": {"claimName": cache.claim_name}}
+
+
+def _wait_for_weights(context: PodContext, plan: ContainerPlan, limit_seconds: int) -> dict[str, Any]:
+    # The engine's own image: it is pulled anyway, and pulled while the warm-up Job still runs.
+    selector = f"{COMPONENT_LABEL}={WARMUP_COMPONENT}"
+    return {
+        "name": "wait-for-weights",
+        "image": plan.image,
+        "command": ["/bin/sh", "-c", _WAIT_FOR_WEIGHTS],
+        "env": [
+            {"name": "READY_MARKER", "value": ready_marker(context)},
+            {"name": "LIMIT_SECONDS", "value": str(limit_seconds)},
+            {"name": "NAMESPACE", "value": context.model.namespace},
+            {"name": "WARMUP_SELECTOR", "value": selector},
+        ],
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        },
+        "resources": {"limits": {"memory": "128Mi"}, "requests": {"cpu": "50m", "memory": "128Mi"}},
+        "volumeMounts": [{"name": "models", "mountPath": context.cache.mount_path, "readOnly": True}],
+    }
+
+
+def engine_container(context: PodContext, plan: ContainerPlan, mounts: list[dict[str, Any]]) -> dict[str, Any]:
+    """The engine; a container without readiness probe serves no HTTP and declares no port."""
+    env = environment(context, plan.env)
+    if engine_user(context.model, plan) == _VLLM_USER:
+        # Images of one's own may not know user 2000, and torch asks for the user's name when it is imported.
+        env.append({"name": "USER", "value": "vllm"})
+    container: dict[str, Any] = {
+        "name": ENGINE_CONTAINER,
+        "image": plan.image,
+        "env": env,
+        "resources": resources(plan),
+        "securityContext": container_security(plan),
+        "volumeMounts": mounts,
+        "lifecycle": {"preStop": {"exec": {"command": ["sleep", str(context.model.drain.pre_stop_seconds)]}}},
+    }
+    if plan.command:
+        container["command"] = list(plan.command)
+    if plan.args:
+        container["args"] = list(plan.args)
+    if plan.readiness is not None:
+        container["ports"] = [{"name": HTTP_PORT, "containerPort": plan.port}]
+        if plan.metrics_port != plan.port:
+            container["ports"].append({"name": METRICS_PORT, "containerPort": plan.metrics_port})
+    probes = {"startupProbe": plan.startup, "readinessProbe": plan.readiness, "livenessProbe": plan.liveness}
+    container.update({key: probe(value) for key, value in probes.items() if value is not None})
+    return container
+
+
+def pod_template(
+    context: PodContext, plan: ContainerPlan, role: Role, *, affinity: Mapping[str, Any] | None = None
+) -> PodTemplate:
+    """A pod with GPUs.
+
+    Args:
+        context: the model, its pool and the cache.
+        plan: the engine's container in this role.
+        role: told apart by label.
+        affinity: for pods that must be near or far from each other.
+    """
+    model = context.model
+    volumes, mounts = _volumes(context, plan)
+    spec: dict[str, Any] = {
+        "serviceAccountName": model.name,
+        "automountServiceAccountToken": False,
+        # Service names as environment variables would collide with the engines' own (VLLM_PORT and the like).
+        "enableServiceLinks": False,
+        "priorityClassName": model.priority_class,
+        "terminationGracePeriodSeconds": model.drain.grace_seconds,
+        "nodeSelector": dict(context.pool.node_selector),
+        "tolerations": tolerations(context.pool.taints),
+        "securityContext": {"seccompProfile": {"type": "RuntimeDefault"}, **engine_user(model, plan)},
+        "containers": [engine_container(context, plan, mounts)],
+        "volumes": volumes,
+    }
+    if context.mounts_cache and context.ready_timeout_seconds is not None:
+        spec["initContainers"] = [_wait_for_weights(context, plan, context.ready_timeout_seconds)]
+    if affinity:
+        spec["affinity"] = dict(affinity)
+    annotations = {
+        # A replica takes minutes to come back: cluster-autoscaler must not move it to tidy up.
+        "cluster-autoscaler.kubernetes.io/safe-to-evict": "false",
+        "karpenter.sh/do-not-disrupt": "true",
+    }
+    return {"metadata": {"labels": pod_labels(model, role), "annotations": annotations}, "spec": spec}
+
+
+def group_affinity(context: PodContext, group_label: str) -> dict[str, Any]:
+    """Keeps all pods of one multi-node replica on one rung of the pool, each on its own node.
+
+    `group_label` has one value for each group and is on its pods when they are created, so `matchLabelKeys`
+    (Kubernetes 1.31 and newer) compares pods of the same group only. See ADR 1.
+    """
+    model = context.model
+    same_group = {"labelSelector": {"matchLabels": selector_labels(model)}, "matchLabelKeys": [group_label]}
+    affinity: dict[str, Any] = {
+        "podAntiAffinity": {
+            "requiredDuringSchedulingIgnoredDuringExecution": [{**same_group, "topologyKey": "kubernetes.io/hostname"}]
+        }
+    }
+    # Nodes that exist already carry no rung label; a required affinity to it could never be met.
+    if all(rung.kind != "existing" for rung in context.pool.rungs):
+        affinity["podAffinity"] = {
+            "requiredDuringSchedulingIgnoredDuringExecution": [{**same_group, "topologyKey": RUNG_LABEL}]
+        }
+    return affinity

@@ -1,0 +1,131 @@
+"""A model on Ray Serve LLM: a RayService, scaled by Serve's own autoscaler."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pulumi
+import pulumi_kubernetes as k8s
+import yaml
+
+from components.serving.custom_resources import RayService, RayWorkerGroup
+from components.serving.pods import (
+    METRICS_PORT,
+    SKIP_AWAIT,
+    PodContext,
+    PodTemplate,
+    group_affinity,
+    object_labels,
+    pod_labels,
+    pod_template,
+)
+from planner.plan import RayPlan
+
+HEAD_PORTS = {"gcs-server": 6379, "dashboard": 8265, "client": 10001}
+"""KubeRay's names for the ports of the head's Service."""
+
+SERVE_PORT = "serve"
+"""KubeRay finds Serve's proxy by this port name when it adds readiness probes."""
+
+REPLICA_LABEL = "ray.io/worker-group-replica-name"
+"""One value for the hosts of a multi-host replica (feature gate RayMultiHostIndexing, on since KubeRay 1.7)."""
+
+
+def workload(context: PodContext, ray: RayPlan) -> RayService:
+    """Head on the system nodes, workers on the pool."""
+    return RayService(
+        name=context.model.name,
+        namespace=context.model.namespace,
+        labels=object_labels(context.model),
+        # Deleted in the background: the name must be free for its successor while the old pods still drain.
+        annotations={**SKIP_AWAIT, "pulumi.com/deletionPropagationPolicy": "background"},
+        ray_version=ray.ray_version,
+        serve_config=yaml.safe_dump(dict(ray.serve_config), sort_keys=False),
+        head_template=head_template(context, ray),
+        workers=RayWorkerGroup(
+            name=ray.worker_group,
+            hosts=context.model.layout.nodes,
+            min_replicas=ray.min_workers,
+            max_replicas=ray.max_workers,
+            template=worker_template(context),
+        ),
+        initializing_timeout_minutes=ray.initializing_timeout_minutes,
+    )
+
+
+def head_template(context: PodContext, ray: RayPlan) -> PodTemplate:
+    """The head schedules and takes no model: CPU only, no weights.
+
+    It keeps its service account's token: KubeRay makes the account and lets its autoscaler sidecar change the cluster.
+    """
+    model = context.model
+    memory = f"{ray.head_memory_gib}Gi"
+    ports = {**HEAD_PORTS, SERVE_PORT: model.container.port, METRICS_PORT: model.container.metrics_port}
+    container: dict[str, Any] = {
+        "name": "ray-head",
+        "image": model.container.image,
+        "ports": [{"name": name, "containerPort": port} for name, port in ports.items()],
+        "resources": {
+            "limits": {"memory": memory},
+            "requests": {"cpu": str(ray.head_cpu), "memory": memory},
+        },
+        "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
+        "lifecycle": {"preStop": {"exec": {"command": ["/bin/sh", "-c", "ray stop"]}}},
+    }
+    spec: dict[str, Any] = {
+        "enableServiceLinks": False,
+        "priorityClassName": model.priority_class,
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": 1000,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "containers": [container],
+    }
+    annotations = {"cluster-autoscaler.kubernetes.io/safe-to-evict": "false", "karpenter.sh/do-not-disrupt": "true"}
+    return {"metadata": {"labels": pod_labels(model, "ray-head"), "annotations": annotations}, "spec": spec}
+
+
+def worker_template(context: PodContext) -> PodTemplate:
+    """Workers are the shared GPU pod; KubeRay adds `ray start` and the probes."""
+    model = context.model
+    affinity = group_affinity(context, REPLICA_LABEL) if model.layout.nodes > 1 else None
+    template = pod_template(context, model.container, "worker", affinity=affinity)
+    container = template["spec"]["containers"][0]
+    for key in ("startupProbe", "readinessProbe", "livenessProbe"):
+        container.pop(key, None)
+    container["ports"] = [
+        {"name": SERVE_PORT, "containerPort": model.container.port},
+        {"name": METRICS_PORT, "containerPort": model.container.metrics_port},
+    ]
+    container["lifecycle"]["preStop"]["exec"]["command"] = [
+        "/bin/sh",
+        "-c",
+        f"sleep {model.drain.pre_stop_seconds}; ray stop --grace-period {model.drain.drain_seconds}",
+    ]
+    return template
+
+
+def declare(
+    name: str, context: PodContext, ray: RayPlan, *, parent: pulumi.Resource, after: Sequence[pulumi.Resource]
+) -> k8s.apiextensions.CustomResource:
+    """The RayService.
+
+    With upgrade strategy None, KubeRay applies changes of the Serve application in place and ignores changes of the
+    cluster. Those must replace the object, the old one first: two clusters would need twice the GPUs.
+    """
+    service = workload(context, ray)
+    return k8s.apiextensions.CustomResource(
+        name,
+        api_version=service.api_version,
+        kind=service.kind,
+        metadata=service.metadata(),
+        spec=service.spec(),
+        opts=pulumi.ResourceOptions(
+            parent=parent,
+            depends_on=list(after),
+            replace_on_changes=["spec.rayClusterConfig"],
+            delete_before_replace=True,
+        ),
+    )
