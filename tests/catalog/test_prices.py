@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import statistics
+
 import pytest
 
 from catalog import Catalog
@@ -134,3 +136,20 @@ def test_services_in_us_east_1(service: str, usd: float, unit: str, catalog: Cat
 def test_unverified_service_prices_are_called_assumed(catalog: Catalog) -> None:
     for name, entry in catalog.prices.services.items():
         assert catalog.prices.service(name, "us-east-1").assumed == (entry.evidence == "unverified"), name
+
+
+def test_the_assumed_spot_share_is_near_what_quotes_say(catalog: Catalog) -> None:
+    shares: list[float] = []
+    for name, kinds in catalog.prices.instances.items():
+        for region, quote in kinds.spot.items():
+            full = catalog.prices.on_demand(name, region)
+            if full is not None and not full.borrowed:
+                shares.append(quote.usd / full.usd)
+    assert len(shares) > 30
+    assert statistics.median(shares) <= catalog.prices.spot_ratio.ratio <= statistics.quantiles(shares, n=4)[2]
+
+
+def test_regional_prices_are_in_regions_that_offer_the_type(catalog: Catalog) -> None:
+    for name, kinds in catalog.prices.instances.items():
+        for region in {*kinds.on_demand, *kinds.spot}:
+            assert name in catalog.regions[region].offerings, (name, region)
