@@ -30,6 +30,8 @@ class EksOutputs:
     endpoint: pulumi.Output[str]
     security_group_id: pulumi.Output[str]
     vpc_id: pulumi.Input[str]
+    key_arn: pulumi.Output[str]
+    """KMS key of the cluster's Secrets, logs and volumes."""
     account: Account
 
 
@@ -144,6 +146,7 @@ class _Layer:
                 endpoint=cluster.endpoint,
                 security_group_id=cluster.security_group_id,
                 vpc_id=network.vpc_id,
+                key_arn=key_arn,
                 account=self._account,
             ),
             ready=ready,
