@@ -35,7 +35,8 @@ class EngineInputs:
     Attributes:
         project_dir: The project's root: `Pulumi.yaml` and the program beside it. Read only.
         stack: The stack's name, such as `prod`.
-        stack_file: A temporary copy of the stack file with stand-in values in the place of real ones.
+        stack_file: A temporary copy of the stack file with stand-in values in the place of real ones. Every preview and
+            up reads it anew, so that a change to it can be rehearsed.
         kubeconfig: Kubeconfig of the local control plane, for `target: existing_cluster` and the engine's reads.
         endpoint: The control plane's `https://` address; the simulated EKS cluster answers with it.
         ca_data: The control plane's certificate authority, base64 of PEM, as EKS gives it.

@@ -82,6 +82,7 @@ class PulumiCliEngine:
     def preview(self) -> RunResult:
         """What `up` would do now. Asked as JSON, since the events of the Automation API leave out dependencies."""
         began = time.monotonic()
+        self._workspace.copy_stack_file()
         arguments = ["preview", "--json", "--show-sames", "--stack", self._inputs.stack]
         failure: PulumiFailed | None = None
         try:
@@ -107,6 +108,7 @@ class PulumiCliEngine:
 
     def up(self, targets: Sequence[str] = ()) -> RunResult:
         """Make it so, everything or only `targets` (URNs or globs)."""
+        self._workspace.copy_stack_file()
         return self._operate(lambda tell: self._stack.up(target=list(targets) or None, on_event=tell, color="never"))
 
     def destroy(self) -> RunResult:

@@ -77,7 +77,7 @@ class RehearsalWorkspace:
             aws = self._write_aws_plugin()
             self._write_aws_cli()
             self._copy_project((aws, *plugins))
-            self._copy_stack_file()
+            self.copy_stack_file()
         except BaseException:
             self.remove()
             raise
@@ -167,7 +167,14 @@ class RehearsalWorkspace:
             project.pop(elsewhere, None)
         (self.project / "Pulumi.yaml").write_text(yaml.safe_dump(project, sort_keys=False))
 
-    def _copy_stack_file(self) -> None:
+    def copy_stack_file(self) -> None:
+        """Take the stack file over as it is now, with the encryption salt that the temporary stack got.
+
+        Raises:
+            EngineError: it cannot be read or still holds encrypted values.
+        """
+        copy = self.project / f"Pulumi.{self._inputs.stack}.yaml"
+        salt = _read_mapping(copy).get("encryptionsalt") if copy.exists() else None
         stack = _read_mapping(self._inputs.stack_file)
         if "secure:" in self._inputs.stack_file.read_text():
             raise EngineError(
@@ -176,7 +183,9 @@ class RehearsalWorkspace:
             )
         for key in ("secretsprovider", "encryptedkey", "encryptionsalt"):
             stack.pop(key, None)
-        (self.project / f"Pulumi.{self._inputs.stack}.yaml").write_text(yaml.safe_dump(stack, sort_keys=False))
+        if salt is not None:
+            stack["encryptionsalt"] = salt
+        copy.write_text(yaml.safe_dump(stack, sort_keys=False))
 
 
 def _read_mapping(path: Path) -> dict[str, Any]:

@@ -109,8 +109,15 @@ def test_interrupted_command_may_finish_and_leaves_no_plugin_behind(tmp_path: Pa
         command.run(["up"], str(tmp_path), {"PATH": os.environ["PATH"]})
     assert (tmp_path / "state").read_text() == "saved\n"
     plugin = (tmp_path / "plugin").read_text().strip()
-    state = subprocess.run(["ps", "-o", "stat=", "-p", plugin], capture_output=True, text=True, check=False).stdout
-    assert not state.strip() or state.strip().startswith("Z")
+    deadline = time.monotonic() + 10
+    while _alive(plugin) and time.monotonic() < deadline:
+        time.sleep(0.05)  # a killed process takes a moment to go
+    assert not _alive(plugin)
+
+
+def _alive(pid: str) -> bool:
+    state = subprocess.run(["ps", "-o", "stat=", "-p", pid], capture_output=True, text=True, check=False).stdout.strip()
+    return bool(state) and not state.startswith("Z")
 
 
 # --- plugins ---------------------------------------------------------------------------------------------------------

@@ -1,0 +1,193 @@
+"""The real engine: `pulumi` runs the sample program against the stand-in AWS provider.
+
+Skipped with a reason where there is no CLI; the tests marked `control_plane` also need a Kubernetes API server.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from rehearsal.engines.contract import SECRET, UNKNOWN, EngineInputs, EngineUnavailable, ResourceRecord, RunResult
+from rehearsal.engines.pulumi_cli import PulumiCliEngine
+
+SAMPLE = Path(__file__).parent / "sample_program"
+
+
+class Rehearsed:
+    """The sample program in an engine, with a stack file of its own that tests may change."""
+
+    def __init__(self, folder: Path, stack: str = "aws", **settings: object) -> None:
+        self.stack_file = folder / f"Pulumi.{stack}.yaml"
+        self.stack_file.write_text((SAMPLE / self.stack_file.name).read_text())
+        self.told: list[str] = []
+        self.inputs = EngineInputs(
+            project_dir=SAMPLE,
+            stack=stack,
+            stack_file=self.stack_file,
+            kubeconfig=folder / "no-kubeconfig",
+            endpoint="https://127.0.0.1:6443",
+            ca_data="Y2E=",
+            token="control-plane-token",
+            workdir=folder / "work",
+            region="eu-west-1",
+            progress=self.told.append,
+        )
+        self.set(**settings)
+
+    def set(self, **settings: object) -> None:
+        """Change settings of the sample in the stack file."""
+        stack = yaml.safe_load(self.stack_file.read_text())
+        stack["config"].update({f"sample:{key}": value for key, value in settings.items()})
+        self.stack_file.write_text(yaml.safe_dump(stack))
+
+    def start(self, **changes: Any) -> PulumiCliEngine:
+        """Start the engine, or skip the test where there is no CLI."""
+        try:
+            return PulumiCliEngine(replace(self.inputs, **changes))
+        except EngineUnavailable as reason:
+            pytest.skip(str(reason))
+
+
+@pytest.fixture
+def rehearse(tmp_path: Path) -> Iterator[Callable[..., tuple[Rehearsed, PulumiCliEngine]]]:
+    engines: list[PulumiCliEngine] = []
+
+    def begin(stack: str = "aws", **settings: object) -> tuple[Rehearsed, PulumiCliEngine]:
+        sample = Rehearsed(tmp_path, stack, **settings)
+        engines.append(sample.start())
+        return sample, engines[-1]
+
+    yield begin
+    for engine in engines:
+        engine.close()
+    assert list((tmp_path / "work").glob("*")) == []
+
+
+def by_name(result: RunResult) -> dict[str, ResourceRecord]:
+    return {f"{item.type.rsplit(':', 1)[-1]}/{item.name}": item for item in result.resources}
+
+
+def operations(result: RunResult) -> dict[str, str]:
+    return {change.urn.split("::", 3)[3]: change.operation for change in result.changes}
+
+
+def test_life_of_a_stack(rehearse: Callable[..., tuple[Rehearsed, PulumiCliEngine]]) -> None:
+    sample, engine = rehearse()
+
+    planned = engine.preview()
+    assert planned.ok, planned.problems
+    assert planned.problems == ()
+    seen = by_name(planned)
+    assert seen["Subnet/subnet-0"].inputs["vpcId"] == UNKNOWN
+    assert seen["LaunchTemplate/gpu"].inputs["vpcSecurityGroupIds"] == [UNKNOWN]
+    assert seen["Subnet/subnet-0"].depends_on == (seen["Vpc/vpc"].urn,)
+
+    done = engine.up()
+    assert done.ok, done.problems
+    assert {change.urn for change in done.changes} == {change.urn for change in planned.changes}
+    assert {change.operation for change in done.changes} == {"create"}
+    made = by_name(done)
+    assert made["Cluster/cluster"].outputs["endpoint"] == "https://127.0.0.1:6443"
+    assert made["Cluster/cluster"].protect
+    assert made["Subnet/subnet-0"].inputs["vpcId"] == made["Vpc/vpc"].id
+    assert done.outputs["account"] == "123456789012"
+    assert done.outputs["key"] == SECRET
+    assert "created aws:ec2/vpc:Vpc vpc" in sample.told
+
+    again = engine.up()
+    assert again.unchanged, again.of("create", "update", "replace", "delete")
+    assert engine.preview().unchanged
+
+    sample.set(image="ami-0fedcba9876543210")
+    changed = engine.preview()
+    assert [(change.urn.split("::", 3)[3], change.diff_keys) for change in changed.of("update")] == [
+        ("gpu", ("imageId",))
+    ]
+    assert engine.up().outputs["template_version"] == 2
+
+    gone = engine.destroy()
+    assert gone.ok, gone.problems
+    assert gone.resources == ()
+    order = [change.urn.split("::", 2)[2] for change in gone.changes]
+    cluster, subnet, vpc = (
+        order.index(entry)
+        for entry in (
+            "aws:eks/cluster:Cluster::cluster",
+            "aws:ec2/subnet:Subnet::subnet-0",
+            "aws:ec2/vpc:Vpc::vpc",
+        )
+    )
+    assert cluster < subnet < vpc
+    assert {change.operation for change in gone.changes} == {"delete"}
+    assert "aws:s3/bucket:Bucket::models" in order  # protected and retained, yet gone with the temporary state
+
+
+def test_replacement_reaches_what_depends_on_it(rehearse: Callable[..., tuple[Rehearsed, PulumiCliEngine]]) -> None:
+    sample, engine = rehearse()
+    engine.up()
+    sample.set(cidr="10.0.0.0/15")
+    planned, done = engine.preview(), engine.up()
+    for result in (planned, done):
+        assert result.ok, result.problems
+        assert [change.diff_keys for change in result.of("replace") if change.urn.endswith("::vpc")] == [("cidrBlock",)]
+        assert operations(result) == operations(planned)
+        assert operations(result)["subnet-0"] == "replace"
+
+
+def test_target_glob_touches_nothing_else(rehearse: Callable[..., tuple[Rehearsed, PulumiCliEngine]]) -> None:
+    sample, engine = rehearse()
+    engine.up()
+    sample.set(version="1.35", image="ami-0fedcba9876543210")
+    done = engine.up(targets=["urn:pulumi:aws::sample::aws:ec2/launchTemplate:LaunchTemplate**"])
+    assert done.ok, done.problems
+    assert [change.urn.split("::", 3)[3] for change in done.of("update", "create", "replace", "delete")] == ["gpu"]
+
+
+@pytest.mark.parametrize("run", ["preview", "up"])
+def test_failed_run_says_why_in_a_line(rehearse: Callable[..., tuple[Rehearsed, PulumiCliEngine]], run: str) -> None:
+    _, engine = rehearse(refuse="no zone offers it")
+    result = getattr(engine, run)()
+    assert not result.ok
+    assert any("the program refuses: no zone offers it" in problem for problem in result.problems)
+    assert not result.unchanged
+
+
+def test_unknown_function_is_refused_by_name(rehearse: Callable[..., tuple[Rehearsed, PulumiCliEngine]]) -> None:
+    _, engine = rehearse(lookup="x")
+    result = engine.preview()
+    assert not result.ok
+    assert "aws:ec2/getAmi:getAmi" in "".join(result.problems)
+    assert "Traceback" not in "".join(result.problems)
+
+
+def test_program_sees_nothing_of_the_users_accounts(
+    rehearse: Callable[..., tuple[Rehearsed, PulumiCliEngine]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_PROFILE", "production")
+    monkeypatch.setenv("PULUMI_ACCESS_TOKEN", "of-the-user")
+    _, engine = rehearse(environment=True)
+    names = engine.up().outputs["environment"]
+    assert "AWS_EC2_METADATA_DISABLED" in names
+    assert not {"AWS_PROFILE", "PULUMI_ACCESS_TOKEN"} & set(names)
+
+
+def test_users_plugin_on_path_is_not_used(
+    rehearse: Callable[..., tuple[Rehearsed, PulumiCliEngine]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    folder = tmp_path / "of-the-user"
+    folder.mkdir()
+    plugin = folder / "pulumi-resource-aws"
+    plugin.write_text(f"#!/bin/sh\ntouch {tmp_path}/used\nexit 1\n")
+    plugin.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+    _, engine = rehearse()
+    result = engine.preview()
+    assert result.ok, result.problems
+    assert not (tmp_path / "used").exists()
