@@ -106,12 +106,17 @@ def _aws(
     registration: Registration, environment: simulated.SimulatedEnvironment, preview: bool, generation: int
 ) -> Answer:
     kind, inputs = registration.type, values.reveal(registration.inputs)
-    name = registration.name if generation == 0 else f"{registration.name}#{generation}"
+    name = simulated_name(registration, generation)
     if preview:
         outputs = simulated.preview(kind, name, inputs, unknown=UNKNOWN, environment=environment)
         return Answer(id=None, outputs=marked(outputs, registration))
     resource_id, outputs = simulated.create(kind, name, inputs, environment=environment)
     return Answer(id=resource_id, outputs=marked(outputs, registration))
+
+
+def simulated_name(registration: Registration, generation: int) -> str:
+    """The name from which the simulated account makes ids: another one for each replacement."""
+    return registration.name if generation == 0 else f"{registration.name}-r{generation}"
 
 
 def marked(outputs: Mapping[str, Any], registration: Registration) -> Properties:

@@ -47,6 +47,11 @@ def is_object(type_token: str) -> bool:
     return type_token.startswith("kubernetes:") and type_token != RELEASE
 
 
+def in_cluster(type_token: str) -> bool:
+    """Whether the resource is made through a Kubernetes provider: an object or a chart."""
+    return type_token == RELEASE or is_object(type_token)
+
+
 def is_patch(type_token: str, declared: Object) -> bool:
     """Whether the resource only owns some fields of an object that somebody else creates (`...Patch` types)."""
     return type_token.endswith("Patch") and not str(declared.get("kind", "")).endswith("Patch")
