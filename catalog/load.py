@@ -10,7 +10,7 @@ from typing import Any, TypeVar, cast
 
 import yaml
 
-from catalog.prices import Prices
+from catalog.prices import InstancePrices, Prices, ServicePrice, SpotRatio
 from catalog.records import CatalogError, build
 from catalog.types import (
     Addon,
@@ -21,12 +21,9 @@ from catalog.types import (
     Gpu,
     Image,
     Instance,
-    InstancePrices,
     KubernetesVersion,
     ModelCard,
     Region,
-    ServicePrice,
-    SpotRatio,
     Versions,
 )
 

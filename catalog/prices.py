@@ -3,9 +3,49 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from catalog.types import InstancePrices, Price, Quote, ServicePrice, SpotRatio
+from catalog.types import Evidence, Price, Sourced, Unit
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Quote(Sourced):
+    """A price in one region, US dollars an hour."""
+
+    usd: float
+    low: float | None = None
+    high: float | None = None
+    """The band seen, where the price moves."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class InstancePrices:
+    """Prices of one instance type by region; an empty mapping where that kind is not sold or not known."""
+
+    on_demand: Mapping[str, Quote] = field(default_factory=dict[str, Quote])
+    spot: Mapping[str, Quote] = field(default_factory=dict[str, Quote])
+    capacity_block: Mapping[str, Quote] = field(default_factory=dict[str, Quote])
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ServicePrice(Sourced):
+    """List price of something that is not an instance, US dollars per `unit`, by region."""
+
+    name: str
+    unit: Unit
+    regions: Mapping[str, float]
+    evidence: Evidence
+    note: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SpotRatio(Sourced):
+    """Spot price as a share of on-demand, assumed for types without a spot quote."""
+
+    ratio: float
+    low: float
+    high: float
+    evidence: Evidence
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
