@@ -10,6 +10,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any, cast
 
+from pydantic import BaseModel
 from rich.console import Console
 from rich.table import Table
 
@@ -22,9 +23,11 @@ err = Console(stderr=True, highlight=False)
 
 
 def to_json(value: object) -> Any:
-    """Plain JSON data of dataclasses, mappings and sequences."""
+    """Plain JSON data of dataclasses, settings, mappings and sequences."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: to_json(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
     if isinstance(value, Mapping):
         return {str(key): to_json(item) for key, item in cast("Mapping[Any, Any]", value).items()}
     if isinstance(value, list | tuple | set | frozenset):

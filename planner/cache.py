@@ -33,10 +33,14 @@ class Reader:
 
 def plan_cache(
     settings: Settings, pool_zones: tuple[str, ...], default_zone: str | None, findings: Findings
-) -> CachePlan:
-    """The cache of a stack. `default_zone`: the zone of the pool that loads most."""
+) -> CachePlan | None:
+    """The cache of a stack; None (and a problem) for one that the target cannot have.
+
+    `default_zone` is the zone of the pool that loads most.
+    """
     cache, on_eks = settings.cache, isinstance(settings.target, EksTarget)
-    _check_kind(cache, on_eks=on_eks, findings=findings)
+    if not _kind_fits(cache, on_eks=on_eks, findings=findings):
+        return None
     fsx = claim = None
     if isinstance(cache, FsxLustreCache):
         fsx = _fsx(cache, pool_zones, default_zone, findings)
@@ -54,19 +58,22 @@ def plan_cache(
     )
 
 
-def _check_kind(cache: Cache, *, on_eks: bool, findings: Findings) -> None:
+def _kind_fits(cache: Cache, *, on_eks: bool, findings: Findings) -> bool:
     if not on_eks and not isinstance(cache, VolumeClaimCache):
         findings.problem(
             ("cache", "kind"),
             f"`{cache.kind}` needs AWS, and the target is an existing cluster",
             "use `kind: volume_claim` with a StorageClass of that cluster",
         )
+        return False
     if on_eks and isinstance(cache, VolumeClaimCache) and cache.access_mode == "ReadWriteMany":
         findings.problem(
             ("cache", "access_mode"),
             "an EKS cluster of ours has EBS volumes only, which one node mounts",
             "use `kind: fsx_lustre` or `kind: s3`",
         )
+        return False
+    return True
 
 
 def _fsx(cache: FsxLustreCache, pool_zones: tuple[str, ...], default_zone: str | None, findings: Findings) -> FsxPlan:

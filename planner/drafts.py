@@ -228,7 +228,7 @@ def _layout_problems(model: Model, card: ModelCard, node: Node) -> list[tuple[st
         legal = ", ".join(map(str, legal_tensor_degrees(card, max(16, layout.tensor))))
         found.append(("tensor", reason, f"degrees that divide: {legal}"))
     ranks = layout.tensor * layout.pipeline
-    if ranks > node.gpus:
+    if ranks > node.gpus and not reason:
         if ranks % node.gpus:
             found.append(
                 ("tensor", f"{ranks} ranks do not fill nodes of {node.gpus} GPUs", f"use multiples of {node.gpus}")

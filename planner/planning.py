@@ -63,6 +63,8 @@ def plan(settings: Settings, *, stack: str, region: str | None, catalog: Catalog
     zones = tuple(pool.zone for pool in pools.values() if pool.zone)
     network = plan_network(settings, where, zones, findings)
     cache = plan_cache(settings, zones, _busiest_zone(drafts, pools), findings)
+    if cache is None:
+        raise PlanError(findings.problems)
     target = plan_target(settings, stack, version, facts, uses_fsx=cache.fsx is not None, findings=findings)
     models = _models(drafts, settings, pools, cache, facts, findings)
     hub_token = _hub_token(settings, drafts, cache, findings)

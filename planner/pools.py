@@ -50,6 +50,7 @@ def look_up(
             findings.problem(
                 (*path, "provisioner"), "an EKS target makes its own nodes", "use `provisioner: node_group`"
             )
+            return None
         if pool.gpu not in catalog.gpus:
             findings.problem(
                 (*path, "gpu"), f"`{pool.gpu}` is not in the catalog", did_you_mean(pool.gpu, catalog.gpus)

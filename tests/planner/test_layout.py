@@ -1,0 +1,134 @@
+"""Layouts and memory against figures that were worked out by hand or published."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from catalog.load import load
+from planner.layout import candidates, choose, fit, legal_tensor_degrees, node_of, tensor_problem
+from planner.memory import Serving, attention_params_billion, budget
+from settings.serving import Layout
+
+CATALOG = load()
+LLAMA_70B = CATALOG.models["deepseek-ai/DeepSeek-R1-Distill-Llama-70B"]
+LLAMA_8B = CATALOG.models["meta-llama/Llama-3.1-8B-Instruct"]
+QWEN_32B_40_HEADS = CATALOG.models["deepseek-ai/DeepSeek-R1-Distill-Qwen-32B"]
+R1 = CATALOG.models["deepseek-ai/DeepSeek-R1"]
+
+
+def node(instance: str):
+    entry = CATALOG.instances[instance]
+    return node_of(entry, CATALOG.gpus[entry.gpu])
+
+
+def serving(card, *, engine="vllm", context=8192, weights_gb=None, kv_bytes=2.0):
+    return Serving(
+        engine=engine,
+        weights_gb=weights_gb or card.checkpoint.gigabytes,
+        kv_bytes_per_value=kv_bytes,
+        context_tokens=context,
+    )
+
+
+@pytest.mark.parametrize(
+    ("card", "instance", "tensor", "tokens"),
+    [
+        # Worked by hand: 8 x (80 x 0.9 - 3) - 131.4 GiB = 421 GiB, 320 KiB a token.
+        (LLAMA_70B, "p5.48xlarge", 8, 1_378_000),
+        (LLAMA_70B, "p5.48xlarge", 4, 473_000),
+        (LLAMA_70B, "p4d.24xlarge", 8, 434_000),
+    ],
+)
+def test_kv_tokens_of_dense_models(card, instance, tensor, tokens):
+    found = fit(card, node(instance), serving(card), Layout(tensor=tensor))
+    assert found.memory.kv_tokens == pytest.approx(tokens, rel=0.01)
+
+
+def test_latent_cache_is_copied_to_every_rank():
+    """R1 over 16 H100: about 0.41 million tokens with vLLM's utilization and overhead."""
+    found = fit(R1, node("p5.48xlarge"), serving(R1), Layout(tensor=16))
+    assert found.memory.kv_bytes_per_token == 61 * 576 * 2
+    assert found.memory.kv_tokens == pytest.approx(410_000, rel=0.02)
+    assert found.layout.nodes == 2
+
+
+def test_data_parallel_attention_multiplies_the_cache_and_copies_the_attention_weights():
+    plain = fit(R1, node("p5en.48xlarge"), serving(R1, engine="sglang"), Layout(tensor=8))
+    split = fit(R1, node("p5en.48xlarge"), serving(R1, engine="sglang"), Layout(tensor=8, data=8))
+    assert split.memory.kv_tokens > 5 * plain.memory.kv_tokens
+    # 11.4 GB of FP8 attention weights a group (published for R1), seven more copies over eight GPUs.
+    assert attention_params_billion(R1) == pytest.approx(11.4, rel=0.05)
+    assert split.memory.weights_gib - plain.memory.weights_gib == pytest.approx(11.4 / 1.0737 * 7 / 8, rel=0.06)
+
+
+def test_grouped_heads_are_copied_past_their_number():
+    many = replace(LLAMA_70B, kv_heads=4)
+    gpu = CATALOG.gpus["H100"]
+    four = budget(many, gpu, serving(many), tensor=4, pipeline=1, data=1)
+    eight = budget(many, gpu, serving(many), tensor=8, pipeline=1, data=1)
+    assert four.kv_bytes_per_token == eight.kv_bytes_per_token
+
+
+def test_degrees_that_break_a_model():
+    assert legal_tensor_degrees(QWEN_32B_40_HEADS, 16) == [1, 2, 4, 8]
+    assert "heads" in str(tensor_problem(QWEN_32B_40_HEADS, 16))
+    assert tensor_problem(R1, 16) is None
+    assert "128" in str(tensor_problem(R1, 32))
+
+
+def test_auto_takes_the_smallest_comfortable_layout():
+    assert choose(LLAMA_8B, node("g6e.xlarge"), serving(LLAMA_8B)).layout.tensor == 1
+    assert choose(LLAMA_70B, node("p4d.24xlarge"), serving(LLAMA_70B)).layout.tensor == 8
+    two_nodes = choose(R1, node("p5.48xlarge"), serving(R1, engine="sglang")).layout
+    assert (two_nodes.tensor, two_nodes.nodes) == (16, 2)
+    vllm = choose(R1, node("p5.48xlarge"), serving(R1)).layout
+    assert (vllm.tensor, vllm.pipeline, vllm.nodes) == (8, 2, 2)
+    assert choose(R1, node("p5en.48xlarge"), serving(R1)).layout.nodes == 1
+
+
+def test_models_stay_on_one_node_without_rdma():
+    assert choose(LLAMA_70B, node("g5.xlarge"), serving(LLAMA_70B)) is None
+    assert all(layout.pipeline == 1 for layout in candidates(LLAMA_70B, node("g5.48xlarge"), "vllm"))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    card=st.sampled_from(list(CATALOG.models.values())),
+    instance=st.sampled_from([n for n, i in CATALOG.instances.items() if i.gpus]),
+    engine=st.sampled_from(["vllm", "sglang"]),
+    context=st.sampled_from([1024, 8192, 32768]),
+)
+def test_whatever_is_chosen_fits_and_is_legal(card, instance, engine, context):
+    where = node(instance)
+    found = choose(card, where, serving(card, engine=engine, context=context))
+    if found is None:
+        return
+    layout, memory = found.layout, found.memory
+    assert memory.max_sequences >= 1
+    used = memory.weights_gib + memory.overhead_gib + memory.kv_gib
+    assert used <= memory.gpu_gib * memory.utilization + 1e-6
+    assert tensor_problem(card, layout.tensor) is None
+    assert layout.tensor * layout.pipeline == layout.gpus
+    assert layout.gpus_per_node <= where.gpus
+    if layout.nodes > 1:
+        assert where.gdr
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    card=st.sampled_from(list(CATALOG.models.values())),
+    tensor=st.sampled_from([1, 2, 4, 8]),
+    small=st.floats(16, 100),
+    more=st.floats(0, 100),
+)
+def test_more_memory_never_makes_a_fit_worse(card, tensor, small, more):
+    gpu = CATALOG.gpus["H100"]
+    low = budget(card, replace(gpu, memory_mib=int(small * 1024)), serving(card), tensor=tensor, pipeline=1, data=1)
+    high = budget(
+        card, replace(gpu, memory_mib=int((small + more) * 1024)), serving(card), tensor=tensor, pipeline=1, data=1
+    )
+    assert high.kv_tokens >= low.kv_tokens

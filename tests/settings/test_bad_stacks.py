@@ -1,0 +1,146 @@
+"""Every rule of the stack file, broken once: the error names the place and the way out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from planner import StackFileError, load_and_plan
+from tests.stacks import changed
+
+# (name, stack, changes, expected path, words in message or help)
+BAD: list[tuple[str, str, dict[str, Any], str, str]] = [
+    ("unknown key", "dev", {"models.0.context_token": 5}, "models[0].context_token", "did you mean `context_tokens`"),
+    ("unknown key at the top", "dev", {"modells": []}, "modells", "did you mean `models`"),
+    ("wrong type", "dev", {"models.0.context_tokens": "many"}, "models[0].context_tokens", "valid integer"),
+    ("open to the world", "dev", {"target.endpoint.admin_cidrs": ["0.0.0.0/0"]}, "target.endpoint.admin_cidrs[0]", "office"),
+    ("an admin that is no role", "dev", {"target.admins": ["arn:aws:sts::111122223333:assumed-role/a/b"]}, "target.admins[0]", "role"),
+    ("private endpoint nobody reaches", "dev", {"target.endpoint": {"access": "private"}}, "target.endpoint", "transit gateway"),
+    ("unknown kubernetes", "dev", {"target.kubernetes_version": "1.12"}, "target.kubernetes_version", "supported"),
+    ("system nodes with GPU", "dev", {"target.system_nodes.instance_type": "p5.48xlarge"}, "target.system_nodes.instance_type", "GPU"),
+    ("max below min", "staging", {"models.0.replicas": {"min": 3, "max": 2}}, "models[0].replicas.max", "set max to 3"),
+    ("no region", "dev", {"/aws:region": "mars-north-1"}, "aws:region", "catalog of regions"),
+    ("unknown instance type", "dev", {"pools.0.instance_type": "g6e.xlrge"}, "pools[0].instance_type", "did you mean `g6e.xlarge`"),
+    ("CPU type as pool", "dev", {"pools.0.instance_type": "m7i.xlarge"}, "pools[0].instance_type", "no GPU"),
+    ("unknown zone", "dev", {"pools.0.availability_zone": "us-east-1z"}, "pools[0].availability_zone", "not a zone"),
+    ("zone without the type", "prod", {"pools.0.instance_type": "p6-b200.48xlarge"}, "pools[0].availability_zone", "us-east-1c"),
+    ("capacity block of a G type", "dev", {"pools.0.capacity": [{"kind": "capacity_block", "reservation": "cr-0123456789abcdef0", "nodes": 1}]}, "pools[0].capacity[0]", "not sold"),
+    ("wrong reservation id", "prod", {"pools.0.capacity.0.reservation": "res-1"}, "pools[0].capacity[0].reservation", "must match"),
+    ("two rungs of a kind", "dev", {"pools.0.capacity.1": {"kind": "spot", "nodes": {"max": 1}}}, "pools[0].capacity[1]", "merge"),
+    ("unknown rung", "dev", {"pools.0.capacity.0": {"kind": "sport", "nodes": {"max": 1}}}, "pools[0].capacity[0]", "did you mean `spot`"),
+    ("existing nodes on EKS", "dev", {"pools.0": {"name": "l40s", "provisioner": "existing", "gpu": "L40S", "gpus_per_node": 1, "nodes": 1, "vcpus": 8, "memory_gib": 64, "node_selector": {"a": "b"}}}, "pools[0].provisioner", "node_group"),
+    ("unknown GPU", "local", {"pools.0.gpu": "L40"}, "pools[0].gpu", "did you mean `L40S`"),
+    ("cidr with host bits", "dev", {"network.cidr": "10.10.0.1/16"}, "network.cidr", "host bits"),
+    ("cidr too small", "dev", {"network.cidr": "10.10.0.0/24"}, "network.cidr", "/16 and /20"),
+    ("public cidr", "dev", {"network.cidr": "8.8.0.0/16"}, "network.cidr", "not a private range"),
+    ("no internet, no mirror", "dev", {"network.egress": "vpc_endpoints"}, "network.egress", "images.mirror"),
+    ("connection overlaps", "dev", {"network.connection": {"transit_gateway": "tgw-0123456789abcdef0", "cidrs": ["10.10.4.0/24"]}}, "network.connection.cidrs[0]", "overlaps"),
+    ("subnets in one zone", "dev", {"network": {"kind": "existing", "vpc": "vpc-0123456789abcdef0", "subnets": [{"id": "subnet-0123456789abcdef0", "availability_zone": "us-east-1a"}, {"id": "subnet-0123456789abcdef1", "availability_zone": "us-east-1a"}]}}, "network.subnets", "two zones"),
+    ("pool outside the subnets", "dev", {"network": {"kind": "existing", "vpc": "vpc-0123456789abcdef0", "subnets": [{"id": "subnet-0123456789abcdef0", "availability_zone": "us-east-1b"}, {"id": "subnet-0123456789abcdef1", "availability_zone": "us-east-1c"}]}}, "pools[0].availability_zone", "no subnet"),
+    ("network on a cluster that exists", "local", {"network": {"kind": "create"}}, "network", "remove"),
+    ("illegal FSx size", "prod", {"cache.storage_gib": 5000}, "cache.storage_gib", "4800 and 7200"),
+    ("illegal FSx throughput", "prod", {"cache.throughput_mbps_per_tib": 300}, "cache.throughput_mbps_per_tib", "125"),
+    ("FSx away from the GPUs", "prod", {"cache.availability_zone": "us-east-1c"}, "cache.availability_zone", "us-east-1a"),
+    ("FSx without AWS", "local", {"cache": {"kind": "fsx_lustre", "storage_gib": 1200, "throughput_mbps_per_tib": 125}}, "cache.kind", "volume_claim"),
+    ("unknown model", "dev", {"models.0.model": "meta-llama/Llama-3.1-8B-Instrukt"}, "models[0].model", "did you mean"),
+    ("branch as revision", "dev", {"models.0.revision": "main"}, "models[0].revision", "must match"),
+    ("unknown pool", "dev", {"models.0.pool": "l40"}, "models[0].pool", "did you mean `l40s`"),
+    ("context beyond the model", "dev", {"models.0.context_tokens": 200000}, "models[0].context_tokens", "131072"),
+    ("model that does not fit", "dev", {"models.0.model": "deepseek-ai/DeepSeek-R1-Distill-Llama-70B"}, "models[0].pool", "GPU memory"),
+    ("671B on one node", "prod", {"models.0.layout": {"tensor": 8}}, "models[0].layout", "does not fit"),
+    ("FP8 on A100", "prod", {"models.0.pool": "a100"}, "models[0].quantization", "fp8_weight_only"),
+    ("fp8 of fp8", "prod", {"models.0.quantization": "fp8"}, "models[0].quantization", "already"),
+    ("FP8 cache on A100", "prod", {"models.1.kv_cache": "fp8"}, "models[1].kv_cache", "auto"),
+    ("tensor degree that does not divide", "prod", {"models.1.layout": {"tensor": 6}}, "models[1].layout.tensor", "degrees that divide"),
+    ("FP8 blocks broken by tensor 32", "prod", {"models.0.layout": {"tensor": 32}}, "models[0].layout.tensor", "128"),
+    ("ranks that do not fill nodes", "prod", {"models.1.layout": {"tensor": 4, "pipeline": 3}}, "models[1].layout.tensor", "multiples of 8"),
+    ("two nodes without RDMA", "dev", {"models.0.layout": {"tensor": 2}}, "models[0].layout.tensor", "GPUDirect"),
+    ("experts of a dense model", "prod", {"models.1.layout": {"tensor": 8, "expert": 8}}, "models[1].layout.expert", "no experts"),
+    ("data parallel attention of vLLM", "prod", {"models.1.layout": {"tensor": 8, "data": 2}}, "models[1].layout.data", "SGLang"),
+    ("Deployment over two nodes", "prod", {"models.0.runtime": "deployment"}, "models[0].runtime", "leader_worker_set"),
+    ("SGLang on Ray", "prod", {"models.0.runtime": "ray_service"}, "models[0].runtime", "vLLM only"),
+    ("image without EFA", "prod", {"models.0.image.carries_efa": False}, "models[0].image", "TCP"),
+    ("floating tag", "prod", {"models.0.image.tag": "latest"}, "models[0].image.tag", "moves"),
+    ("group larger than a rung", "prod", {"pools.0.capacity": [{"kind": "spot", "nodes": {"max": 1}}]}, "models[0].pool", "2 nodes"),
+    ("more replicas than nodes", "dev", {"models.0.replicas": {"min": 3, "max": 3}}, "models[0].replicas.min", "holds 1"),
+    ("objective below physics", "dev", {"models.0.objectives": {"tpot_p99_ms": 5}}, "models[0].objectives.tpot_p99_ms", "raise it"),
+    ("gated model without token", "local", {"models.0.model": "meta-llama/Llama-3.1-8B-Instruct", "models.0.revision": "0e9e39f249a16976918f6564b8830bc894c89659"}, "secrets.hub_token", "gated"),
+    ("two models of a name", "prod", {"models.2.name": "r1-distill-70b"}, "models[2].name", "unique"),
+    ("over budget", "prod", {"budget.monthly_usd": 1000}, "budget.monthly_usd", "worst month"),
+    ("unknown secret source", "dev", {"models.0.api_key": {"kind": "vault"}}, "models[0].api_key", "not a known form"),
+    ("Kubernetes name with capitals", "dev", {"models.0.name": "Llama_8B"}, "models[0].name", "must match"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("stack", "changes", "path", "words"), [case[1:] for case in BAD], ids=[case[0] for case in BAD]
+)
+def test_each_rule_is_told_with_its_place(tmp_path, stack, changes, path, words):
+    with pytest.raises(StackFileError) as caught:
+        load_and_plan(changed(tmp_path, stack, changes))
+    problems = {problem.dotted(): problem for problem in caught.value.problems}
+    assert path in problems, str(caught.value)
+    problem = problems[path]
+    assert words in f"{problem.message} {problem.help or ''}"
+    assert problem.position is not None
+    assert f":{problem.position.line}:" in str(caught.value)
+
+
+@pytest.mark.parametrize(("stack", "changes", "path"), [case[1:4] for case in BAD], ids=[case[0] for case in BAD])
+def test_a_mistake_is_told_once_and_alone(tmp_path, stack, changes, path):
+    """A wrong value brings no follow-up errors that would lead the reader astray."""
+    with pytest.raises(StackFileError) as caught:
+        load_and_plan(changed(tmp_path, stack, changes))
+    told = [problem.dotted() for problem in caught.value.problems]
+    assert told.count(path) == 1
+    assert len(told) <= 2, str(caught.value)
+
+
+def test_four_mistakes_of_model_and_plan_give_four_errors(tmp_path):
+    path = changed(
+        tmp_path,
+        "prod",
+        {
+            "models.0.layout": {"tensor": 12},
+            "models.1.tensor_paralel": 8,
+            "models.2.replicas": {"min": 2, "max": 1},
+            "cache.storage_gib": 5000,
+        },
+    )
+    with pytest.raises(StackFileError) as caught:
+        load_and_plan(path)
+    told = [problem.dotted() for problem in caught.value.problems]
+    assert told == [
+        "cache.storage_gib",
+        "models[0].layout.tensor",
+        "models[1].tensor_paralel",
+        "models[2].replicas.max",
+    ]
+    lines = [problem.position.line for problem in caught.value.problems if problem.position]
+    assert lines == sorted(lines)
+    assert len(lines) == 4
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("config:\n  a: [1, 2\n", "not valid YAML"),
+        ("config:\n  a: 1\n  a: 2\n", "given twice"),
+        ("other: 1\n", "no `config:`"),
+        ("config:\n  aws:region: us-east-1\n", "has no `inference-platform:platform`"),
+        ("config:\n\tx: 1\n", "not valid YAML"),
+    ],
+)
+def test_what_is_no_stack_file(tmp_path, text, words):
+    path = tmp_path / "Pulumi.x.yaml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(StackFileError, match=words):
+        load_and_plan(path)
+
+
+def test_bytes_that_are_no_text(tmp_path):
+    path = tmp_path / "Pulumi.x.yaml"
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(StackFileError, match="cannot be read"):
+        load_and_plan(path)
