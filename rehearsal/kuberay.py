@@ -19,6 +19,8 @@ from rehearsal.pods import condition, is_ready, new_pod, owned_by, owner_of
 CLUSTER: Final = "ray.io/cluster"
 SERVE: Final = "ray.io/serve"
 SERVE_PORT: Final = 8000
+REPLICA: Final = "ray.io/worker-group-replica-name"
+"""One value for the hosts of a worker replica."""
 
 _TIMEOUT: Final = "ray.io/initializing-timeout"
 # What may change without a new cluster.
@@ -150,7 +152,8 @@ def _pods(item: Json, cluster: str) -> Iterator[Json]:
         for replica in range(max(group.get("replicas", 1), group.get("minReplicas", 0))):
             for host in range(group.get("numOfHosts", 1)):
                 labels = _labels(cluster, "worker", name, serve=True) | {
-                    "ray.io/worker-group-replica-index": f"{name}-{replica}",
+                    REPLICA: f"{name}-{replica}",
+                    "ray.io/worker-group-replica-index": str(replica),
                     "ray.io/replica-host-index": str(host),
                 }
                 yield new_pod(
