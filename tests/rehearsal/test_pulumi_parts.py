@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -92,12 +93,17 @@ def test_failed_command_keeps_what_it_said(tmp_path: Path) -> None:
 
 
 def test_interrupted_command_may_finish_and_leaves_no_plugin_behind(tmp_path: Path) -> None:
-    body = (
-        f"trap 'echo saved > {tmp_path}/state; exit 1' INT\n"
-        f"( trap '' INT; exec sleep 60 ) & echo $! > {tmp_path}/plugin\n"
-        f"touch {tmp_path}/started; while :; do sleep 0.1; done"
+    (tmp_path / "program.py").write_text(
+        "import pathlib, signal, subprocess, sys, time\n"
+        "here = pathlib.Path(__file__).parent\n"
+        "def save(*_): (here / 'state').write_text('saved'); sys.exit(1)\n"
+        "signal.signal(signal.SIGINT, save)\n"
+        "plugin = subprocess.Popen(['sleep', '60'], process_group=0)\n"
+        "(here / 'plugin').write_text(str(plugin.pid))\n"
+        "(here / 'started').touch()\n"
+        "while True: time.sleep(0.1)\n"
     )
-    command = RehearsalPulumi(fake_pulumi(tmp_path, body))
+    command = RehearsalPulumi(fake_pulumi(tmp_path, f"exec {sys.executable} {tmp_path / 'program.py'}"))
 
     def interrupt() -> None:
         while not (tmp_path / "started").exists():
@@ -107,7 +113,7 @@ def test_interrupted_command_may_finish_and_leaves_no_plugin_behind(tmp_path: Pa
     threading.Thread(target=interrupt).start()
     with pytest.raises(KeyboardInterrupt):
         command.run(["up"], str(tmp_path), {"PATH": os.environ["PATH"]})
-    assert (tmp_path / "state").read_text() == "saved\n"
+    assert (tmp_path / "state").read_text() == "saved"
     plugin = (tmp_path / "plugin").read_text().strip()
     deadline = time.monotonic() + 10
     while _alive(plugin) and time.monotonic() < deadline:
