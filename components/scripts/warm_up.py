@@ -152,7 +152,8 @@ class Journal:
         """Remembers a checked file."""
         line = json.dumps([self._digest, entry.path, stat.st_size, stat.st_mtime_ns])
         with self._lock, self._path.open("a") as file:
-            file.write(f"{line}\n")
+            # A newline before as well: a line that a kill cut off must not take this one with it.
+            file.write(f"\n{line}\n")
 
     def remove(self) -> None:
         """Forgets all: the marker says it now."""
@@ -198,8 +199,14 @@ def verify(directory: Path, manifest: Manifest, *, workers: int, deadline: float
     # The largest first: started last, one would run alone at the end.
     ordered = sorted(todo, key=lambda entry: entry.size, reverse=True)
     with concurrent.futures.ThreadPoolExecutor(max_workers=workers) as pool:
-        for _ in pool.map(check, ordered):
-            pass
+        running = [pool.submit(check, entry) for entry in ordered]
+        try:
+            for future in running:
+                future.result()
+        except BaseException:
+            # Whatever ended one check (no time left, a file system that is gone) would end the others too.
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
     _refuse(broken)
 
 

@@ -1,0 +1,110 @@
+"""The volume of weights and the Jobs that fill it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from components.scripts import warm_up
+from planner.plan import SecretPlan
+from settings.secrets import PulumiSecret
+from tests.crd_schemas import pod_template_problems
+from tests.factories import STACKS, stack_plan
+from tests.serving.worlds import manifest, serve
+
+JOB = "kubernetes:batch/v1:Job"
+CLAIM = "kubernetes:core/v1:PersistentVolumeClaim"
+
+
+def test_the_lustre_volume_is_reserved_for_its_claim() -> None:
+    world = serve(stack_plan("prod"))
+    volume = manifest(world["kubernetes:core/v1:PersistentVolume", "model-cache-volume"])
+    claim = manifest(world[CLAIM, "model-cache-claim"])
+    assert claim["spec"]["volumeName"] == volume["metadata"]["name"]
+    assert volume["spec"]["claimRef"]["name"] == claim["metadata"]["name"]
+    assert volume["spec"]["claimRef"]["namespace"] == claim["metadata"]["namespace"]
+    # An empty class: with none at all the default class would make another volume.
+    assert claim["spec"]["storageClassName"] == "" == volume["spec"]["storageClassName"]
+    assert volume["spec"]["persistentVolumeReclaimPolicy"] == "Retain"
+    assert volume["spec"]["mountOptions"] == ["flock"]
+    assert set(volume["spec"]["csi"]["volumeAttributes"]) == {"dnsname", "mountname"}
+
+
+def test_a_claim_of_a_cluster_is_not_awaited() -> None:
+    claim = manifest(serve(stack_plan("local"))[CLAIM, "model-cache-claim"])
+    assert claim["metadata"]["annotations"]["pulumi.com/skipAwait"] == "true"
+    assert "volumeName" not in claim["spec"]
+    assert "storageClassName" not in claim["spec"]
+
+
+def test_a_stack_that_streams_has_no_cache() -> None:
+    world = serve(stack_plan("dev"))
+    assert world.of_type(JOB) == ()
+    assert world.of_type(CLAIM) == ()
+
+
+@pytest.mark.parametrize("stack", [stack for stack in STACKS if stack_plan(stack).warmups])
+def test_a_job_makes_the_marker_that_pods_wait_for(stack: str) -> None:
+    plan, world = stack_plan(stack), serve(stack_plan(stack))
+    for warmup in plan.warmups:
+        job = manifest(world[JOB, f"{warmup.name}-job"])
+        assert job["metadata"]["name"].endswith(warmup.weights.revision[:8])
+        assert "ttlSecondsAfterFinished" not in job["spec"]
+        # Time spent waiting for a node must not fail it.
+        assert "activeDeadlineSeconds" not in job["spec"]
+        assert job["metadata"]["annotations"]["pulumi.com/skipAwait"] == "true"
+        assert pod_template_problems(job["spec"]["template"]) == []
+        pod = job["spec"]["template"]["spec"]
+        (container,) = pod["containers"]
+        assert f"--marker={warmup.weights.ready_marker}" in container["args"]
+        mounts = {mount["name"]: mount for mount in container["volumeMounts"]}
+        assert "readOnly" not in mounts["models"]
+        assert warmup.weights.directory.startswith(mounts["models"]["mountPath"])
+        assert pod["nodeSelector"] == dict(plan.pool(warmup.pool).node_selector)
+        assert "nvidia.com/gpu" not in container["resources"]["limits"]
+
+
+def test_a_job_waits_for_its_claim_and_comes_before_its_pods() -> None:
+    world = serve(stack_plan("prod"))
+    claim = world[CLAIM, "model-cache-claim"].urn
+    jobs = {record.name: record for record in world.of_type(JOB)}
+    for job in jobs.values():
+        assert claim in job.depends_on
+    job = jobs["warm-deepseek-r1-56d4cbbb-job"]
+    (pods,) = [record for record in world if record.name == "deepseek-r1-workload"]
+    assert job.urn in pods.depends_on
+
+
+def test_wrong_bytes_fail_the_job_at_once() -> None:
+    job = manifest(serve(stack_plan("prod"))[JOB, "warm-deepseek-r1-56d4cbbb-job"])
+    first, second = job["spec"]["podFailurePolicy"]["rules"]
+    assert first["onExitCodes"]["values"] == [warm_up.EXIT_BROKEN]
+    (container,) = job["spec"]["template"]["spec"]["containers"]
+    assert first["onExitCodes"]["containerName"] == container["name"]
+    assert second["action"] == "Ignore"
+    # A pod failure policy is only allowed with it.
+    assert job["spec"]["template"]["spec"]["restartPolicy"] == "Never"
+
+
+def test_the_script_is_shipped_whole() -> None:
+    script = manifest(serve(stack_plan("prod"))["kubernetes:core/v1:ConfigMap", "model-cache-script"])
+    assert script["data"]["warm_up.py"] == Path(warm_up.__file__).read_text()
+    compile(script["data"]["warm_up.py"], "warm_up.py", "exec")
+
+
+def test_the_hub_token_reaches_the_job_that_downloads_and_no_other() -> None:
+    token = SecretPlan(
+        namespace="inference", name="hub-token", key="token", source=PulumiSecret(kind="pulumi", name="hubToken")
+    )
+    base = stack_plan("local")
+    world = serve(replace(base, warmups=tuple(replace(warmup, hub_token=token) for warmup in base.warmups)))
+    secret = world["kubernetes:core/v1:Secret", "hub-token"]
+    assert secret.secrets
+    (job,) = world.of_type(JOB)
+    assert secret.urn in job.depends_on
+    env = manifest(job)["spec"]["template"]["spec"]["containers"][0]["env"]
+    reference = {"secretKeyRef": {"name": "hub-token", "key": "token"}}
+    assert {"name": "HF_TOKEN", "valueFrom": reference} in env
+    assert "--source=hub" in manifest(job)["spec"]["template"]["spec"]["containers"][0]["args"]
