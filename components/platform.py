@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 import pulumi
 
@@ -27,8 +26,6 @@ from infra.providers import Account
 from planner import naming
 from planner.plan import EksPlan, Plan
 
-Capability = Literal["monitoring", "certificates", "gpu", "efa", "kuberay", "lws", "keda", "cluster_autoscaler"]
-
 SHORTEST_DRAIN_SECONDS = 600
 """cluster-autoscaler's default: what it gives the pods of a node that it removes."""
 
@@ -46,14 +43,15 @@ class PlatformAws:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PlatformOutputs:
-    """What serving may depend on."""
+    """What serving may depend on. No key of one is a key of another, so that all can lie in one mapping."""
 
     namespaces: Mapping[str, pulumi.Resource]
-    """By name."""
+    """By `namespace/<name>`: several charts are called like their namespace."""
     priority_classes: Mapping[str, pulumi.Resource]
     """By name."""
-    charts: Mapping[Capability, pulumi.Resource]
-    """Releases by capability; each brings its custom resources. One that the stack does not need is absent."""
+    charts: Mapping[str, pulumi.Resource]
+    """Releases by the chart's name in the Plan; each brings its custom resources. Certificates can be asked for once
+    `cert-manager` is there."""
 
 
 def declare(
@@ -85,7 +83,7 @@ def declare(
     namespaces = Namespaces("namespaces", NamespacesArgs(levels=levels(plan), after=after), opts).by_name
     priorities = Priorities("priorities", PrioritiesArgs(after=after), opts).by_name
     classes = Storage("storage", StorageArgs(key_arn=aws.volume_key_arn, after=after), opts).classes if aws else ()
-    ready: dict[Capability, pulumi.Resource] = {}
+    ready: dict[str, pulumi.Resource] = {}
 
     def before(chart: str) -> tuple[pulumi.Resource, ...]:
         """What a controller needs: the cluster, its namespace and its priority."""
@@ -104,16 +102,16 @@ def declare(
         ),
         opts,
     ).release
-    ready["monitoring"] = monitoring
+    ready["kube-prometheus-stack"] = monitoring
     Alerts("alerts", AlertsArgs(alerts=plan.observability.alerts, after=(monitoring,)), opts)
     Dashboard("dashboard", DashboardArgs(plan=plan, after=(namespaces[naming.MONITORING_NAMESPACE],)), opts)
 
     if chart := charts.get("cert-manager"):
-        ready["certificates"] = Certificates(
+        ready["cert-manager"] = Certificates(
             "certificates", CertificatesArgs(chart=chart, image_mirror=mirror, after=before("cert-manager")), opts
         ).issuer
     if chart := charts.get("gpu-operator"):
-        ready["gpu"] = Gpu(
+        ready["gpu-operator"] = Gpu(
             "gpu",
             GpuArgs(
                 chart=chart,
@@ -126,13 +124,13 @@ def declare(
             opts,
         ).release
     if chart := charts.get("aws-efa-k8s-device-plugin"):
-        ready["efa"] = Efa(
+        ready["aws-efa-k8s-device-plugin"] = Efa(
             "efa",
             EfaArgs(chart=chart, image_mirror=mirror, region=plan.region, after=before("aws-efa-k8s-device-plugin")),
             opts,
         ).release
     if chart := charts.get("kuberay-operator"):
-        ready["kuberay"] = KubeRay(
+        ready["kuberay-operator"] = KubeRay(
             "kuberay",
             KubeRayArgs(chart=chart, image_mirror=mirror, after=(*before("kuberay-operator"), monitoring)),
             opts,
@@ -146,7 +144,7 @@ def declare(
             "keda", KedaArgs(chart=chart, image_mirror=mirror, after=(*before("keda"), monitoring)), opts
         ).release
     if (chart := charts.get("cluster-autoscaler")) and isinstance(plan.target, EksPlan) and aws:
-        ready["cluster_autoscaler"] = ClusterAutoscaler(
+        ready["cluster-autoscaler"] = ClusterAutoscaler(
             "cluster-autoscaler",
             ClusterAutoscalerArgs(
                 chart=chart,
@@ -162,4 +160,8 @@ def declare(
             ),
             opts,
         ).release
-    return PlatformOutputs(namespaces=namespaces, priority_classes=priorities, charts=ready)
+    return PlatformOutputs(
+        namespaces={f"namespace/{name}": namespace for name, namespace in namespaces.items()},
+        priority_classes=priorities,
+        charts=ready,
+    )
