@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import pulumi
 import pulumi_aws as aws
 
-from infra.identity import PodRole, PodRoleArgs
+from infra.identity import PodRole, PodRoleArgs, Statement
 from infra.providers import Account
 from planner.plan import AddonPlan
 
 POD_IDENTITY_AGENT = "eks-pod-identity-agent"
+EBS_CSI_DRIVER = "aws-ebs-csi-driver"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +26,8 @@ class AddonsArgs:
     kubernetes_version: str
     addons: Sequence[AddonPlan]
     account: Account
+    statements: Mapping[str, tuple[Statement, ...]]
+    """Add-on -> what its identity may do beyond the AWS managed policies of the plan."""
     after: tuple[pulumi.Resource, ...] = ()
 
 
@@ -85,6 +88,7 @@ class Addons(pulumi.ComponentResource):
                 cluster_arn=self._args.cluster_arn,
                 namespace=plan.namespace,
                 service_account=service_account,
+                statements=self._args.statements.get(plan.name, ()),
                 managed_policy_arns={
                     policy.rpartition("/")[2]: pulumi.Output.concat(
                         "arn:", self._args.account.partition, f":iam::aws:policy/{policy}"

@@ -10,9 +10,10 @@ import pulumi
 import pulumi_aws as aws
 import pulumi_kubernetes as k8s
 
-from infra import keys, providers
-from infra.addons import Addons, AddonsArgs
+from infra import keys, permissions, providers
+from infra.addons import EBS_CSI_DRIVER, Addons, AddonsArgs
 from infra.cluster import Cluster, ClusterArgs
+from infra.identity import Statement
 from infra.lustre import Lustre, LustreArgs
 from infra.network import Network, NetworkArgs, NetworkOutputs, existing_network
 from infra.node_groups import GpuPool, GpuPoolArgs, NodeHome, NodeRole, SystemNodes, SystemNodesArgs
@@ -31,7 +32,7 @@ class EksOutputs:
     security_group_id: pulumi.Output[str]
     vpc_id: pulumi.Input[str]
     key_arn: pulumi.Output[str]
-    """KMS key of the cluster's Secrets, logs and volumes."""
+    """KMS key of persistent volumes; the EBS CSI driver may use it."""
     account: Account
 
 
@@ -100,9 +101,10 @@ class _Layer:
             keys.for_log_groups(self._account),
             keep=self._plan.protect_cluster,
         )
+        data_key_arn = self._data_key()
         network = self._network(key_arn)
         cluster = self._cluster(network, key_arn)
-        first = self._addons("addons-nodes", "before_nodes", cluster, after=())
+        first = self._addons("addons-nodes", "before_nodes", cluster, after=(), statements={})
         role = NodeRole("node", self._account, self._options)
         home = NodeHome(
             cluster_name=cluster.cluster_name,
@@ -118,7 +120,13 @@ class _Layer:
             SystemNodesArgs(plan=self._target.system, home=home, subnet_ids=list(network.private_subnets.values())),
             self._options,
         )
-        later = self._addons("addons", "after_nodes", cluster, after=(system.group,))
+        later = self._addons(
+            "addons",
+            "after_nodes",
+            cluster,
+            after=(system.group,),
+            statements={EBS_CSI_DRIVER: permissions.encrypt_volumes(data_key_arn)},
+        )
         pools = {
             pool.name: GpuPool(
                 f"pool-{pool.name}",
@@ -128,7 +136,7 @@ class _Layer:
             for pool in self._plan.pools
             if pool.zone is not None
         }
-        weights = self._weights()
+        weights = self._weights(data_key_arn)
         ready = (*cluster.access, *first, system.group, *later)
         return AwsOutputs(
             kubernetes=providers.eks_kubernetes_provider(
@@ -146,7 +154,7 @@ class _Layer:
                 endpoint=cluster.endpoint,
                 security_group_id=cluster.security_group_id,
                 vpc_id=network.vpc_id,
-                key_arn=key_arn,
+                key_arn=data_key_arn,
                 account=self._account,
             ),
             ready=ready,
@@ -187,7 +195,12 @@ class _Layer:
         )
 
     def _addons(
-        self, name: str, phase: str, cluster: Cluster, after: tuple[pulumi.Resource, ...]
+        self,
+        name: str,
+        phase: str,
+        cluster: Cluster,
+        after: tuple[pulumi.Resource, ...],
+        statements: Mapping[str, tuple[Statement, ...]],
     ) -> tuple[pulumi.Resource, ...]:
         args = AddonsArgs(
             cluster_name=cluster.cluster_name,
@@ -195,16 +208,20 @@ class _Layer:
             kubernetes_version=self._target.kubernetes_version,
             addons=[addon for addon in self._target.addons if addon.phase == phase],
             account=self._account,
+            statements=statements,
             after=after,
         )
         return Addons(name, args, self._options).addons
 
-    def _weights(self) -> WeightsOutputs | None:
-        cache = self._plan.cache
-        if not cache.bucket:
+    def _data_key(self) -> pulumi.Output[str]:
+        imports = [keys.for_lustre_imports(self._account)] if self._plan.cache.fsx else []
+        return self._key(
+            "data-key", "Model weights, their cache and persistent volumes", *imports, keep=self._plan.protect_data
+        )
+
+    def _weights(self, key_arn: pulumi.Output[str]) -> WeightsOutputs | None:
+        if not self._plan.cache.bucket:
             return None
-        imports = [keys.for_lustre_imports(self._account)] if cache.fsx else []
-        key_arn = self._key("data-key", "Model weights and their cache", *imports, keep=self._plan.protect_data)
         bucket = Weights("weights", WeightsArgs(key_arn=key_arn, keep=self._plan.protect_data), self._options)
         return WeightsOutputs(
             bucket_name=bucket.bucket_name, bucket_arn=bucket.arn, key_arn=key_arn, ready=bucket.ready

@@ -1,8 +1,7 @@
-"""KMS keys: one for the cluster (Kubernetes Secrets, logs), one for data that outlives it (weights, their cache).
+"""KMS keys: one for the cluster (Kubernetes Secrets, logs), one for data that outlives it (weights, cache, volumes).
 
-EBS volumes use the account's default EBS key: a volume that is kept after a destroy (Prometheus) must stay readable
-when the cluster's key is gone, and a key of our own would have to trust Auto Scaling's service-linked role, which an
-account without any scaling group does not have yet (KMS refuses to name a principal that does not exist).
+Root disks of nodes use the account's default EBS key: a key of ours would have to trust Auto Scaling's service-linked
+role, which an account without any scaling group does not have yet (KMS refuses a principal that does not exist).
 """
 
 from __future__ import annotations

@@ -67,8 +67,9 @@ def network_interfaces(
             device_index=plan.device_index,
             interface_type=plan.interface_type,
             security_groups=security_group_ids,
-            # EC2 gives no public address to an instance with several interfaces, and refuses to be asked for one.
-            associate_public_ip_address="false",
+            # An efa-only interface has no address, and RunInstances refuses to hear of public ones, be it a no
+            # (karpenter-provider-aws, launchtemplate.go: InvalidParameterValue).
+            associate_public_ip_address=None if plan.interface_type == "efa-only" else "false",
             delete_on_termination="true",
             description=f"card {plan.card_index} {plan.interface_type}",
         )

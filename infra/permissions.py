@@ -82,3 +82,32 @@ def write_weights(bucket_arn: pulumi.Input[str], key_arn: pulumi.Input[str], pre
         ),
         Statement(sid="EncryptWeights", actions=("kms:GenerateDataKey",), resources=(key_arn,)),
     )
+
+
+def encrypt_volumes(key_arn: pulumi.Input[str]) -> tuple[Statement, ...]:
+    """Make and attach EBS volumes that a key of ours encrypts.
+
+    Source: EBS CSI driver, encryption with a customer-managed key. Without it a volume goes from `creating` to gone,
+    and its claim stays pending without a reason.
+    """
+    return (
+        Statement(
+            sid="LendKeyToEc2",
+            actions=("kms:CreateGrant", "kms:ListGrants", "kms:RevokeGrant"),
+            resources=(key_arn,),
+            condition={"Bool": {"kms:GrantIsForAWSResource": "true"}},
+        ),
+        Statement(
+            sid="EncryptVolumes",
+            actions=(
+                "kms:Decrypt",
+                "kms:DescribeKey",
+                "kms:Encrypt",
+                "kms:GenerateDataKey",
+                "kms:GenerateDataKeyWithoutPlaintext",
+                "kms:ReEncryptFrom",
+                "kms:ReEncryptTo",
+            ),
+            resources=(key_arn,),
+        ),
+    )

@@ -171,6 +171,18 @@ def test_no_policy_allows_more_than_named_actions_on_named_resources(world: Worl
             assert set(statement["Action"]) <= UNBOUND, name
 
 
+def test_the_ebs_driver_may_use_the_key_of_volumes_and_lend_it_to_ec2_only(world: World) -> None:
+    name = "addons-aws-ebs-csi-driver-policy"
+    statements = {s["Sid"]: s for found, s in policy_statements(world) if found == name}
+    key = world[
+        "aws:s3/bucketServerSideEncryptionConfiguration:BucketServerSideEncryptionConfiguration", "weights-encryption"
+    ]
+    key_arn = key.inputs["rules"][0]["applyServerSideEncryptionByDefault"]["kmsMasterKeyId"]
+    assert all(statement["Resource"] == [key_arn] for statement in statements.values())
+    assert statements["LendKeyToEc2"]["Condition"] == {"Bool": {"kms:GrantIsForAWSResource": "true"}}
+    assert "kms:GenerateDataKeyWithoutPlaintext" in statements["EncryptVolumes"]["Action"]
+
+
 def test_the_autoscaler_changes_groups_of_its_own_cluster_only(world: World) -> None:
     (scale,) = [s for name, s in policy_statements(world) if name == "autoscaler-policy" and s["Sid"] == "Scale"]
     condition = scale["Condition"]["StringEquals"]

@@ -145,7 +145,7 @@ def test_without_pools_cache_and_internet_there_is_still_a_cluster() -> None:
     assert world.of_type(NODE_GROUP) == (world[NODE_GROUP, "system-nodes"],)
     assert not world.of_type("aws:s3/bucket:Bucket")
     assert not world.of_type("aws:ec2/vpc:Vpc")
-    assert [record.name for record in world.of_type("aws:kms/key:Key")] == ["cluster-key-key"]
+    assert not world.of_type("aws:fsx/lustreFileSystem:LustreFileSystem")
     assert world[CLUSTER, "cluster-eks"].inputs["vpcConfig"]["subnetIds"] == ["subnet-0a", "subnet-0b", "subnet-0c"]
 
 
