@@ -18,7 +18,7 @@ from rehearsal.controlplane.errors import ControlPlaneError
 
 _COLLECTION = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 _DISCOVERY = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList"
-_THREADS = 8
+_THREADS = 4
 _ESTABLISHED_SECONDS = 60.0
 _POLL_SECONDS = 0.2
 

@@ -167,6 +167,7 @@ class ControlPlane:
         run(
             "kube-apiserver",
             components.kube_apiserver(binaries.kube_apiserver, ports, pki, self.directory / "tokens.csv"),
+            environment={**os.environ, **components.API_SERVER_ENVIRONMENT},
         )
         self._wait("kube-apiserver", lambda: self.api.get("/readyz") is not None)
         run(

@@ -29,6 +29,10 @@ SCHEDULER_PROFILES = ("default-scheduler", "volcano")
 FAKE_NODE_ANNOTATION = "kwok.x-k8s.io/node"
 FAKE_NODE_VALUE = "fake"
 
+#: Environment of the API server. It lives for minutes and takes megabytes of schemas in its first seconds: fewer rounds
+#: of garbage collection took a third off its processor time (128 CRDs: 28 to 19 s), and the limit bounds its memory.
+API_SERVER_ENVIRONMENT = {"GOGC": "400", "GOMEMLIMIT": "2GiB"}
+
 # Requests per second that the controllers may send; the production defaults (20 to 50) are for shared API servers.
 _CLIENT_QPS = 1000
 _CLIENT_BURST = 2000
