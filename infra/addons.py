@@ -15,6 +15,7 @@ from planner.plan import AddonPlan
 
 POD_IDENTITY_AGENT = "eks-pod-identity-agent"
 EBS_CSI_DRIVER = "aws-ebs-csi-driver"
+FSX_CSI_DRIVER = "aws-fsx-csi-driver"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,7 @@ import pulumi_aws as aws
 import pulumi_kubernetes as k8s
 
 from infra import keys, permissions, providers
-from infra.addons import EBS_CSI_DRIVER, Addons, AddonsArgs
+from infra.addons import EBS_CSI_DRIVER, FSX_CSI_DRIVER, Addons, AddonsArgs
 from infra.cluster import Cluster, ClusterArgs
 from infra.identity import Statement
 from infra.lustre import Lustre, LustreArgs
@@ -125,7 +125,10 @@ class _Layer:
             "after_nodes",
             cluster,
             after=(system.group,),
-            statements={EBS_CSI_DRIVER: permissions.encrypt_volumes(data_key_arn)},
+            statements={
+                EBS_CSI_DRIVER: permissions.encrypt_volumes(data_key_arn),
+                FSX_CSI_DRIVER: permissions.describe_file_systems(self._account),
+            },
         )
         pools = {
             pool.name: GpuPool(

@@ -111,3 +111,18 @@ def encrypt_volumes(key_arn: pulumi.Input[str]) -> tuple[Statement, ...]:
             resources=(key_arn,),
         ),
     )
+
+
+def describe_file_systems(account: Account) -> tuple[Statement, ...]:
+    """Look at the file system of a static volume: FSx' CSI driver makes and deletes none here."""
+    return (
+        Statement(
+            sid="DescribeFileSystems",
+            actions=("fsx:DescribeFileSystems",),
+            resources=(
+                pulumi.Output.concat(
+                    "arn:", account.partition, ":fsx:", account.region, ":", account.account_id, ":file-system/*"
+                ),
+            ),
+        ),
+    )

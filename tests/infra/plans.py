@@ -68,6 +68,7 @@ def addons() -> tuple[AddonPlan, ...]:
             service_account="ebs-csi-controller-sa",
             policy_arn_names=("service-role/AmazonEBSCSIDriverPolicy",),
         ),
+        addon("aws-fsx-csi-driver", "after_nodes", service_account="fsx-csi-controller-sa"),
         addon("eks-node-monitoring-agent", "after_nodes", version=None),
     )
 

@@ -183,6 +183,13 @@ def test_the_ebs_driver_may_use_the_key_of_volumes_and_lend_it_to_ec2_only(world
     assert "kms:GenerateDataKeyWithoutPlaintext" in statements["EncryptVolumes"]["Action"]
 
 
+def test_no_role_is_without_permissions(world: World) -> None:
+    roles = {record.parent for record in world.of_type("aws:iam/role:Role")}
+    granted = {r.parent for r in (*world.of_type(ATTACHMENT), *world.of_type("aws:iam/rolePolicy:RolePolicy"))}
+    assert len(roles) == 9
+    assert roles == granted
+
+
 def test_the_autoscaler_changes_groups_of_its_own_cluster_only(world: World) -> None:
     (scale,) = [s for name, s in policy_statements(world) if name == "autoscaler-policy" and s["Sid"] == "Scale"]
     condition = scale["Condition"]["StringEquals"]
