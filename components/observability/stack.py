@@ -74,6 +74,8 @@ def values(args: MonitoringArgs) -> dict[str, Any]:
             },
             # Dashboards come from ConfigMaps and users from the Secret: nothing in Grafana needs to be kept.
             "persistence": {"enabled": False},
+            # A pod of `helm test`, from one more registry.
+            "testFramework": {"enabled": False},
         },
     }
     if args.image_mirror is not None:
