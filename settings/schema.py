@@ -1,4 +1,7 @@
-"""The JSON Schema of the stack file, for editors: `python -m settings.schema` writes it, `--check` compares it."""
+"""The JSON Schema of the stack file and its reference page.
+
+`python -m settings.schema` writes both, `--check` compares them with the models.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from settings import reference
 from settings.errors import PLATFORM_KEY
 from settings.load import REGION_KEY
 from settings.root import Settings
@@ -43,13 +47,15 @@ def rendered() -> str:
 
 
 def main(arguments: list[str]) -> int:
-    """Write the file, or with `--check` say whether it is up to date (exit code 1 where it is not)."""
+    """Write the files, or with `--check` say whether they are up to date (exit code 1 where one is not)."""
+    files = {SCHEMA_FILE: rendered(), reference.REFERENCE_FILE: reference.rendered()}
     if "--check" in arguments:
-        if SCHEMA_FILE.exists() and SCHEMA_FILE.read_text(encoding="utf-8") == rendered():
-            return 0
-        sys.stderr.write(f"error: {SCHEMA_FILE.name} differs from the models: run `make schema`\n")
-        return 1
-    SCHEMA_FILE.write_text(rendered(), encoding="utf-8")
+        stale = [p.name for p, text in files.items() if not p.exists() or p.read_text(encoding="utf-8") != text]
+        for name in stale:
+            sys.stderr.write(f"error: {name} differs from the models: run `make schema`\n")
+        return 1 if stale else 0
+    for path, text in files.items():
+        path.write_text(text, encoding="utf-8")
     return 0
 
 
