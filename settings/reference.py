@@ -55,14 +55,18 @@ def _section(name: str, schema: dict[str, Any]) -> list[str]:
     lines += ["| field | type | default | what |", "|---|---|---|---|"]
     required = set(schema.get("required", []))
     for field, value in schema.get("properties", {}).items():
-        default = "" if field in required else f"`{_default(value)}`"
+        default = "" if field in required else _default(value)
         lines.append(f"| `{field}` | {_type(value)} | {default} | {_one_line(value.get('description', ''))} |")
     return [*lines, ""]
 
 
 def _default(value: dict[str, Any]) -> str:
     default = value.get("default", value.get("const", ""))
-    return str(default).replace("|", "\\|") if default not in ({}, []) else "empty"
+    if default in ({}, [], ""):
+        return "empty"
+    if isinstance(default, dict):
+        return "its own defaults"
+    return "none" if default is None else f"`{default}`".replace("|", "\\|")
 
 
 def _type(value: dict[str, Any]) -> str:
