@@ -9,9 +9,9 @@ import pulumi
 import pulumi_kubernetes_cert_manager as cert_manager
 
 from components._charts import DEFAULT_TIMEOUT_SECONDS, source_for_injected_repository
-from components._images import registry
 from components._objects import CaCertificate, CaIssuer, CustomObject, SelfSignedIssuer, custom_resource
 from planner import naming
+from planner.images import registry
 from planner.plan import ChartPlan
 
 SELF_SIGNED_ISSUER = "inference-self-signed"

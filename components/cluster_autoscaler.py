@@ -11,9 +11,9 @@ import pulumi_kubernetes as kubernetes
 import yaml
 
 from components._charts import release
-from components._images import mirrored
 from infra.identity import PodIdentity, PodIdentityArgs, Statement
 from planner import naming
+from planner.images import mirrored
 from planner.plan import ChartPlan, PoolPlan
 
 PRIORITY_CONFIG_MAP = "cluster-autoscaler-priority-expander"

@@ -8,8 +8,8 @@ from typing import Any
 import pulumi
 
 from components._charts import release
-from components._images import mirrored
 from components.gpu import gpu_toleration
+from planner.images import mirrored
 from planner.plan import ChartPlan
 
 EKS_IMAGE_ACCOUNT = "602401143452"

@@ -8,8 +8,8 @@ from typing import Any, Literal
 import pulumi
 
 from components._charts import release
-from components._images import mirrored
 from planner import naming
+from planner.images import mirrored
 from planner.plan import ChartPlan
 
 METRICS_CONFIG_MAP = "dcgm-exporter-metrics"

@@ -8,8 +8,8 @@ from typing import Any
 import pulumi
 
 from components._charts import release
-from components._images import registry
 from planner import naming
+from planner.images import registry
 from planner.plan import ChartPlan
 
 

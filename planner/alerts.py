@@ -102,6 +102,7 @@ def _model(thresholds: AlertThresholds, model: Model, plan: ModelPlan, engine: E
             for_minutes=5,
             severity=severity,
             summary=f"{name}: P99 time to first token above {limit} ms",
+            model=name,
             runbook="timetofirsttokenhigh",
         )
     tpot = quantile(engine, metrics.tpot_histogram, namespace, name)
@@ -111,6 +112,7 @@ def _model(thresholds: AlertThresholds, model: Model, plan: ModelPlan, engine: E
         for_minutes=5,
         severity="warning",
         summary=f"{name}: P99 time per output token above {model.objectives.tpot_p99_ms} ms",
+        model=name,
         runbook="timeperoutputtokenhigh",
     )
     errors = _counter(engine, metrics.errors, namespace, name)
@@ -123,6 +125,7 @@ def _model(thresholds: AlertThresholds, model: Model, plan: ModelPlan, engine: E
         for_minutes=5,
         severity="critical",
         summary=f"{name}: more than {thresholds.error_rate_percent:g} % of requests fail",
+        model=name,
         runbook="errorratehigh",
     )
     yield AlertPlan(
@@ -131,6 +134,7 @@ def _model(thresholds: AlertThresholds, model: Model, plan: ModelPlan, engine: E
         for_minutes=5,
         severity="warning",
         summary=f"{name}: more than {thresholds.queue_backlog} requests wait",
+        model=name,
         runbook="queuebacklog",
     )
     kv_usage = f"100 * max({metrics.kv_usage}{selector(engine, namespace, name)})"
@@ -140,6 +144,7 @@ def _model(thresholds: AlertThresholds, model: Model, plan: ModelPlan, engine: E
         for_minutes=5,
         severity="warning",
         summary=f"{name}: KV cache more than {thresholds.kv_cache_percent} % full",
+        model=name,
         runbook="kvcachehigh",
     )
     yield AlertPlan(
@@ -148,6 +153,7 @@ def _model(thresholds: AlertThresholds, model: Model, plan: ModelPlan, engine: E
         for_minutes=max(10, math.ceil(2 * plan.startup_seconds / 60)),
         severity="critical",
         summary=f"{name}: no replica reports metrics",
+        model=name,
         runbook="modelnotserving",
     )
 

@@ -13,6 +13,7 @@ from planner.cache import Reader, medium_of, plan_load
 from planner.drafts import Draft
 from planner.engines import ray, sglang, vllm
 from planner.engines.request import EngineRequest
+from planner.images import mirrored
 from planner.naming import SERVING_NAMESPACE, SERVING_PRIORITY, kubernetes_name
 from planner.plan import (
     AnySecretSource,
@@ -194,17 +195,7 @@ def _image(sketch: Draft, settings: Settings, catalog: Catalog) -> tuple[str, bo
         reference = f"{own.repository}:{own.tag}" + (f"@{own.digest}" if own.digest else "")
         return reference, own.carries_efa
     entry = catalog.versions.images[sketch.engine.image]
-    reference = entry.reference
-    if settings.images.mirror:
-        reference = mirrored(reference, settings.images.mirror)
-    return reference, entry.carries_efa == "yes"
-
-
-def mirrored(reference: str, mirror: str) -> str:
-    """An image reference pulled through a mirror: the registry's host becomes a path below it."""
-    host, _, rest = reference.partition("/")
-    has_host = "." in host or ":" in host
-    return f"{mirror}/{rest}" if has_host else f"{mirror}/{reference}"
+    return mirrored(entry.reference, settings.images.mirror), entry.carries_efa == "yes"
 
 
 def _check_lws_replicas(sketch: Draft, pool: PoolPlan, findings: Findings) -> None:

@@ -29,7 +29,7 @@ class Images(Section):
 
     mirror: str | None = Field(default=None, pattern=r"^[a-z0-9][a-z0-9._:/-]+$")
     """Registry and prefix that every image is pulled through, for instance
-    `111122223333.dkr.ecr.us-east-1.amazonaws.com/mirror`."""
+    `111122223333.dkr.ecr.us-east-1.amazonaws.com/mirror`; the upstream host stays in the path below it."""
 
 
 class Secrets(Section):

@@ -8,9 +8,9 @@ from typing import Any
 import pulumi
 
 from components._charts import release
-from components._images import registry
 from components._secrets import SecretValues, declare_secret
 from planner import naming
+from planner.images import registry
 from planner.plan import ChartPlan, ObservabilityPlan
 
 ADMIN_USER_KEY = "admin-user"

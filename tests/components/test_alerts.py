@@ -42,10 +42,7 @@ def test_models_have_a_rule_of_their_own() -> None:
     }
 
 
-UNNAMED = pytest.mark.xfail(strict=True, reason="planner.alerts does not name the model of an alert yet")
-
-
-@pytest.mark.parametrize("stack", ["dev", "staging", pytest.param("prod", marks=UNNAMED), "local"])
+@pytest.mark.parametrize("stack", STACKS)
 def test_no_two_alerts_are_one_to_alertmanager(stack: str) -> None:
     """Two rules whose aggregated expressions leave no label must differ in name or labels."""
     plan = stack_plan(stack)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import ipaddress
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -30,8 +32,6 @@ def test_a_plan_is_plain_data_and_deterministic(stack):
 
 
 def test_planning_imports_neither_pulumi_nor_boto3():
-    import subprocess
-
     code = (
         "import sys, pathlib, planner; planner.load_and_plan(pathlib.Path('Pulumi.prod.yaml'));"
         "print([m for m in ('pulumi', 'boto3', 'kubernetes') if m in sys.modules])"
@@ -117,8 +117,6 @@ def test_charts_follow_from_what_is_served():
 
 
 def test_subnets_do_not_overlap_and_lie_in_the_vpc():
-    import ipaddress
-
     network = planned("prod").network
     assert isinstance(network, CreatedNetworkPlan)
     vpc = ipaddress.ip_network(network.cidr)
@@ -138,7 +136,7 @@ def test_a_mirror_changes_every_chart_and_image(tmp_path):
     mirror = "111122223333.dkr.ecr.us-east-1.amazonaws.com/mirror"
     plan = load_and_plan(changed(tmp_path, "prod", {"charts": {"mirror": "./charts"}, "images": {"mirror": mirror}}))[1]
     assert all(chart.directory == "./charts" and chart.repository is None for chart in plan.charts.values())
-    assert plan.models[1].container.image.startswith(f"{mirror}/vllm/")
+    assert plan.models[1].container.image.startswith(f"{mirror}/docker.io/vllm/")
 
 
 def test_every_alert_names_a_metric_of_its_engine():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from components._images import mirrored, registry
+from planner.images import mirrored, registry
 
 MIRROR = "111122223333.dkr.ecr.us-east-1.amazonaws.com/mirror"
 
