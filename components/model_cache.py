@@ -139,10 +139,9 @@ class WarmUpArgs:
 
     warmup: WarmupPlan
     namespace: str
-    image: str
-    """The engine's image: it has Python and the hub's client, and its nodes pull it anyway."""
     priority_class: str
-    pool: PoolPlan
+    pool: PoolPlan | None
+    """None: system nodes."""
     cache: CachePlan
     after: tuple[pulumi.Resource, ...]
     """The claim, the script, the hub token's Secret and the pool's node groups."""
@@ -209,14 +208,14 @@ def _pod_spec(args: WarmUpArgs) -> dict[str, Any]:
         "enableServiceLinks": False,
         # The pods that wait for it must not push it off the node.
         "priorityClassName": args.priority_class,
-        "nodeSelector": dict(args.pool.node_selector),
-        "tolerations": tolerations(args.pool.taints),
+        # Without a pool it lands on system nodes: GPU nodes are tainted.
+        **_placement(args.pool),
         # Directories that the file system took over from S3 belong to root.
         "securityContext": {"runAsUser": 0, "seccompProfile": {"type": "RuntimeDefault"}},
         "containers": [
             {
                 "name": "warm-up",
-                "image": args.image,
+                "image": warmup.image,
                 "command": ["python3", f"{_SCRIPT_MOUNT}/{_SCRIPT.name}"],
                 "args": _arguments(warmup),
                 "env": _environment(warmup),
@@ -243,6 +242,12 @@ def _pod_spec(args: WarmUpArgs) -> dict[str, Any]:
             {"name": "temporary", "emptyDir": {}},
         ],
     }
+
+
+def _placement(pool: PoolPlan | None) -> dict[str, Any]:
+    if pool is None:
+        return {}
+    return {"nodeSelector": dict(pool.node_selector), "tolerations": tolerations(pool.taints)}
 
 
 def _arguments(warmup: WarmupPlan) -> list[str]:

@@ -530,8 +530,11 @@ class WarmupPlan:
     models: tuple[str, ...]
     hub_token: SecretPlan | None
     timeout_seconds: int
-    pool: str
-    """Pool whose nodes can mount the cache."""
+    image: str
+    """Has Python; where weights come from the hub, also its client (every engine's image has)."""
+    pool: str | None
+    """Pool whose nodes it runs on, where only they can mount the cache; None: the system nodes, so that no GPU waits
+    for it."""
 
 
 # --- Platform ----------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from planner.cache import plan_cache
 from planner.charts import plan_charts
 from planner.cost import plan_cost
 from planner.drafts import Draft, draft
+from planner.images import mirrored
 from planner.naming import (
     MONITORING_NAMESPACE,
     PROJECT,
@@ -18,7 +19,17 @@ from planner.naming import (
     kubernetes_name,
 )
 from planner.network import plan_network
-from planner.plan import CachePlan, ModelPlan, ObservabilityPlan, Plan, PoolPlan, SecretPlan, WarmupPlan
+from planner.plan import (
+    CachePlan,
+    EksPlan,
+    ExistingClusterPlan,
+    ModelPlan,
+    ObservabilityPlan,
+    Plan,
+    PoolPlan,
+    SecretPlan,
+    WarmupPlan,
+)
 from planner.pools import PoolFacts, look_up, plan_pool
 from planner.problems import Findings, PlanError
 from planner.serving import plan_model, secret_of
@@ -32,7 +43,10 @@ _PROMETHEUS_FILL = 0.8
 """Share of its volume that Prometheus may fill with blocks; the rest is for its write-ahead log."""
 
 _WARMUP_MARGIN = 4
-"""A warm-up reads everything from S3 once and checks it: slower than a load, and worth waiting for."""
+"""A warm-up reads everything once and checks it; the cache fetches it from S3 meanwhile."""
+
+_HUB_MB_PER_S = 50
+"""What a download from the hub is given at least before it counts as stuck."""
 
 
 def plan(settings: Settings, *, stack: str, region: str | None, catalog: Catalog | None = None) -> Plan:
@@ -91,7 +105,12 @@ def plan(settings: Settings, *, stack: str, region: str | None, catalog: Catalog
         network=network,
         pools=tuple(pools.values()),
         cache=cache,
-        warmups=_warmups(models, hub_token),
+        warmups=_warmups(
+            models,
+            hub_token,
+            mirrored(facts.versions.images["python"].reference, settings.images.mirror),
+            _warmup_rate(target, facts),
+        ),
         models=models,
         charts=plan_charts(
             facts.versions.charts, settings.charts.mirror, on_eks=on_eks, pools=tuple(pools.values()), models=models
@@ -193,8 +212,14 @@ def _hub_token(settings: Settings, drafts: list[Draft], cache: CachePlan, findin
     return secret_of(SERVING_NAMESPACE, "hub-token", "token", source) if source is not None else None
 
 
-def _warmups(models: tuple[ModelPlan, ...], hub_token: SecretPlan | None) -> tuple[WarmupPlan, ...]:
-    """One Job for each revision that lies on a mounted cache, however many models serve it."""
+def _warmups(
+    models: tuple[ModelPlan, ...], hub_token: SecretPlan | None, image: str, megabytes_per_second: float
+) -> tuple[WarmupPlan, ...]:
+    """One Job for each revision that lies on a mounted cache, however many models serve it.
+
+    Lustre is mounted by every node, so its Jobs run on system nodes, with `image`, at what such a node's network
+    sustains. A claim may be bound to the pool's node, and its weights come from the hub.
+    """
     by_prefix: dict[str, list[ModelPlan]] = {}
     for model in models:
         if model.weights.medium != "s3_stream":
@@ -205,11 +230,19 @@ def _warmups(models: tuple[ModelPlan, ...], hub_token: SecretPlan | None) -> tup
             weights=sharing[0].weights,
             models=tuple(model.name for model in sharing),
             hub_token=hub_token,
-            timeout_seconds=max(3600, int(_WARMUP_MARGIN * sharing[0].weights.load.seconds)),
-            pool=sharing[0].pool,
+            timeout_seconds=max(3600, int(_WARMUP_MARGIN * sharing[0].weights.gigabytes * 1000 / megabytes_per_second)),
+            image=image if sharing[0].weights.medium == "lustre" else sharing[0].container.image,
+            pool=None if sharing[0].weights.medium == "lustre" else sharing[0].pool,
         )
         for sharing in by_prefix.values()
     )
+
+
+def _warmup_rate(target: EksPlan | ExistingClusterPlan, catalog: Catalog) -> float:
+    """MB/s at which a warm-up Job reads: a system node's network, or the hub."""
+    if isinstance(target, EksPlan):
+        return catalog.instances[target.system.instance_type].card0_gbps * 125
+    return _HUB_MB_PER_S
 
 
 def _observability(settings: Settings, drafts: list[Draft], models: tuple[ModelPlan, ...]) -> ObservabilityPlan:

@@ -118,11 +118,10 @@ def _warm_ups(args: ServingArgs, cache: ModelCache | None, opts: pulumi.Resource
             WarmUpArgs(
                 warmup=warmup,
                 namespace=SERVING_NAMESPACE,
-                image=models[warmup.models[0]].container.image,
                 priority_class=models[warmup.models[0]].priority_class,
-                pool=plan.pool(warmup.pool),
+                pool=plan.pool(warmup.pool) if warmup.pool else None,
                 cache=plan.cache,
-                after=(*before, *args.node_groups.get(warmup.pool, ())),
+                after=(*before, *(args.node_groups.get(warmup.pool, ()) if warmup.pool else ())),
             ),
             opts=opts,
         )

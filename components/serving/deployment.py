@@ -11,6 +11,9 @@ import pulumi_kubernetes as k8s
 from components.serving.pods import SKIP_AWAIT, PodContext, PodTemplate, object_labels, pod_template, selector_labels
 from components.serving.scaling import fields_of_the_scaler
 
+_PATIENCE_SECONDS = 24 * 3600
+"""Waiting for scarce capacity is no failed rollout; the start itself is timed by the startup probe."""
+
 
 def template(context: PodContext) -> PodTemplate:
     """The pod of a single-node replica."""
@@ -37,8 +40,7 @@ def declare(
         "selector": {"matchLabels": selector_labels(model)},
         # A surge pod needs GPUs that are not there: the rollout would wait for a node that the old pod holds.
         "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 0, "maxUnavailable": 1}},
-        # Beyond the planned start, so that a slow load is not reported as a failed rollout.
-        "progressDeadlineSeconds": max(600, 3 * model.startup_seconds),
+        "progressDeadlineSeconds": _PATIENCE_SECONDS,
         "template": template(context),
     }
     return k8s.apps.v1.Deployment(

@@ -37,7 +37,8 @@ deadline=$(( $(date +%s) + LIMIT_SECONDS ))
 until [ -f "$READY_MARKER" ]; do
   if [ "$(date +%s)" -ge "$deadline" ]; then
     echo "No $READY_MARKER after ${LIMIT_SECONDS} s: the warm-up Job of this revision has not finished." \
-"Its log says why: kubectl -n $NAMESPACE logs -l $WARMUP_SELECTOR --tail=20" | tee /dev/termination-log >&2
+"Its log says why: kubectl -n $NAMESPACE logs -l $WARMUP_SELECTOR --tail=20" |
+      tee "${TERMINATION_LOG:-/dev/termination-log}" >&2
     exit 1
   fi
   echo "waiting for $READY_MARKER"

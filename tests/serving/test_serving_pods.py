@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -191,3 +194,25 @@ def test_kuberay_finds_its_ports_and_gets_no_probes_of_ours() -> None:
     assert not {"startupProbe", "readinessProbe", "livenessProbe"} & set(engine(worker))
     assert "nvidia.com/gpu" not in engine(head)["resources"]["limits"]
     assert "nodeSelector" not in head["spec"]
+
+
+def waiting_script(tmp_path: Path, *, limit: int) -> tuple[subprocess.CompletedProcess[str], Path]:
+    (template,) = templates("prod", "llama-8b")
+    (container,) = template["spec"]["initContainers"]
+    marker, note = tmp_path / ".ready", tmp_path / "termination-log"
+    env = {item["name"]: item["value"] for item in container["env"]}
+    env |= {"READY_MARKER": str(marker), "LIMIT_SECONDS": str(limit), "TERMINATION_LOG": str(note)}
+    env |= {"PATH": os.environ["PATH"]}
+    return subprocess.run(container["command"], env=env, capture_output=True, text=True, check=False, timeout=30), note
+
+
+def test_a_pod_waits_no_longer_than_its_limit_and_says_where_to_look(tmp_path: Path) -> None:
+    done, note = waiting_script(tmp_path, limit=0)
+    assert done.returncode == 1
+    assert "kubectl -n inference logs -l app.kubernetes.io/component=warm-up" in note.read_text()
+
+
+def test_a_pod_goes_on_once_its_weights_are_ready(tmp_path: Path) -> None:
+    (tmp_path / ".ready").touch()
+    done, _ = waiting_script(tmp_path, limit=0)
+    assert done.returncode == 0
