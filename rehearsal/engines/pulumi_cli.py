@@ -14,6 +14,7 @@ from pulumi.automation.events import EngineEvent
 
 from rehearsal.controlplane.pins import cache_directory
 from rehearsal.engines.contract import EngineError, EngineInputs, RunResult
+from rehearsal.engines.kubernetes_apply import KubernetesObjects
 from rehearsal.engines.pulumi_command import PulumiFailed, RehearsalPulumi, find_pulumi
 from rehearsal.engines.pulumi_plugins import real_plugins
 from rehearsal.engines.pulumi_records import (
@@ -29,6 +30,7 @@ from rehearsal.engines.pulumi_records import (
 )
 from rehearsal.engines.pulumi_workspace import RehearsalWorkspace
 
+_API_SECONDS = 30.0
 _VERBS = {"create": "created", "update": "updated", "replace": "replaced", "delete": "deleted"}
 
 
@@ -114,12 +116,25 @@ class PulumiCliEngine:
     def destroy(self) -> RunResult:
         """Delete everything, protected and retained resources too: their guards are taken off the temporary state."""
         state = self._stack.export_stack()
-        self._stack.import_stack(automation.Deployment(state.version, releasable(state.deployment or {})))
+        deployment = releasable(state.deployment or {})
+        self._stack.import_stack(automation.Deployment(state.version, deployment))
+        if any(str(item["type"]).startswith("kubernetes:") for item in deployment["resources"]):
+            self._remove_dead_api_services()
         return self._operate(lambda tell: self._stack.destroy(on_event=tell, color="never", refresh=False))
 
     def close(self) -> None:
         """Remove the workspace with its state, permit and credentials; may be called twice."""
         self._workspace.remove()
+
+    def _remove_dead_api_services(self) -> None:
+        objects = KubernetesObjects(
+            endpoint=self._inputs.endpoint,
+            ca_data=self._inputs.ca_data,
+            token=self._inputs.token,
+            await_seconds=_API_SECONDS,
+        )
+        for name in objects.remove_dead_api_services():
+            self._inputs.progress(f"removed the aggregated API {name}, which nobody serves")
 
     def _operate(self, operation: Callable[[Callable[[EngineEvent], None]], object]) -> RunResult:
         began = time.monotonic()

@@ -6,6 +6,7 @@ Skipped with a reason where there is no CLI; the tests marked `control_plane` al
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,8 +15,12 @@ from typing import Any
 import pytest
 import yaml
 
+from rehearsal.controlplane import binaries
+from rehearsal.controlplane.cluster import ControlPlane
+from rehearsal.controlplane.errors import ControlPlaneError
 from rehearsal.engines.contract import SECRET, UNKNOWN, EngineInputs, EngineUnavailable, ResourceRecord, RunResult
 from rehearsal.engines.pulumi_cli import PulumiCliEngine
+from rehearsal.engines.pulumi_command import find_pulumi
 
 SAMPLE = Path(__file__).parent / "sample_program"
 
@@ -23,7 +28,7 @@ SAMPLE = Path(__file__).parent / "sample_program"
 class Rehearsed:
     """The sample program in an engine, with a stack file of its own that tests may change."""
 
-    def __init__(self, folder: Path, stack: str = "aws", **settings: object) -> None:
+    def __init__(self, folder: Path, stack: str = "aws", plane: ControlPlane | None = None, **settings: object) -> None:
         self.stack_file = folder / f"Pulumi.{stack}.yaml"
         self.stack_file.write_text((SAMPLE / self.stack_file.name).read_text())
         self.told: list[str] = []
@@ -32,9 +37,9 @@ class Rehearsed:
             stack=stack,
             stack_file=self.stack_file,
             kubeconfig=folder / "no-kubeconfig",
-            endpoint="https://127.0.0.1:6443",
-            ca_data="Y2E=",
-            token="control-plane-token",
+            endpoint=plane.endpoint if plane else "https://127.0.0.1:6443",
+            ca_data=plane.ca_data if plane else "Y2E=",
+            token=plane.token if plane else "control-plane-token",
             workdir=folder / "work",
             region="eu-west-1",
             progress=self.told.append,
@@ -59,8 +64,10 @@ class Rehearsed:
 def rehearse(tmp_path: Path) -> Iterator[Callable[..., tuple[Rehearsed, PulumiCliEngine]]]:
     engines: list[PulumiCliEngine] = []
 
-    def begin(stack: str = "aws", **settings: object) -> tuple[Rehearsed, PulumiCliEngine]:
-        sample = Rehearsed(tmp_path, stack, **settings)
+    def begin(
+        stack: str = "aws", plane: ControlPlane | None = None, **settings: object
+    ) -> tuple[Rehearsed, PulumiCliEngine]:
+        sample = Rehearsed(tmp_path, stack, plane, **settings)
         engines.append(sample.start())
         return sample, engines[-1]
 
@@ -191,3 +198,92 @@ def test_users_plugin_on_path_is_not_used(
     result = engine.preview()
     assert result.ok, result.problems
     assert not (tmp_path / "used").exists()
+
+
+@pytest.fixture(scope="module")
+def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
+    try:
+        find_pulumi()
+        made = binaries.ensure("1.35", print)
+    except (ControlPlaneError, EngineUnavailable) as reason:
+        pytest.skip(str(reason))
+    with ControlPlane.start(
+        tmp_path_factory.mktemp("plane"), made, token=secrets.token_urlsafe(), progress=print
+    ) as started:
+        yield started
+
+
+def touched(result: RunResult) -> set[tuple[str, str]]:
+    """What a run changed, without what stayed the same."""
+    changes = result.of("create", "update", "replace", "delete")
+    return {(change.operation, change.urn.split("::", 2)[2].rsplit("$", 1)[-1]) for change in changes}
+
+
+@pytest.mark.control_plane
+def test_life_of_a_whole_platform(
+    rehearse: Callable[..., tuple[Rehearsed, PulumiCliEngine]], plane: ControlPlane
+) -> None:
+    sample, engine = rehearse("whole", plane)
+
+    # Everything below the cluster is declared through a provider whose endpoint and token are not known yet.
+    planned = engine.preview()
+    assert planned.ok, planned.problems
+    assert by_name(planned)["kubernetes/eks"].inputs["kubeconfig"] == UNKNOWN
+    done = engine.up()
+    assert done.ok, done.problems
+    assert {change.urn for change in done.changes} == {change.urn for change in planned.changes}
+    settings = plane.api.get("/api/v1/namespaces/models/configmaps/operator-settings") or {}
+    assert settings["data"] == {"greeting": "hello"}
+    certificates = plane.api.get("/api/v1/namespaces/models/configmaps/cert-manager-settings") or {}
+    assert certificates["data"] == {"installCRDs": "true"}
+
+    again = engine.up()
+    assert again.unchanged, touched(again)
+    assert engine.preview().unchanged
+
+    # One changed setting reaches its model alone, in place: no ConfigMap is replaced under its fixed name.
+    sample.set(temperature="0.9", version="1.36")
+    glob = "urn:pulumi:whole::sample::inference:index:ModelServer**"
+    assert touched(engine.up(targets=[glob])) == {
+        ("update", "kubernetes:core/v1:ConfigMap::chat-settings"),
+        ("update", "kubernetes:apps/v1:Deployment::chat"),
+    }
+    settings = plane.api.get("/api/v1/namespaces/models/configmaps/chat-settings") or {}
+    assert settings["data"] == {"temperature": "0.9"}
+    assert touched(engine.preview()) == {("update", "aws:eks/cluster:Cluster::cluster")}
+
+    sample.set(version="1.35", skip="embed")
+    assert touched(engine.up()) == {
+        ("delete", "inference:index:ModelServer::embed"),
+        ("delete", "kubernetes:core/v1:ConfigMap::embed-settings"),
+        ("delete", "kubernetes:apps/v1:Deployment::embed"),
+    }
+
+    gone = engine.destroy()
+    assert gone.ok, gone.problems
+    assert gone.resources == ()
+    order = [change.urn.split("::", 2)[2].rsplit("$", 1)[-1] for change in gone.changes]
+    wanted = [
+        "kubernetes:apps/v1:Deployment::chat",
+        "kubernetes:helm.sh/v3:Release::operator",
+        "kubernetes:core/v1:Namespace::models",
+        "pulumi:providers:kubernetes::eks",
+        "aws:eks/cluster:Cluster::cluster",
+        "aws:ec2/subnet:Subnet::subnet-0",
+        "aws:ec2/vpc:Vpc::vpc",
+    ]
+    assert [entry for entry in order if entry in wanted] == wanted
+    assert plane.api.get("/api/v1/namespaces/models") is None
+
+
+@pytest.mark.control_plane
+def test_refused_object_fails_the_run_and_the_rest_can_be_destroyed(
+    rehearse: Callable[..., tuple[Rehearsed, PulumiCliEngine]], plane: ControlPlane
+) -> None:
+    _, engine = rehearse("whole", plane, label="not a label!")
+    done = engine.up()
+    assert not done.ok
+    assert any("embed" in problem and "not a label!" in problem for problem in done.problems), done.problems
+    gone = engine.destroy()
+    assert gone.ok, gone.problems
+    assert plane.api.get("/api/v1/namespaces/models") is None

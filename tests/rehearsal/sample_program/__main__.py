@@ -50,4 +50,4 @@ if config.get("lookup"):
 if config.get("refuse"):
     raise pulumi.RunError("the program refuses: " + config.require("refuse"))
 if config.get_bool("kubernetes"):
-    declare(cluster, temperature=config.require("temperature"), skip=config.get("skip"))
+    declare(cluster, temperature=config.require("temperature"), skip=config.get("skip"), label=config.get("label"))

@@ -15,6 +15,7 @@ class ModelServerArgs:
 
     namespace: pulumi.Input[str]
     temperature: str
+    label: str | None
 
 
 class ModelServer(pulumi.ComponentResource):
@@ -23,7 +24,7 @@ class ModelServer(pulumi.ComponentResource):
     def __init__(self, name: str, args: ModelServerArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("inference:index:ModelServer", name, None, opts)
         child = pulumi.ResourceOptions(parent=self)
-        labels = {"app": name}
+        labels = {"app": name, **({"label": args.label} if args.label else {})}
         settings = k8s.core.v1.ConfigMap(
             f"{name}-settings",
             metadata={"name": f"{name}-settings", "namespace": args.namespace},
@@ -58,7 +59,7 @@ class ModelServer(pulumi.ComponentResource):
         self.register_outputs({})
 
 
-def declare(cluster: aws.eks.Cluster, *, temperature: str, skip: str | None) -> None:
+def declare(cluster: aws.eks.Cluster, *, temperature: str, skip: str | None, label: str | None) -> None:
     """Everything in the cluster, by a provider made from the cluster's outputs."""
     provider = k8s.Provider(
         "eks",
@@ -127,6 +128,7 @@ def declare(cluster: aws.eks.Cluster, *, temperature: str, skip: str | None) -> 
                 ModelServerArgs(
                     namespace=namespace.metadata.name,
                     temperature=temperature if name == "chat" else json.dumps(0),
+                    label=label,
                 ),
                 pulumi.ResourceOptions(providers=[provider], depends_on=[release]),
             )
