@@ -66,11 +66,6 @@ class Autoscaler:
         self._indexes: dict[str, set[int]] = {}
         self._lock = threading.Lock()
 
-    @property
-    def busy(self) -> bool:
-        """Whether a machine is on its way or was handed over a moment ago."""
-        return any(booking.comes or not booking.arrived for booking in list(self._bookings))
-
     def make_minimum(self) -> int:
         """Make every group's minimum of nodes at once; returns how many."""
         made = [
@@ -97,7 +92,13 @@ class Autoscaler:
             self._arrive(now)
             self._forget(pods, now)
             booked = {uid for booking in self._bookings for uid in booking.pods}
-            self.waiting = {}
+            in_vain = {uid for booking in self._bookings if not booking.comes for uid in booking.pods}
+            # A rung that is asked again and again without success is no news for a pod that waits.
+            self.waiting = {
+                key_of(pod): self.waiting[key_of(pod)]
+                for pod in pods
+                if pod["metadata"]["uid"] in in_vain and key_of(pod) in self.waiting
+            }
             for together in _together([pod for pod in pods if _unschedulable(pod)]).values():
                 rest = [pod for pod in together if pod["metadata"]["uid"] not in booked]
                 if rest:

@@ -47,9 +47,12 @@ spec:
       nodeSelector: {selector}
       tolerations:
         - {{key: CriticalAddonsOnly, operator: Exists}}
+      # Fit for namespaces that enforce the `restricted` Pod Security Standard.
+      securityContext: {{runAsNonRoot: true, runAsUser: 65534, seccompProfile: {{type: RuntimeDefault}}}}
       containers:
         - name: stand-in
           image: {image}
+          securityContext: {{allowPrivilegeEscalation: false, capabilities: {{drop: [ALL]}}}}
           resources:
             requests: {{cpu: 10m, memory: 16Mi}}
             limits: {{memory: 16Mi}}

@@ -10,6 +10,7 @@ import contextlib
 import json
 import ssl
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -25,6 +26,8 @@ Key = tuple[str, str]
 _DISCOVERY: Final = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList"
 _WATCH_SECONDS: Final = 240
 _RETRY_SECONDS: Final = 0.5
+# The storage of a kind whose definition is new "(re)initializes" for a moment.
+_BUSY_TRIES: Final = 40
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +73,8 @@ CRDS: Final = Kind(
     kind="CustomResourceDefinition",
     namespaced=False,
 )
+DEPLOYMENTS: Final = Kind(api_version="apps/v1", plural="deployments", kind="Deployment")
+CERTIFICATES: Final = Kind(api_version="cert-manager.io/v1", plural="certificates", kind="Certificate")
 HPAS: Final = Kind(api_version="autoscaling/v2", plural="horizontalpodautoscalers", kind="HorizontalPodAutoscaler")
 LEADER_WORKER_SETS: Final = Kind(
     api_version="leaderworkerset.x-k8s.io/v1", plural="leaderworkersets", kind="LeaderWorkerSet"
@@ -101,7 +106,14 @@ class Kube:
 
     def list(self, kind: Kind) -> list[Json]:
         """All objects of a kind; none where the API does not serve the kind."""
-        return (self.api.get(kind.path()) or {"items": []})["items"]
+        for _ in range(_BUSY_TRIES):
+            try:
+                return (self.api.get(kind.path()) or {"items": []})["items"]
+            except ApiError as error:
+                if error.status != 429:
+                    raise
+            time.sleep(_RETRY_SECONDS)
+        raise ApiError(429, f"the API server could not list {kind.plural}: its storage did not get ready")
 
     def create(self, kind: Kind, body: Json) -> bool:
         """Create an object; False where one of that name exists."""

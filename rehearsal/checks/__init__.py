@@ -18,6 +18,7 @@ Check = Callable[[Snapshot, Plan], Iterator[Finding]]
 
 CHECKS: Final[tuple[Check, ...]] = (
     pods.names_that_exist,
+    pods.planned_secrets_exist,
     pods.accounts_and_classes,
     pods.pinned_images,
     pods.probe_ports,

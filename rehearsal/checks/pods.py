@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from planner.plan import Plan
 from rehearsal.findings import Finding
+from rehearsal.injections import planned_secrets
 from rehearsal.references import containers, references
 from rehearsal.snapshot import Runner, Snapshot
 
@@ -39,6 +40,20 @@ def names_that_exist(snapshot: Snapshot, plan: Plan) -> Iterator[Finding]:  # no
                     problem=f"{what} has no key `{reference.key}`",
                     remedy="add the key, or name the right one",
                 )
+
+
+def planned_secrets_exist(snapshot: Snapshot, plan: Plan) -> Iterator[Finding]:
+    """Every Secret of the plan exists with its key, also those that only charts read."""
+    for secret in planned_secrets(plan):
+        found = snapshot.get("Secret", secret.namespace, secret.name)
+        if found is None or secret.key not in found.get("data", {}):
+            yield Finding(
+                check="secret",
+                subject=f"Secret {secret.namespace}/{secret.name}",
+                field=f"data.{secret.key}",
+                problem="does not exist" if found is None else f"has no key `{secret.key}`",
+                remedy=f"its source is `{secret.source.kind}`: see that it gives a value",
+            )
 
 
 def accounts_and_classes(snapshot: Snapshot, plan: Plan) -> Iterator[Finding]:  # noqa: ARG001

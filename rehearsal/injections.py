@@ -1,0 +1,167 @@
+"""Faults that a rehearsal must notice: each changes exactly one thing in its temporary world."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Final, cast
+
+import yaml
+
+from planner.plan import Plan, SecretPlan
+from rehearsal.crds import Loader
+from rehearsal.kube import Key
+from rehearsal.stages import JobOutcome
+
+SLOW_FACTOR: Final = 3.0
+"""Probes allow twice the planned start-up; three times is beyond all of them."""
+BROKEN_WEIGHTS: Final = 3
+"""Exit code of the warm-up script for weights that are not what their manifest says (components/scripts)."""
+
+_DEFINITION: Final = "podmonitors.monitoring.coreos.com"
+_FIELD: Final = "podMetricsEndpoints"
+
+
+class NotApplicableError(ValueError):
+    """The stack has nothing that this fault could break."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class World:
+    """What the stand-ins of one rehearsal are told; a fault is a change of one field."""
+
+    plan: Plan
+    efa_on_nodes: bool = True
+    withheld: Key | None = None
+    """Secret that is taken away."""
+    capacity: Mapping[str, int] = field(default_factory=dict[str, int])
+    """Machines that can be had, by rung; a rung that is not named has its maximum."""
+    startup_factor: float = 1.0
+    jobs: Mapping[str, JobOutcome] = field(default_factory=dict[str, JobOutcome])
+    unknown_field: bool = False
+    """Whether the API server's PodMonitors lack a field that the program sets."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Injection:
+    """A fault and how it must show."""
+
+    name: str
+    breaks: str
+    found_by: tuple[str, ...]
+    """Checks of which one must report it."""
+    change: Callable[[World], World]
+
+
+def healthy_world(plan: Plan, capacity: Mapping[str, int]) -> World:
+    """A world in which all goes as planned, but for machines that the caller withholds."""
+    jobs = {warmup.name: JobOutcome(seconds=warmup.weights.load.seconds) for warmup in plan.warmups}
+    return World(plan=plan, jobs=jobs, capacity=capacity)
+
+
+def planned_secrets(plan: Plan) -> list[SecretPlan]:
+    """Every Secret that the plan counts on, each once."""
+    # Ray Serve LLM checks no key, so a RayService has none.
+    found = [model.api_key for model in plan.models if model.runtime != "ray_service"]
+    found += [secret for secret in (plan.hub_token, plan.observability.grafana_admin) if secret is not None]
+    return list({(secret.namespace, secret.name, secret.key): secret for secret in found}.values())
+
+
+def _withhold_secret(world: World) -> World:
+    secret = planned_secrets(world.plan)[0]
+    return replace(world, withheld=(secret.namespace, secret.name))
+
+
+def _without_efa(world: World) -> World:
+    if not any(pool.hardware.efa_devices for pool in world.plan.pools):
+        raise NotApplicableError("no pool of this stack uses EFA")
+    return replace(world, efa_on_nodes=False)
+
+
+def _wrong_weights(world: World) -> World:
+    if not world.plan.warmups:
+        raise NotApplicableError("this stack streams its weights: no warm-up Job checks them")
+    first = world.plan.warmups[0]
+    outcome = JobOutcome(
+        seconds=first.weights.load.seconds,
+        exit_code=BROKEN_WEIGHTS,
+        message="model-00001.safetensors: sha256 differs from the manifest",
+    )
+    return replace(world, jobs={**world.jobs, first.name: outcome})
+
+
+def _no_capacity(world: World) -> World:
+    rungs = [rung for pool in world.plan.pools for rung in pool.rungs if rung.kind != "existing"]
+    if not rungs:
+        raise NotApplicableError("the nodes of this stack exist already")
+    return replace(world, capacity={rung.name: 0 for rung in rungs})
+
+
+INJECTIONS: Final[Mapping[str, Injection]] = {
+    injection.name: injection
+    for injection in (
+        Injection(
+            name="missing-secret",
+            breaks="one Secret that pods or charts read is not there",
+            found_by=("secret",),
+            change=_withhold_secret,
+        ),
+        Injection(
+            name="efa-on-tcp",
+            breaks="nodes come without their EFA devices",
+            found_by=("efa",),
+            change=_without_efa,
+        ),
+        Injection(
+            name="checksum",
+            breaks="weights differ from their manifest",
+            found_by=("job",),
+            change=_wrong_weights,
+        ),
+        Injection(
+            name="no-capacity",
+            breaks="no rung of any pool has a machine",
+            found_by=("capacity",),
+            change=_no_capacity,
+        ),
+        Injection(
+            name="slow-load",
+            breaks=f"models take {SLOW_FACTOR:.0f} times as long to start as planned",
+            found_by=("startup",),
+            change=lambda world: replace(world, startup_factor=SLOW_FACTOR),
+        ),
+        Injection(
+            name="unknown-field",
+            breaks=f"the API server knows no field `{_FIELD}` of PodMonitors",
+            found_by=("up", "second run"),
+            change=lambda world: replace(world, unknown_field=True),
+        ),
+    )
+}
+
+
+def forget_field(charts: Path) -> None:
+    """Takes the field out of the definition that a mirrored chart brings."""
+    for file in charts.rglob("*.yaml"):
+        text = file.read_text()
+        if "CustomResourceDefinition" in text and f"name: {_DEFINITION}" in text:
+            definition: Any = yaml.load(text, Loader)  # noqa: S506 - a subclass of the safe loader
+            for version in definition["spec"]["versions"]:
+                _forget(version["schema"])
+            file.write_text(yaml.safe_dump(definition, sort_keys=False))
+            return
+    raise NotApplicableError(f"no chart of this stack brings {_DEFINITION}")
+
+
+def _forget(schema: dict[str, Any]) -> None:
+    whole = schema["openAPIV3Schema"]
+    spec = cast("dict[str, Any] | None", whole.get("properties", {}).get("spec"))
+    if spec is None or "properties" not in spec:
+        # A permissive stand-in takes everything; one that knows the other field does not.
+        selector = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
+        spec = {"type": "object", "properties": {"selector": selector}}
+        schema["openAPIV3Schema"] = {"type": "object", "properties": {"spec": spec}}
+        return
+    spec["properties"].pop(_FIELD, None)
+    spec["required"] = [name for name in spec.get("required", ()) if name != _FIELD]

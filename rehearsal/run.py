@@ -1,0 +1,424 @@
+"""One rehearsal from a stack file to a report: preview, up, settle, checks, second run, destroy."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import tempfile
+import time
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Final, Literal
+
+import urllib3
+
+from catalog.load import load as load_catalog
+from planner import load_and_plan
+from planner.plan import ModelPlan, Plan
+from rehearsal import charts, checks, fidelity, settle
+from rehearsal.controlplane import binaries
+from rehearsal.controlplane.api import ApiError
+from rehearsal.controlplane.binaries import Binaries, KedaBinaries
+from rehearsal.controlplane.cluster import ControlPlane
+from rehearsal.controlplane.errors import ControlPlaneError
+from rehearsal.controlplane.keda import KedaProcesses
+from rehearsal.controlplane.metrics import MetricsStandIn
+from rehearsal.engines.contract import Engine, EngineError, EngineInputs, RunResult
+from rehearsal.findings import Finding
+from rehearsal.injections import INJECTIONS, NotApplicableError, World, forget_field, healthy_world
+from rehearsal.kube import DEPLOYMENTS, HPAS, LEADER_WORKER_SETS, STORAGE_CLASSES, Kube
+from rehearsal.operators import Operators, operators
+from rehearsal.provisioner import default_class
+from rehearsal.report import (
+    ENVIRONMENT,
+    USAGE,
+    Phase,
+    Report,
+    autoscaler_lines,
+    count_resources,
+    pod_rows,
+    pool_uses,
+)
+from rehearsal.snapshot import Snapshot
+from rehearsal.stack_copy import copy_stack_file
+from rehearsal.stages import pod_stages
+from rehearsal.standins import StandIns
+
+PROJECT_DIRECTORY: Final = Path(__file__).resolve().parent.parent
+_AUTOSCALER_SECONDS: Final = 30.0
+_LEFTOVER_SECONDS: Final = 45.0
+_POLL_SECONDS: Final = 0.25
+# Belong to nodes and to the cluster itself, and come and go without the program.
+_NOT_OURS: Final = {"Node", "CSINode", "APIService", "VolumeAttachment", "Event"}
+_SHOWN: Final = 8
+
+
+class RehearsalError(Exception):
+    """A rehearsal that could not be made; the message says what, where and how to mend it."""
+
+    def __init__(self, message: str, *, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RehearsalOptions:
+    """How to rehearse."""
+
+    engine: Literal["in-process", "pulumi"] = "in-process"
+    inject: str | None = None
+    """A fault of `injections.INJECTIONS`."""
+    capacity: Mapping[str, int] = field(default_factory=dict[str, int])
+    """Machines that can be had, by rung; a rung that is not named has its maximum."""
+    compression: float = 120.0
+    """Planned seconds for each rehearsed second."""
+    settle_seconds: float = 120.0
+    """How long models may take to become ready, on the wall's clock."""
+    keda: bool = True
+    """Run KEDA where a model is scaled by it."""
+    crd_dir: Path | None = None
+    """Upstream's CRDs; CRD_DIR of the environment where left out."""
+    charts_dir: Path | None = None
+    """Real charts to install; the others are stood in for."""
+    port: int | None = None
+    """Of the API server; a free one where left out."""
+    progress: Callable[[str], None] = lambda _: None
+
+
+def rehearse(stack_file: Path, options: RehearsalOptions) -> Report:
+    """Rehearse a stack file; nothing is left on the machine, whichever way this ends.
+
+    Raises:
+        StackFileError: the stack file has problems.
+        RehearsalError: the fault does not apply to this stack, or this machine cannot rehearse.
+    """
+    _, plan = load_and_plan(stack_file)
+    world = healthy_world(plan, options.capacity)
+    if options.inject is not None:
+        world = _injected(world, options.inject)
+    try:
+        with tempfile.TemporaryDirectory(prefix="rehearsal-", ignore_cleanup_errors=True) as workdir:
+            with contextlib.ExitStack() as stack:
+                return _Rehearsal(stack_file, plan, world, options, Path(workdir), stack).run()
+    except ControlPlaneError as error:
+        raise RehearsalError(f"{error.what}\n  {error.remedy}", exit_code=ENVIRONMENT) from error
+    except (EngineError, ApiError, urllib3.exceptions.HTTPError) as error:
+        raise RehearsalError(str(error), exit_code=ENVIRONMENT) from error
+
+
+def _injected(world: World, name: str) -> World:
+    if name not in INJECTIONS:
+        raise RehearsalError(f"no fault is called `{name}`\n  there are: {', '.join(INJECTIONS)}", exit_code=USAGE)
+    try:
+        return INJECTIONS[name].change(world)
+    except NotApplicableError as error:
+        raise RehearsalError(f"`{name}` breaks nothing in this stack: {error}", exit_code=USAGE) from error
+
+
+class _Rehearsal:
+    """The state of one rehearsal while it runs."""
+
+    def __init__(
+        self,
+        stack_file: Path,
+        plan: Plan,
+        world: World,
+        options: RehearsalOptions,
+        workdir: Path,
+        stack: contextlib.ExitStack,
+    ) -> None:
+        self._stack_file = stack_file
+        self._plan = plan
+        self._world = world
+        self._options = options
+        self._workdir = workdir
+        self._stack = stack
+        self._phases: list[Phase] = []
+        self._findings: list[Finding] = []
+        self._notes = [f"{finding.subject}: {finding.message}" for finding in plan.findings]
+        self._facts: set[fidelity.Fact] = {options.engine}
+        if plan.target.kind == "eks":
+            self._facts.add("aws")
+
+    def run(self) -> Report:
+        """All phases in order."""
+        options, plan = self._options, self._plan
+        with self._phase("programs"):
+            made = binaries.ensure(plan.target.kubernetes_version, options.progress)
+            keda_made = self._keda_binaries()
+        with self._phase("charts and CRDs"):
+            mirror = self._mirror()
+        with self._phase("control plane"):
+            plane = self._stack.enter_context(self._control_plane(made))
+            kube = Kube(endpoint=plane.endpoint, ca_data=plane.ca_data, token=plane.token)
+            played = operators(kube, self._world, compression=options.compression)
+            standins = self._stack.enter_context(StandIns(kube, played.members))
+            self._furnish(kube, played)
+            engine = self._engine(plane, made, mirror)
+            baseline = Snapshot.take(kube).keys()
+        with self._phase("preview"):
+            preview = engine.preview()
+            self._judge("preview", preview)
+        with self._phase("up"):
+            up = engine.up()
+            self._judge("up", up)
+        if up.ok:
+            self._compare(preview, up)
+        keda = contextlib.ExitStack()
+        self._stack.push(keda)
+        states: tuple[settle.ModelState, ...] = ()
+        with self._phase("settle"):
+            if up.ok:
+                if keda_made is not None:
+                    self._start_keda(plane, keda_made, keda)
+                limit = options.settle_seconds
+                states = settle.settle(plan, standins.caches, played, limit_seconds=limit, alive=plane.check)
+                self._await_autoscalers(kube)
+        with self._phase("checks"):
+            snapshot = Snapshot.take(kube)
+            withheld = bool(options.capacity) and options.inject is None
+            self._findings += settle.findings_of(states, capacity_withheld=withheld)
+            self._findings += checks.check(snapshot, plan) if up.ok else []
+        if up.ok:
+            with self._phase("second run"):
+                self._second_run(kube, engine)
+        with self._phase("destroy"):
+            self._judge("destroy", engine.destroy())
+            keda.close()
+            self._leftovers(kube, baseline)
+        self._findings += [
+            Finding(check="stand-in", subject=text, field="", problem="could not be played", remedy="mend the object")
+            for text in standins.errors
+        ]
+        self._see_the_fault()
+        rows = pod_rows(snapshot, plan)
+        return Report(
+            stack=plan.stack,
+            environment=plan.environment,
+            engine=engine.name,
+            kubernetes_version=made.kubernetes_version,
+            compression=options.compression,
+            injected=options.inject,
+            resources=count_resources(up.resources),
+            models=states,
+            pods=rows,
+            pools=pool_uses(snapshot, plan, rows),
+            autoscalers=autoscaler_lines(snapshot),
+            notes=tuple(dict.fromkeys(self._notes + ([made.note] if made.note else []))),
+            cost=plan.cost,
+            fidelity=fidelity.parts(self._facts),
+            phases=tuple(self._phases),
+            findings=tuple(dict.fromkeys(self._findings)),
+        )
+
+    @contextlib.contextmanager
+    def _phase(self, name: str) -> Generator[None]:
+        self._options.progress(f"{name} ...")
+        began = time.monotonic()
+        yield
+        self._phases.append(Phase(name=name, seconds=round(time.monotonic() - began, 1)))
+
+    def _keda_binaries(self) -> KedaBinaries | None:
+        if not (self._options.keda and self._scaled_by_keda()):
+            return None
+        try:
+            return binaries.ensure_keda(self._options.progress)
+        except ControlPlaneError as error:
+            self._notes.append(f"no HorizontalPodAutoscaler exists: KEDA could not be had ({error.what})")
+            return None
+
+    def _scaled_by_keda(self) -> list[ModelPlan]:
+        return [model for model in self._plan.models if model.scaling.owner == "keda"]
+
+    def _mirror(self) -> Path:
+        crd_dir = self._options.crd_dir
+        if crd_dir is None and (given := os.environ.get("CRD_DIR")):
+            crd_dir = Path(given)
+        catalog = load_catalog()
+        mirror = charts.mirror(
+            self._workdir / "charts",
+            [catalog.versions.charts[name] for name in self._plan.charts],
+            catalog.crds,
+            crd_dir=crd_dir,
+            real_charts=self._options.charts_dir,
+        )
+        self._facts.add("upstream CRDs" if crd_dir else "permissive CRDs")
+        self._facts |= {"real charts"} if mirror.real else set()
+        self._facts |= {"stand-in charts"} if mirror.stand_ins else set()
+        if mirror.real and mirror.stand_ins:
+            self._notes.append(f"charts that stood in: {', '.join(mirror.stand_ins)}")
+        if self._world.unknown_field:
+            forget_field(mirror.directory)
+        return mirror.directory
+
+    def _control_plane(self, made: Binaries) -> ControlPlane:
+        return ControlPlane.start(
+            self._workdir,
+            made,
+            token=secrets.token_urlsafe(),
+            progress=self._options.progress,
+            stages=pod_stages(self._world.jobs, compression=self._options.compression),
+            port=self._options.port,
+        )
+
+    def _furnish(self, kube: Kube, played: Operators) -> None:
+        """What is there before the program comes: nodes, and on a cluster that exists a StorageClass."""
+        played.autoscaler.make_minimum()
+        if self._plan.target.kind == "existing_cluster":
+            kube.create(STORAGE_CLASSES, default_class(self._plan.observability.storage_class or "standard"))
+
+    def _engine(self, plane: ControlPlane, made: Binaries, mirror: Path) -> Engine:
+        copy = copy_stack_file(
+            self._stack_file,
+            self._workdir / self._stack_file.name,
+            self._plan,
+            mirror=mirror,
+            kubeconfig=plane.kubeconfig,
+        )
+        inputs = EngineInputs(
+            project_dir=PROJECT_DIRECTORY,
+            stack=self._plan.stack,
+            stack_file=copy,
+            kubeconfig=plane.kubeconfig,
+            endpoint=plane.endpoint,
+            ca_data=plane.ca_data,
+            token=plane.token,
+            helm=made.helm,
+            workdir=self._workdir,
+            # A cluster that exists names no region; nothing of AWS is declared then.
+            region=self._plan.region or "us-east-1",
+            progress=self._options.progress,
+        )
+        engine = self._new_engine(inputs)
+        self._stack.callback(engine.close)
+        return engine
+
+    def _new_engine(self, inputs: EngineInputs) -> Engine:
+        if self._options.engine == "pulumi":
+            from rehearsal.engines.pulumi_cli import PulumiCliEngine
+
+            return PulumiCliEngine(inputs)
+        from rehearsal.engines.in_process import InProcessEngine
+
+        return InProcessEngine(inputs)
+
+    def _judge(self, what: str, result: RunResult) -> None:
+        """Errors of a run are findings; warnings of a good one are notes."""
+        if result.ok:
+            self._notes += result.problems[:_SHOWN]
+            return
+        self._findings += [
+            Finding(check=what, subject=f"pulumi {what}", field="", problem=text, remedy="mend the program or the plan")
+            for text in result.problems or ("failed without a word",)
+        ]
+
+    def _compare(self, preview: RunResult, up: RunResult) -> None:
+        """The first preview must list exactly what `up` then creates."""
+        foreseen = {change.urn for change in preview.of("create")}
+        created = {change.urn for change in up.of("create")}
+        for urn in sorted(foreseen ^ created) if preview.ok else ():
+            self._findings.append(
+                Finding(
+                    check="preview",
+                    subject=urn,
+                    field="",
+                    problem="was created but not previewed" if urn in created else "was previewed but not created",
+                    remedy="declare it outside of `apply`, whatever is unknown",
+                )
+            )
+
+    def _start_keda(self, plane: ControlPlane, made: KedaBinaries, keda: contextlib.ExitStack) -> None:
+        metrics = keda.enter_context(MetricsStandIn())
+        try:
+            keda.enter_context(KedaProcesses.start(plane, made, proxy=metrics.url, progress=self._options.progress))
+        except ControlPlaneError as error:
+            self._notes.append(f"no HorizontalPodAutoscaler exists: {error.what}")
+            return
+        self._facts.add("keda")
+
+    def _await_autoscalers(self, kube: Kube) -> None:
+        if "keda" not in self._facts:
+            self._facts.add("no keda")
+            return
+        wanted = {(model.namespace, model.name) for model in self._scaled_by_keda()}
+        until = time.monotonic() + _AUTOSCALER_SECONDS
+        missing = wanted
+        while missing and time.monotonic() < until:
+            found = kube.list(HPAS)
+            missing = wanted - {(one["metadata"]["namespace"], one["spec"]["scaleTargetRef"]["name"]) for one in found}
+            time.sleep(_POLL_SECONDS)
+        self._findings += [
+            Finding(
+                check="autoscaler",
+                subject=f"ScaledObject {namespace}/{name}",
+                field="",
+                problem=f"KEDA made no HorizontalPodAutoscaler in {_AUTOSCALER_SECONDS:.0f} s",
+                remedy="read the status of the ScaledObject",
+            )
+            for namespace, name in sorted(missing)
+        ]
+
+    def _second_run(self, kube: Kube, engine: Engine) -> None:
+        """A second run finds nothing to do, even after a person has scaled a workload."""
+        scaled = next((one for one in self._scaled_by_keda()), None)
+        if scaled is None:
+            self._notes.append("no workload is scaled from outside: none was scaled by hand before the second run")
+        else:
+            kind = LEADER_WORKER_SETS if scaled.runtime == "leader_worker_set" else DEPLOYMENTS
+            replicas = {"spec": {"replicas": scaled.scaling.min_replicas + 1}}
+            kube.patch(kind, (scaled.namespace, scaled.name), replicas)
+            self._notes.append(f"{kind.kind} {scaled.name} was scaled by hand before the second run")
+        again = engine.up()
+        self._judge("second run", replace(again, problems=() if again.ok else again.problems))
+        for change in again.of("create", "update", "replace", "delete"):
+            self._findings.append(
+                Finding(
+                    check="second run",
+                    subject=change.urn,
+                    field=", ".join(change.diff_keys),
+                    problem=f"a second run without any change would {change.operation} it",
+                    remedy="declare what the API server answers, or ignore what others own",
+                )
+            )
+
+    def _leftovers(self, kube: Kube, baseline: set[tuple[str, str, str]]) -> None:
+        until = time.monotonic() + _LEFTOVER_SECONDS
+        while True:
+            snapshot = Snapshot.take(kube)
+            left = sorted(key for key in snapshot.keys() - baseline if key[0] not in _NOT_OURS)
+            if not left or time.monotonic() > until:
+                break
+            time.sleep(_POLL_SECONDS)
+        for kind, namespace, name in left[:_SHOWN]:
+            item = snapshot.get(kind, namespace, name) or {}
+            held_by = item.get("metadata", {}).get("finalizers") or item.get("spec", {}).get("finalizers")
+            self._findings.append(
+                Finding(
+                    check="leftover",
+                    subject=f"{kind} {'/'.join(part for part in (namespace, name) if part)}",
+                    field="metadata.finalizers" if held_by else "",
+                    problem="is still there after destroy" + (f", held by {', '.join(held_by)}" if held_by else ""),
+                    remedy="let something of the program own it, and delete it before what serves its finalizer",
+                )
+            )
+        if len(left) > _SHOWN:
+            self._notes.append(f"{len(left) - _SHOWN} more objects are still there after destroy")
+
+    def _see_the_fault(self) -> None:
+        """An injected fault that nothing noticed is a fault of the rehearsal."""
+        name = self._options.inject
+        if name is None:
+            return
+        injection = INJECTIONS[name]
+        if not any(finding.check in injection.found_by for finding in self._findings):
+            self._findings.append(
+                Finding(
+                    check="injection",
+                    subject=name,
+                    field="",
+                    problem=f"{injection.breaks}, and no check of {', '.join(injection.found_by)} noticed",
+                    remedy="mend the rehearsal: it would let this through",
+                )
+            )
