@@ -44,6 +44,14 @@ def kubernetes_name(text: str, *, limit: int = 63) -> str:
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:limit].rstrip("-")
 
 
-def node_group_prefix(pool: str, rung_kind: str) -> str:
-    """Name prefix of a rung's node group; cluster-autoscaler's priority expander matches it."""
-    return f"{pool}-{rung_kind}".replace("_", "-")
+NODE_GROUP_PREFIX_LIMIT = 36
+"""Longest name of a rung: the provider takes 37 characters of prefix, `<rung>-`, and adds 26 of its own to EKS's 63."""
+
+
+def node_group_prefix(pool: str, rung_kind: str, ordinal: int = 1) -> str:
+    """Name of a rung, prefix of its node group; cluster-autoscaler's priority expander matches it.
+
+    The second rung of a kind ends in `-r2`: what EKS appends is hexadecimal, so one pattern never matches the other.
+    """
+    name = f"{pool}-{rung_kind}".replace("_", "-")
+    return name if ordinal == 1 else f"{name}-r{ordinal}"

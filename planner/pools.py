@@ -9,7 +9,7 @@ from catalog.assumptions import assumed
 from catalog.load import Catalog
 from catalog.types import Gpu, Instance, Price, Region
 from planner.layout import Node, node_of
-from planner.naming import GPU_TAINT, POOL_LABEL, RUNG_LABEL, node_group_prefix
+from planner.naming import GPU_TAINT, NODE_GROUP_PREFIX_LIMIT, POOL_LABEL, RUNG_LABEL, node_group_prefix
 from planner.plan import Hardware, NetworkInterfacePlan, PoolPlan, RungPlan, Taint
 from planner.problems import Findings
 from settings.errors import did_you_mean
@@ -85,6 +85,19 @@ def _look_up_instance(
     if region is not None:
         _check_zone(path, pool, instance, region, findings)
     for position, rung in enumerate(pool.capacity):
+        name = rung_name(pool, position)
+        if len(name) > NODE_GROUP_PREFIX_LIMIT:
+            findings.problem(
+                (*path, "name"),
+                f"`{name}` has {len(name)} characters, and a node group's name starts with {NODE_GROUP_PREFIX_LIMIT} "
+                "at most",
+                f"shorten the pool's name by {len(name) - NODE_GROUP_PREFIX_LIMIT}",
+            )
+        if not isinstance(rung, CapacityBlockRung) and rung.nodes.min:
+            findings.remark(
+                f"pools[{path[1]}].capacity[{position}]",
+                f"`up` waits for {rung.nodes.min} node(s) of `{name}`: EKS itself waits for a group's minimum",
+            )
         if isinstance(rung, CapacityBlockRung) and not instance.capacity_blocks:
             findings.problem(
                 (*path, "capacity", position),
@@ -193,7 +206,7 @@ def _rung(
     else:
         low, high, desired = rung.nodes.min, rung.nodes.max, rung.nodes.min
         price = prices.on_demand(instance.name, region)
-    name = node_group_prefix(pool.name, rung.kind)
+    name = rung_name(pool, position)
     return RungPlan(
         name=name,
         kind=rung.kind,
@@ -209,6 +222,12 @@ def _rung(
         price_note=price_note(price, instance.name, rung.kind),
         boot_seconds=int(assumed("boot_seconds_eight_gpu" if instance.gpus >= 8 else "boot_seconds_single_gpu")),
     )
+
+
+def rung_name(pool: NodeGroupPool, position: int) -> str:
+    """Name of a rung, unique in the stack."""
+    kind = pool.capacity[position].kind
+    return node_group_prefix(pool.name, kind, sum(rung.kind == kind for rung in pool.capacity[: position + 1]))
 
 
 def rung_labels(pool: str, rung: str, gpu: Gpu, *, uses_efa: bool) -> Mapping[str, str]:

@@ -12,7 +12,7 @@ from planner.problems import Findings
 from settings.errors import did_you_mean
 from settings.network import CreateNetwork
 from settings.root import Settings
-from settings.target import EksTarget, PublicAndPrivateEndpoint
+from settings.target import EksTarget, PrivateEndpoint, PublicAndPrivateEndpoint
 
 _SYSTEM_AMI = "AL2023_x86_64_STANDARD"
 _ALWAYS = (
@@ -65,18 +65,24 @@ def plan_target(
         kubernetes_version=version.name,
         admins=tuple(target.admins),
         public_cidrs=tuple(endpoint.admin_cidrs) if isinstance(endpoint, PublicAndPrivateEndpoint) else (),
-        private_cidrs=_private_cidrs(settings),
+        private_cidrs=_private_cidrs(settings, target, findings),
         log_retention_days=target.log_retention_days,
         addons=tuple(_addon(catalog.versions.addons[name], version.name) for name in names),
         system=_system(target, version, catalog, findings),
     )
 
 
-def _private_cidrs(settings: Settings) -> tuple[str, ...]:
+def _private_cidrs(settings: Settings, target: EksTarget, findings: Findings) -> tuple[str, ...]:
+    """Who reaches the private endpoint besides the nodes: EKS's security group admits its own members only."""
     network = settings.network
-    if isinstance(network, CreateNetwork) and network.connection is not None:
-        return tuple(network.connection.cidrs)
-    return ()
+    connected = network.connection.cidrs if isinstance(network, CreateNetwork) and network.connection else []
+    named = target.endpoint.admin_cidrs if isinstance(target.endpoint, PrivateEndpoint) else []
+    if isinstance(target.endpoint, PrivateEndpoint) and not connected and not named:
+        findings.remark(
+            "target.endpoint",
+            "nobody but the cluster's nodes reaches the API server: name your runner's range in `admin_cidrs`",
+        )
+    return tuple(dict.fromkeys((*connected, *named)))
 
 
 def _addon(addon: Addon, version: str) -> AddonPlan:

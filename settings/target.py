@@ -33,6 +33,8 @@ class PrivateEndpoint(Section):
     """API server reachable only inside the VPC and over what is connected to it."""
 
     access: Literal["private"]
+    admin_cidrs: list[Ipv4Cidr] = Field(default_factory=list[Ipv4Cidr])
+    """Private ranges of the people and runners that deploy; without them only the cluster's own nodes get in."""
 
 
 Endpoint = Annotated[PublicAndPrivateEndpoint | PrivateEndpoint, Field(discriminator="access")]

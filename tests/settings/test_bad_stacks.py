@@ -27,6 +27,7 @@ BAD: list[tuple[str, str, dict[str, Any], str, str]] = [
     ("zone without the type", "prod", {"pools.0.instance_type": "p6-b200.48xlarge"}, "pools[0].availability_zone", "us-east-1c"),
     ("capacity block of a G type", "dev", {"pools.0.capacity": [{"kind": "capacity_block", "reservation": "cr-0123456789abcdef0", "nodes": 1}]}, "pools[0].capacity[0]", "not sold"),
     ("wrong reservation id", "prod", {"pools.0.capacity.0.reservation": "res-1"}, "pools[0].capacity[0].reservation", "must match"),
+    ("pool name too long for its node groups", "dev", {"pools.0.name": "a" * 35, "models.0.pool": "a" * 35}, "pools[0].name", "shorten"),
     ("two rungs of a kind", "dev", {"pools.0.capacity.1": {"kind": "spot", "nodes": {"max": 1}}}, "pools[0].capacity[1]", "merge"),
     ("unknown rung", "dev", {"pools.0.capacity.0": {"kind": "sport", "nodes": {"max": 1}}}, "pools[0].capacity[0]", "did you mean `spot`"),
     ("existing nodes on EKS", "dev", {"pools.0": {"name": "l40s", "provisioner": "existing", "gpu": "L40S", "gpus_per_node": 1, "nodes": 1, "vcpus": 8, "memory_gib": 64, "node_selector": {"a": "b"}}}, "pools[0].provisioner", "node_group"),
