@@ -11,6 +11,8 @@ from settings.serving import Model
 
 _POLLING_SECONDS = 15
 _SCALE_DOWN_STABILIZATION_SECONDS = 900
+_HPA_LONGEST_WINDOW_SECONDS = 3600
+"""The API's limit of a stabilization window."""
 _QUEUE_PER_REPLICA = 5
 """Requests waiting for one replica that add another: any queue that stays means saturation."""
 
@@ -90,6 +92,8 @@ def plan_scaling(
         scale_up_period_seconds=min(300, max(60, startup_seconds)),
         scale_down_pods=1,
         scale_down_period_seconds=600,
-        scale_down_stabilization_seconds=max(_SCALE_DOWN_STABILIZATION_SECONDS, ready_after),
+        scale_down_stabilization_seconds=min(
+            _HPA_LONGEST_WINDOW_SECONDS, max(_SCALE_DOWN_STABILIZATION_SECONDS, ready_after)
+        ),
         initial_delay_seconds=ready_after,
     )

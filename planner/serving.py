@@ -64,6 +64,12 @@ def plan_model(
     """Second pass: everything that follows from the pool, the cache and all other models."""
     model, layout, memory = sketch.model, sketch.fit.layout, sketch.fit.memory
     medium = medium_of(settings, cache, pool.zone)
+    if sketch.runtime == "ray_service" and medium == "s3_stream":
+        findings.problem(
+            (*sketch.path, "runtime"),
+            "Ray Serve's configuration cannot name the bucket, whose name is known only when it is made",
+            "serve from `cache: {kind: fsx_lustre, ...}` in the pool's zone, or use runtime deployment",
+        )
     load = plan_load(settings.cache, cache, medium, sketch.reader(pool), everyone)
     weights = _weights(sketch, cache, medium, load)
     mean_tokens = max(1, int(model.context_tokens * assumed("mean_sequence_share")))
@@ -209,17 +215,32 @@ def _check_lws_replicas(sketch: Draft, pool: PoolPlan, findings: Findings) -> No
             f"raise a rung of the pool to {layout.nodes} nodes or more",
         )
     elif layout.nodes > 1:
-        room = sum(rung.max_nodes // layout.nodes for rung in pool.rungs)
-        if replicas.max > room:
-            findings.remark(
-                ".".join(map(str, sketch.path)),
-                f"`{pool.name}` has room for {room} of {replicas.max} replicas (whole groups on one rung)",
-            )
+        _remark_on_groups(sketch, pool, findings)
     elif per_node * pool.max_nodes < replicas.min:
         findings.problem(
             (*sketch.path, "replicas", "min"),
             f"`{pool.name}` holds {per_node * pool.max_nodes} replicas at most",
             "add nodes to a rung of the pool, or lower min",
+        )
+
+
+def _remark_on_groups(sketch: Draft, pool: PoolPlan, findings: Findings) -> None:
+    """Where groups of nodes can wait for each other: nothing gangs them, so two may each hold half of the last room."""
+    layout, replicas = sketch.fit.layout, sketch.model.replicas
+    subject = f"models[{sketch.index}]"
+    room = sum(rung.max_nodes // layout.nodes for rung in pool.rungs)
+    if replicas.max > room:
+        findings.remark(
+            subject, f"`{pool.name}` has room for {room} of {replicas.max} replicas (whole groups on one rung)"
+        )
+    odd = [rung.name for rung in pool.rungs if rung.max_nodes % layout.nodes]
+    if odd:
+        findings.remark(subject, f"{', '.join(odd)}: no whole number of groups of {layout.nodes} nodes fits")
+    if replicas.min > 1 and pool.rungs[0].max_nodes < replicas.min * layout.nodes:
+        findings.remark(
+            subject,
+            f"{replicas.min} groups start together, and `{pool.rungs[0].name}` cannot hold them all: two groups may each "
+            "take one node of it and wait (docs/adr/0001)",
         )
 
 

@@ -60,6 +60,7 @@ BAD: list[tuple[str, str, dict[str, Any], str, str]] = [
     ("experts of a dense model", "prod", {"models.1.layout": {"tensor": 8, "expert": 8}}, "models[1].layout.expert", "no experts"),
     ("data parallel attention of vLLM", "prod", {"models.1.layout": {"tensor": 8, "data": 2}}, "models[1].layout.data", "SGLang"),
     ("Deployment over two nodes", "prod", {"models.0.runtime": "deployment"}, "models[0].runtime", "leader_worker_set"),
+    ("Ray from S3", "staging", {"cache": {"kind": "s3"}}, "models[0].runtime", "bucket"),
     ("SGLang on Ray", "prod", {"models.0.runtime": "ray_service"}, "models[0].runtime", "vLLM only"),
     ("image without EFA", "prod", {"models.0.image.carries_efa": False}, "models[0].image", "TCP"),
     ("floating tag", "prod", {"models.0.image.tag": "latest"}, "models[0].image.tag", "moves"),
