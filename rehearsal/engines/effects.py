@@ -67,8 +67,6 @@ class Effects:
         if namespace and "namespace" not in declared["metadata"]:
             declared["metadata"]["namespace"] = namespace
         patch = kubernetes_rules.is_patch(registration.type, declared)
-        if patch and self._objects.get(declared) is None:
-            raise ObjectError(f"{declared['kind']} {declared['metadata']['name']}: no such object to patch")
         if old is not None and decision.operation == "replace" and not patch:
             same_name = _identity(values.reveal(old.outputs)) == _identity(declared)
             if same_name or registration.delete_before_replace:

@@ -170,7 +170,10 @@ def run_program(
     failure: list[BaseException] = []
 
     async def main() -> None:
-        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(threads, thread_name_prefix="resource"))
+        loop = asyncio.get_running_loop()
+        loop.set_default_executor(ThreadPoolExecutor(threads, thread_name_prefix="resource"))
+        # After a failure, outputs that nobody awaited would each print the same traceback.
+        loop.set_exception_handler(lambda _loop, _context: None)
         await run_in_stack(program)
 
     def body() -> None:

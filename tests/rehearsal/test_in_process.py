@@ -372,7 +372,7 @@ class TestLive:
         live.set(typo=True)
         done = live.engine.up()
         assert not done.ok
-        assert 'unknown field "spec.colour"' in "".join(done.problems)
+        assert ".spec.colour: field not declared in schema" in "".join(done.problems)
 
     def test_an_awaited_deployment_that_cannot_start_fails_and_says_why(self, live: Stack) -> None:
         live.engine = InProcessEngine(live.inputs, await_seconds=3)
