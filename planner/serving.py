@@ -239,8 +239,8 @@ def _remark_on_groups(sketch: Draft, pool: PoolPlan, findings: Findings) -> None
     if replicas.min > 1 and pool.rungs[0].max_nodes < replicas.min * layout.nodes:
         findings.remark(
             subject,
-            f"{replicas.min} groups start together, and `{pool.rungs[0].name}` cannot hold them all: two groups may each "
-            "take one node of it and wait (docs/adr/0001)",
+            f"{replicas.min} groups start together, and `{pool.rungs[0].name}` cannot hold them all: two may each "
+            "take one of its nodes and wait for ever (docs/adr/0001)",
         )
 
 

@@ -1,0 +1,78 @@
+"""The Plan: everything that is decided, as plain data.
+
+Builders declare it, reports print it, the rehearsal simulates it. Nothing here knows Pulumi, Kubernetes or boto3.
+Memory is in GiB (2^30), weights and disks in GB (10^9) as vendors state them, time in seconds, money in US dollars.
+"""
+
+from __future__ import annotations
+
+from planner.plan.cache import CachePlan, FsxPlan, LoadPlan, VolumeClaimPlan, WeightsPlan
+from planner.plan.models import (
+    ContainerPlan,
+    CronFloor,
+    DrainPlan,
+    EnvVar,
+    LayoutPlan,
+    MemoryBudget,
+    MetricTrigger,
+    ModelPlan,
+    ProbePlan,
+    RayPlan,
+    ScalingPlan,
+    WarmupPlan,
+)
+from planner.plan.platform import AlertPlan, ChartPlan, CostLine, CostPlan, Finding, ObservabilityPlan, Plan
+from planner.plan.pools import Hardware, NetworkInterfacePlan, PoolPlan, RungPlan, Taint
+from planner.plan.secrets import AnySecretSource, SecretPlan
+from planner.plan.target import (
+    AddonPlan,
+    CreatedNetworkPlan,
+    EksPlan,
+    ExistingClusterPlan,
+    ExistingNetworkPlan,
+    ExistingSubnetPlan,
+    SystemGroupPlan,
+    ZonePlan,
+)
+
+__all__ = [
+    "AddonPlan",
+    "AlertPlan",
+    "AnySecretSource",
+    "CachePlan",
+    "ChartPlan",
+    "ContainerPlan",
+    "CostLine",
+    "CostPlan",
+    "CreatedNetworkPlan",
+    "CronFloor",
+    "DrainPlan",
+    "EksPlan",
+    "EnvVar",
+    "ExistingClusterPlan",
+    "ExistingNetworkPlan",
+    "ExistingSubnetPlan",
+    "Finding",
+    "FsxPlan",
+    "Hardware",
+    "LayoutPlan",
+    "LoadPlan",
+    "MemoryBudget",
+    "MetricTrigger",
+    "ModelPlan",
+    "NetworkInterfacePlan",
+    "ObservabilityPlan",
+    "Plan",
+    "PoolPlan",
+    "ProbePlan",
+    "RayPlan",
+    "RungPlan",
+    "ScalingPlan",
+    "SecretPlan",
+    "SystemGroupPlan",
+    "Taint",
+    "VolumeClaimPlan",
+    "WarmupPlan",
+    "WeightsPlan",
+    "ZonePlan",
+]

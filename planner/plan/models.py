@@ -1,0 +1,226 @@
+"""The Plan: models and how they are served."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from catalog.types import EngineMetrics
+from planner.plan.cache import WeightsPlan
+from planner.plan.secrets import SecretPlan
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayoutPlan:
+    """How one replica is spread over GPUs."""
+
+    tensor: int
+    pipeline: int
+    expert: int
+    data: int
+    nodes: int
+    gpus_per_node: int
+    """GPUs that each pod of the replica takes."""
+
+    @property
+    def gpus(self) -> int:
+        """GPUs of one replica."""
+        return self.nodes * self.gpus_per_node
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryBudget:
+    """Memory of one GPU of a replica, in GiB."""
+
+    gpu_gib: float
+    utilization: float
+    """Share of the GPU that the engine may take."""
+    weights_gib: float
+    overhead_gib: float
+    """CUDA context, NCCL, activations and graphs."""
+    kv_gib: float
+    """What is left for the KV cache."""
+    kv_bytes_per_token: float
+    """On this GPU, replication under tensor parallel included."""
+    kv_tokens: int
+    """Tokens that the whole replica can hold."""
+    max_sequences: int
+    """Full-length sequences at once."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProbePlan:
+    """An HTTP probe."""
+
+    path: str
+    port: int
+    period_seconds: int
+    timeout_seconds: int
+    failure_threshold: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EnvVar:
+    """An environment variable: a value, a field of the pod, a key of a Secret, or an output of the AWS layer."""
+
+    name: str
+    value: str | None = None
+    field_path: str | None = None
+    secret: tuple[str, str] | None = None
+    """(name, key)"""
+    output: Literal["bucket", "region"] | None = None
+    """Known when the stack is up: the name of the bucket of weights, the AWS region."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ContainerPlan:
+    """The engine's container."""
+
+    image: str
+    command: tuple[str, ...]
+    args: tuple[str, ...]
+    env: tuple[EnvVar, ...]
+    port: int
+    metrics_port: int
+    cpu: int
+    """vCPUs requested."""
+    memory_gib: int
+    """Request and limit."""
+    gpus: int
+    efa_devices: int
+    hugepages_mib: int
+    shared_memory_gib: int
+    """Size of /dev/shm; counts to the memory limit."""
+    capabilities: tuple[str, ...]
+    startup: ProbePlan | None
+    readiness: ProbePlan | None
+    liveness: ProbePlan | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DrainPlan:
+    """How a pod goes away without losing requests."""
+
+    pre_stop_seconds: int
+    """Sleep while endpoints forget the pod."""
+    drain_seconds: int
+    """What the engine gives running requests."""
+    grace_seconds: int
+    """The pod's termination grace period."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CronFloor:
+    """A scheduled minimum of replicas."""
+
+    timezone: str
+    start: str
+    end: str
+    replicas: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MetricTrigger:
+    """A Prometheus query that adds replicas."""
+
+    name: str
+    query: str
+    threshold: str
+    metric_type: Literal["AverageValue", "Value"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScalingPlan:
+    """How the number of replicas is decided."""
+
+    owner: Literal["none", "keda", "ray_serve"]
+    min_replicas: int
+    max_replicas: int
+    target_concurrency: int
+    """Requests running and waiting for each replica."""
+    triggers: tuple[MetricTrigger, ...]
+    floors: tuple[CronFloor, ...]
+    polling_seconds: int
+    scale_up_pods: int
+    scale_up_period_seconds: int
+    scale_down_pods: int
+    scale_down_period_seconds: int
+    scale_down_stabilization_seconds: int
+    initial_delay_seconds: int
+    """Planned time from a new replica to its first token; how long scaling waits before it trusts the metrics again."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RayPlan:
+    """What a RayService needs beyond the container."""
+
+    ray_version: str
+    serve_config: Mapping[str, Any]
+    worker_group: str
+    min_workers: int
+    """Ray worker replicas, each of `layout.nodes` hosts."""
+    max_workers: int
+    head_cpu: int
+    head_memory_gib: int
+    initializing_timeout_minutes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelPlan:
+    """One model, ready to be declared."""
+
+    name: str
+    namespace: str
+    model: str
+    """Hub id."""
+    engine: Literal["vllm", "sglang"]
+    engine_version: str
+    runtime: Literal["deployment", "leader_worker_set", "ray_service"]
+    pool: str
+    layout: LayoutPlan
+    quantization: str
+    """What is served, in words: `bf16`, `fp8 (block 128)`, `fp8, weight only`."""
+    context_tokens: int
+    memory: MemoryBudget
+    max_running: int
+    """Limit of running sequences that the engine is given."""
+    weights: WeightsPlan
+    container: ContainerPlan
+    worker: ContainerPlan | None
+    """The other pods of a multi-node group."""
+    drain: DrainPlan
+    startup_seconds: int
+    """Planned: image pull, load, compile and graph capture; probes allow twice that."""
+    scaling: ScalingPlan
+    ray: RayPlan | None
+    api_key: SecretPlan
+    metrics: EngineMetrics
+    """What the engine calls its metrics; dashboards, alerts and triggers read the same names."""
+    service_port: int
+    priority_class: str
+    gang: Literal["none"] = "none"
+    why: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Decision -> its reason, for people."""
+
+    @property
+    def pods_per_replica(self) -> int:
+        """Pods with GPUs that one replica has."""
+        return self.layout.nodes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WarmupPlan:
+    """The Job that makes one revision ready on the cache."""
+
+    name: str
+    """Ends with the revision's first characters: another revision is another Job."""
+    weights: WeightsPlan
+    models: tuple[str, ...]
+    hub_token: SecretPlan | None
+    timeout_seconds: int
+    image: str
+    """Has Python; where weights come from the hub, also its client (every engine's image has)."""
+    pool: str | None
+    """Pool whose nodes it runs on, where only they can mount the cache; None: the system nodes, so that no GPU waits
+    for it."""

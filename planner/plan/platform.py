@@ -1,0 +1,142 @@
+"""The Plan: the whole platform."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from planner.plan.cache import CachePlan
+from planner.plan.models import ModelPlan, WarmupPlan
+from planner.plan.pools import PoolPlan
+from planner.plan.secrets import SecretPlan
+from planner.plan.target import CreatedNetworkPlan, EksPlan, ExistingClusterPlan, ExistingNetworkPlan
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """Something a user should know that does not stop the plan."""
+
+    subject: str
+    """What it is about, for instance `models[0]`."""
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChartPlan:
+    """A pinned Helm chart and where it comes from."""
+
+    name: str
+    version: str
+    namespace: str
+    chart: str
+    """Chart name in `repository`, an `oci://` reference, or the chart's name inside `directory`."""
+    repository: str | None
+    directory: str | None
+    """A mirror directory that holds `<chart>-<version>.tgz`, `<chart>-<version>/` or `<chart>/`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AlertPlan:
+    """One Prometheus alert."""
+
+    name: str
+    expression: str
+    for_minutes: int
+    severity: Literal["warning", "critical"]
+    summary: str
+    runbook: str
+    """Anchor in docs/runbooks/alerts.md."""
+    model: str | None = None
+    """Model that it is about; a label, since alerts with equal labels are one alert."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ObservabilityPlan:
+    """Prometheus, Grafana and what they watch."""
+
+    scrape_interval_seconds: int
+    retention_days: int
+    storage_gib: int
+    retention_size_gib: int
+    """Prometheus drops its oldest blocks above this size: a full volume stops it."""
+    storage_class: str | None
+    prometheus_url: str
+    """Inside the cluster."""
+    grafana_admin: SecretPlan
+    alerts: tuple[AlertPlan, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CostLine:
+    """Something that bills."""
+
+    item: str
+    detail: str
+    idle_usd_per_hour: float
+    """With every pool at its minimum."""
+    peak_usd_per_hour: float
+    """With every pool at its maximum."""
+    source: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CostPlan:
+    """List prices, without taxes, discounts and data transfer."""
+
+    lines: tuple[CostLine, ...]
+    base_usd_per_hour: float
+    """At the start: system nodes and what the minimum replicas need on the first rung that has room."""
+    idle_usd_per_hour: float
+    peak_usd_per_hour: float
+    hours_per_month: int
+    budget_monthly_usd: float | None
+
+    @property
+    def peak_usd_per_month(self) -> float:
+        """The worst month."""
+        return self.peak_usd_per_hour * self.hours_per_month
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """One platform, decided."""
+
+    project: str
+    stack: str
+    environment: str
+    region: str | None
+    tags: Mapping[str, str]
+    target: EksPlan | ExistingClusterPlan
+    network: CreatedNetworkPlan | ExistingNetworkPlan | None
+    pools: tuple[PoolPlan, ...]
+    cache: CachePlan
+    warmups: tuple[WarmupPlan, ...]
+    models: tuple[ModelPlan, ...]
+    charts: Mapping[str, ChartPlan]
+    """By catalog name; a capability that the stack does not need has no chart here."""
+    image_mirror: str | None
+    observability: ObservabilityPlan
+    hub_token: SecretPlan | None
+    protect_data: bool
+    """Protect and retain the bucket of weights and its key."""
+    protect_cluster: bool
+    """Protect the cluster and the cache too."""
+    cost: CostPlan
+    findings: tuple[Finding, ...]
+
+    def pool(self, name: str) -> PoolPlan:
+        """The pool of that name; raises KeyError."""
+        for pool in self.pools:
+            if pool.name == name:
+                return pool
+        raise KeyError(name)
+
+    @property
+    def zones(self) -> tuple[str, ...]:
+        """Availability zones of the network, in order."""
+        if isinstance(self.network, CreatedNetworkPlan):
+            return tuple(zone.zone for zone in self.network.zones)
+        if isinstance(self.network, ExistingNetworkPlan):
+            return tuple(subnet.zone for subnet in self.network.subnets)
+        return ()

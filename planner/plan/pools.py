@@ -1,0 +1,103 @@
+"""The Plan: gPU nodes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NetworkInterfacePlan:
+    """One network interface of a launch template."""
+
+    card_index: int
+    device_index: int
+    interface_type: Literal["interface", "efa", "efa-only"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hardware:
+    """What one node of a pool is made of."""
+
+    instance_type: str | None
+    """None for nodes that exist."""
+    vcpus: int
+    memory_gib: float
+    gpu: str
+    """Key into the catalog's GPUs."""
+    gpus: int
+    gpu_memory_gib: float
+    fp8_hardware: bool
+    nvlink: bool
+    efa_devices: int
+    """EFA devices that a node of this pool offers to pods; 0 where the pool does not use EFA."""
+    gdr: bool
+    network_gbps: float
+    """What all network cards together sustain."""
+    card0_gbps: float
+    """What traffic without EFA (S3, Lustre over TCP, image pulls) can use."""
+    nvme_gb: int
+    max_pods: int
+    hugepages_mib: int = 0
+    """2-MiB huge pages that the AMI sets aside at boot: 10256 (5128 pages) where it finds EFA devices, else 0."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Taint:
+    """A node taint, in the API's own words (`NoSchedule`)."""
+
+    key: str
+    value: str
+    effect: Literal["NoSchedule", "NoExecute", "PreferNoSchedule"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RungPlan:
+    """One kind of capacity of a pool; on EKS one managed node group."""
+
+    name: str
+    """`<pool>-<kind>`; unique in the stack, prefix of the node group's name."""
+    kind: Literal["capacity_block", "spot", "on_demand", "existing"]
+    min_nodes: int
+    max_nodes: int
+    desired_nodes: int
+    """Nodes at the first start; afterwards cluster-autoscaler owns the number."""
+    priority: int
+    """For cluster-autoscaler's priority expander: the highest is tried first."""
+    reservation: str | None
+    placement_group: bool
+    labels: Mapping[str, str]
+    usd_per_node_hour: float
+    price_note: str
+    """Where the price comes from, and whether it is borrowed from another region or assumed."""
+    boot_seconds: int
+    """Planned time from the request for a node to `Ready`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolPlan:
+    """GPU nodes of one shape in one place."""
+
+    name: str
+    zone: str | None
+    hardware: Hardware
+    network_interfaces: tuple[NetworkInterfacePlan, ...]
+    """Empty: one plain interface, given by the subnet."""
+    rungs: tuple[RungPlan, ...]
+    node_selector: Mapping[str, str]
+    """Labels that every node of the pool carries."""
+    taints: tuple[Taint, ...]
+    ami_type: str | None
+    release_version: str | None
+    root_volume_gib: int
+
+    @property
+    def min_nodes(self) -> int:
+        """Nodes that always run."""
+        return sum(rung.min_nodes for rung in self.rungs)
+
+    @property
+    def max_nodes(self) -> int:
+        """Nodes at most, over all rungs."""
+        return sum(rung.max_nodes for rung in self.rungs)
