@@ -1,0 +1,218 @@
+"""`drain`: takes every model's pods down in order, requests finished, before a destroy; `--undo` brings them back."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from rich.prompt import Confirm
+
+from ops.cluster import Objects, connect, job_path, pods_path, scaler_path, serving_pods, workload_path
+from ops.console import FINDINGS, OK, err, out, print_json, table
+from ops.errors import UsageError
+from ops.project import plan_of
+from planner import Plan
+from planner.naming import POOL_LABEL, RUNG_LABEL
+
+PAUSED: Final = "autoscaling.keda.sh/paused-replicas"
+"""KEDA's annotation: hold the target at this number of replicas. https://keda.sh/docs/latest/concepts/scaling-deployments/"""
+_MARGIN_SECONDS: Final = 60
+_POLL_SECONDS: Final = 3.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DrainOptions:
+    """What the command line says."""
+
+    yes: bool
+    undo: bool
+    kubeconfig: Path | None
+    context: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RemainingNodes:
+    """GPU nodes that still run, and bill."""
+
+    pool: str
+    rung: str
+    nodes: int
+    usd_per_hour: float
+    held_by_minimum: int
+    """Nodes that stay whatever happens: the rung's minimum."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drained:
+    """What a drain did."""
+
+    pods_left: tuple[str, ...]
+    """Pods that did not end in time."""
+    absent: tuple[str, ...]
+    """Models without a workload."""
+    nodes: tuple[RemainingNodes, ...]
+    seconds: float
+
+
+def show_drain(stack: str, options: DrainOptions, *, as_json: bool) -> int:
+    """Ask, drain and tell what remains; 1 where pods did not end."""
+    plan = plan_of(stack)
+    with connect(plan, kubeconfig=options.kubeconfig, context=options.context) as cluster:
+        if options.undo:
+            back = undo(cluster, plan)
+            if as_json:
+                print_json({"stack": stack, "restored": back})
+            else:
+                out.print(f"scaling again: {', '.join(back) or 'nothing'}; follow with `python -m ops wait -s {stack}`")
+            return OK
+        if not options.yes:
+            _ask(plan, cluster)
+        result = drain(cluster, plan, tell=lambda line: err.print(line, markup=False, soft_wrap=True))
+    if as_json:
+        print_json({"stack": stack, "drained": not result.pods_left, **_fields(result)})
+    else:
+        _print(stack, result)
+    return FINDINGS if result.pods_left else OK
+
+
+def _fields(result: Drained) -> dict[str, Any]:
+    return {"pods_left": result.pods_left, "absent": result.absent, "nodes": result.nodes, "seconds": result.seconds}
+
+
+def _ask(plan: Plan, objects: Objects) -> None:
+    count = sum(len(objects.list(pods_path(model.namespace), serving_pods(model))) for model in plan.models)
+    names = ", ".join(model.name for model in plan.models)
+    if not sys.stdin.isatty():
+        raise UsageError("nobody is there to ask", help="--yes says that you mean it")
+    question = f"Stop {count} pods of {len(plan.models)} models ({names}) in stack {plan.stack}? They stop serving."
+    if not Confirm.ask(question, console=err, default=False):
+        raise UsageError("not confirmed; nothing was changed")
+
+
+def _print(stack: str, result: Drained) -> None:
+    for pod in result.pods_left:
+        out.print(f"still there: {pod}", markup=False)
+    for name in result.absent:
+        out.print(f"not deployed: {name}", markup=False)
+    if result.nodes:
+        rows = [
+            (one.pool, one.rung, str(one.nodes), f"{one.usd_per_hour:.2f}", str(one.held_by_minimum))
+            for one in result.nodes
+        ]
+        columns = ("pool", "capacity", "nodes", "$/h", "minimum")
+        out.print(table("GPU nodes that remain", columns, rows, right=(2, 3, 4)))
+        out.print("cluster-autoscaler removes idle nodes above the minimum in about ten minutes; destroy removes all")
+    else:
+        out.print("no GPU node remains")
+    verdict = "not all pods ended" if result.pods_left else "drained"
+    out.print(f"{verdict} after {result.seconds:.0f} s; next: pulumi destroy --stack {stack}", markup=False)
+
+
+def drain(
+    objects: Objects,
+    plan: Plan,
+    *,
+    tell: Callable[[str], None],
+    pause: Callable[[float], None] = time.sleep,
+    clock: Callable[[], float] = time.monotonic,
+) -> Drained:
+    """Scalers first, since they would bring pods back; then weights' Jobs; then workloads; then wait for the pods."""
+    began = clock()
+    for model in plan.models:
+        if model.scaling.owner == "keda" and objects.merge(scaler_path(model), _annotation("0")):
+            tell(f"{model.name}: autoscaling paused")
+    for warmup in plan.warmups:
+        namespace = next(model.namespace for model in plan.models if model.name in warmup.models)
+        job = objects.get(job_path(namespace, warmup.name))
+        if job is not None and not _ended(job):
+            objects.merge(job_path(namespace, warmup.name), {"spec": {"suspend": True}})
+            tell(f"{warmup.name}: suspended")
+    absent: list[str] = []
+    for model in plan.models:
+        stop: dict[str, Any] = {"suspend": True} if model.runtime == "ray_service" else {"replicas": 0}
+        if objects.merge(workload_path(model), {"spec": stop}):
+            tell(f"{model.name}: stopping, up to {model.drain.grace_seconds} s for running requests")
+        else:
+            absent.append(model.name)
+    limit = max(model.drain.grace_seconds for model in plan.models) + _MARGIN_SECONDS
+    left = _pods(objects, plan)
+    said = -1
+    while left and clock() - began < limit:
+        if len(left) != said:
+            said = len(left)
+            tell(f"{said} pod(s) still finishing")
+        pause(_POLL_SECONDS)
+        left = _pods(objects, plan)
+    return Drained(
+        pods_left=left,
+        absent=tuple(absent),
+        nodes=remaining_nodes(objects, plan),
+        seconds=round(clock() - began, 1),
+    )
+
+
+def undo(objects: Objects, plan: Plan) -> tuple[str, ...]:
+    """Bring models back to their minimum, scalers last; returns those that have a workload."""
+    back: list[str] = []
+    for warmup in plan.warmups:
+        namespace = next(model.namespace for model in plan.models if model.name in warmup.models)
+        job = objects.get(job_path(namespace, warmup.name))
+        if job is not None and job["spec"].get("suspend"):
+            objects.merge(job_path(namespace, warmup.name), {"spec": {"suspend": False}})
+    for model in plan.models:
+        change: dict[str, Any] = {"replicas": model.scaling.min_replicas}
+        if model.runtime == "ray_service":
+            change = {"suspend": False}
+        if objects.merge(workload_path(model), {"spec": change}):
+            back.append(model.name)
+    for model in plan.models:
+        if model.scaling.owner == "keda":
+            objects.merge(scaler_path(model), _annotation(None))
+    return tuple(back)
+
+
+def remaining_nodes(objects: Objects, plan: Plan) -> tuple[RemainingNodes, ...]:
+    """Nodes of the plan's pools, by rung."""
+    counts: dict[tuple[str, str], int] = {}
+    for node in objects.list("/api/v1/nodes", POOL_LABEL):
+        labels = node["metadata"].get("labels", {})
+        key = (labels.get(POOL_LABEL, ""), labels.get(RUNG_LABEL, ""))
+        counts[key] = counts.get(key, 0) + 1
+    found: list[RemainingNodes] = []
+    for pool in plan.pools:
+        for rung in pool.rungs:
+            labels = {**pool.node_selector, **rung.labels}
+            nodes = counts.get((labels.get(POOL_LABEL, pool.name), labels.get(RUNG_LABEL, "")), 0)
+            if nodes:
+                found.append(
+                    RemainingNodes(
+                        pool=pool.name,
+                        rung=rung.name,
+                        nodes=nodes,
+                        usd_per_hour=round(nodes * rung.usd_per_node_hour, 2),
+                        held_by_minimum=rung.min_nodes,
+                    )
+                )
+    return tuple(found)
+
+
+def _pods(objects: Objects, plan: Plan) -> tuple[str, ...]:
+    return tuple(
+        f"{pod['metadata']['namespace']}/{pod['metadata']['name']}"
+        for model in plan.models
+        for pod in objects.list(pods_path(model.namespace), serving_pods(model))
+        if pod.get("status", {}).get("phase") not in {"Succeeded", "Failed"}
+    )
+
+
+def _ended(job: dict[str, Any]) -> bool:
+    conditions: list[dict[str, Any]] = job.get("status", {}).get("conditions") or []
+    return any(one["type"] in {"Complete", "Failed"} and one["status"] == "True" for one in conditions)
+
+
+def _annotation(value: str | None) -> dict[str, Any]:
+    return {"metadata": {"annotations": {PAUSED: value}}}

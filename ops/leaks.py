@@ -1,0 +1,241 @@
+"""`leaks`: what AWS still has of a stack after its destroy, and what it costs to forget it.
+
+Everything that Pulumi makes carries the stack's tag. What controllers made in the cluster's name (volumes, network
+interfaces, load balancers, nodes) carries the cluster's, and no destroy of ours knows of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+from ops import aws
+from ops.console import FINDINGS, OK, out, print_json, table
+from ops.errors import MissingError
+from ops.project import plan_of, region_of
+from planner import Plan
+from planner.naming import PROJECT
+from planner.plan import EksPlan
+
+_KEPT_WITH_DATA: Final = ("s3", "kms")
+_KEPT_WITH_CLUSTER: Final = ("eks", "fsx")
+_NODE_TAGS: Final = ("eks:cluster-name", "aws:eks:cluster-name")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Leftover:
+    """Something that is still there."""
+
+    service: str
+    kind: str
+    id: str
+    detail: str
+    kept: bool
+    """On purpose: the stack file protects it."""
+    remove: str
+    """The command that removes it."""
+
+
+def show_leaks(stack: str, *, as_json: bool) -> int:
+    """List what is left; 1 where something is that nobody meant to keep."""
+    plan = plan_of(stack)
+    region = region_of(plan)
+    try:
+        found = find(plan, region)
+    except aws.ERRORS as error:
+        raise aws.explained(error, doing="looking for what is left") from error
+    leaked = [one for one in found if not one.kept]
+    if as_json:
+        print_json({"stack": stack, "leaked": leaked, "kept": [one for one in found if one.kept]})
+        return FINDINGS if leaked else OK
+    if found:
+        rows = [("kept" if one.kept else "[red]left[/red]", one.service, one.kind, one.id, one.detail) for one in found]
+        out.print(table(f"What AWS has of stack {stack}", ("", "service", "what", "id", ""), rows))
+    for one in leaked:
+        out.print(f"  {one.remove}", markup=False, soft_wrap=True)
+    out.print(
+        f"{len(leaked)} left, {len(found) - len(leaked)} kept on purpose (`protection` in the stack file)"
+        if found
+        else f"nothing of stack {stack} is left in {region}"
+    )
+    return FINDINGS if leaked else OK
+
+
+def find(plan: Plan, region: str) -> tuple[Leftover, ...]:
+    """Everything with the stack's tags or the cluster's, each once."""
+    if not isinstance(plan.target, EksPlan):
+        raise MissingError(f"stack {plan.stack} has nothing in AWS")
+    cluster = plan.target.cluster_name
+    ec2 = aws.client("ec2", region)
+    searches: tuple[Callable[[], Iterator[Leftover]], ...] = (
+        lambda: _tagged(plan, region, ec2),
+        lambda: _instances(ec2, cluster, region),
+        lambda: _volumes(ec2, cluster, region),
+        lambda: _interfaces(ec2, cluster, region),
+        lambda: _load_balancers(cluster, region),
+    )
+    found: dict[str, Leftover] = {}
+    for search in searches:
+        for one in search():
+            found.setdefault(one.id, one)
+    return tuple(sorted(found.values(), key=lambda one: (one.kept, one.service, one.kind, one.id)))
+
+
+def _tagged(plan: Plan, region: str, ec2: Any) -> Iterator[Leftover]:
+    """By the tag that everything of Pulumi's carries."""
+    pages = (
+        aws.client("resourcegroupstaggingapi", region)
+        .get_paginator("get_resources")
+        .paginate(TagFilters=[{"Key": f"{PROJECT}/stack", "Values": [plan.stack]}])
+    )
+    arns = [item["ResourceARN"] for page in pages for item in page["ResourceTagMappingList"]]
+    gone = _gone_instances(ec2, [arn.rsplit("/", 1)[1] for arn in arns if ":instance/" in arn])
+    kms = aws.client("kms", region)
+    for arn in arns:
+        _, _, service, _, _, resource = arn.split(":", 5)
+        kind, _, name = resource.partition("/") if "/" in resource else ("bucket", "", resource)
+        name = name or resource
+        if name in gone or (service == "kms" and _is_going(kms, arn)):
+            continue
+        kept = (plan.protect_data and service in _KEPT_WITH_DATA) or (
+            plan.protect_cluster and service in _KEPT_WITH_CLUSTER
+        )
+        yield Leftover(
+            service=service,
+            kind=kind,
+            id=name if service != "s3" else resource,
+            detail="",
+            kept=kept,
+            remove=_removal(service, kind, name, arn, region),
+        )
+
+
+def _gone_instances(ec2: Any, ids: list[str]) -> set[str]:
+    """Instances that have ended: EC2 lists them, tags and all, for an hour."""
+    if not ids:
+        return set()
+    pages = ec2.get_paginator("describe_instances").paginate(Filters=[{"Name": "instance-id", "Values": ids}])
+    alive = {
+        item["InstanceId"]
+        for page in pages
+        for reservation in page["Reservations"]
+        for item in reservation["Instances"]
+        if item["State"]["Name"] != "terminated"
+    }
+    return set(ids) - alive
+
+
+def _is_going(kms: Any, arn: str) -> bool:
+    return kms.describe_key(KeyId=arn)["KeyMetadata"]["KeyState"] == "PendingDeletion"
+
+
+def _removal(service: str, kind: str, name: str, arn: str, region: str) -> str:
+    commands = {
+        "s3": f"aws s3 rb s3://{name} --force",
+        "kms": f"aws kms schedule-key-deletion --key-id {name} --pending-window-in-days 7 --region {region}",
+        "eks": f"aws eks delete-cluster --name {name} --region {region}",
+        "fsx": f"aws fsx delete-file-system --file-system-id {name} --region {region}",
+        "logs": f"aws logs delete-log-group --log-group-name {name} --region {region}",
+        "ec2/vpc": f"aws ec2 delete-vpc --vpc-id {name} --region {region}",
+        "ec2/subnet": f"aws ec2 delete-subnet --subnet-id {name} --region {region}",
+        "ec2/natgateway": f"aws ec2 delete-nat-gateway --nat-gateway-id {name} --region {region}",
+        "ec2/elastic-ip": f"aws ec2 release-address --allocation-id {name} --region {region}",
+        "ec2/security-group": f"aws ec2 delete-security-group --group-id {name} --region {region}",
+        "ec2/launch-template": f"aws ec2 delete-launch-template --launch-template-id {name} --region {region}",
+        "ec2/volume": f"aws ec2 delete-volume --volume-id {name} --region {region}",
+        "ec2/instance": f"aws ec2 terminate-instances --instance-ids {name} --region {region}",
+    }
+    known = commands.get(f"{service}/{kind}") or commands.get(service)
+    return known or f"pulumi destroy again, or remove {arn} in the console"
+
+
+def _of_cluster(cluster: str) -> list[str]:
+    """Tag keys by which controllers mark what they make for a cluster."""
+    return [f"kubernetes.io/cluster/{cluster}", "KubernetesCluster", "cluster.k8s.amazonaws.com/name", *_NODE_TAGS]
+
+
+def _belongs(tags: list[dict[str, str]], cluster: str) -> bool:
+    for tag in tags:
+        if tag["Key"] == f"kubernetes.io/cluster/{cluster}":
+            return tag["Value"] != "shared"  # shared: somebody else's, lent to the cluster
+        if tag["Key"] in _of_cluster(cluster) and tag["Value"] == cluster:
+            return True
+    return False
+
+
+def _pages(ec2: Any, operation: str, key: str, cluster: str) -> Iterator[Any]:
+    filters = [{"Name": "tag-key", "Values": _of_cluster(cluster)}]
+    for page in ec2.get_paginator(operation).paginate(Filters=filters):
+        yield from page[key]
+
+
+def _instances(ec2: Any, cluster: str, region: str) -> Iterator[Leftover]:
+    for reservation in _pages(ec2, "describe_instances", "Reservations", cluster):
+        for item in reservation["Instances"]:
+            if item["State"]["Name"] not in {"terminated", "shutting-down"} and _belongs(item["Tags"], cluster):
+                yield Leftover(
+                    service="ec2",
+                    kind="instance",
+                    id=item["InstanceId"],
+                    detail=f"{item['InstanceType']}, {item['State']['Name']}",
+                    kept=False,
+                    remove=_removal("ec2", "instance", item["InstanceId"], "", region),
+                )
+
+
+def _volumes(ec2: Any, cluster: str, region: str) -> Iterator[Leftover]:
+    for item in _pages(ec2, "describe_volumes", "Volumes", cluster):
+        if not _belongs(item["Tags"], cluster):
+            continue
+        tags = {tag["Key"]: tag["Value"] for tag in item["Tags"]}
+        claim = tags.get("kubernetes.io/created-for/pvc/name", "")
+        yield Leftover(
+            service="ec2",
+            kind="volume",
+            id=item["VolumeId"],
+            detail=f"{item['Size']} GiB, {item['State']}{f', of claim {claim}' if claim else ''}",
+            kept=False,
+            remove=_removal("ec2", "volume", item["VolumeId"], "", region),
+        )
+
+
+def _interfaces(ec2: Any, cluster: str, region: str) -> Iterator[Leftover]:
+    filters = [{"Name": "tag-key", "Values": _of_cluster(cluster)}]
+    for page in ec2.get_paginator("describe_network_interfaces").paginate(Filters=filters):
+        for item in page["NetworkInterfaces"]:
+            if _belongs(item["TagSet"], cluster):
+                name = item["NetworkInterfaceId"]
+                yield Leftover(
+                    service="ec2",
+                    kind="network-interface",
+                    id=name,
+                    detail=f"{item['Status']}; holds its subnet and security groups",
+                    kept=False,
+                    remove=f"aws ec2 delete-network-interface --network-interface-id {name} --region {region}",
+                )
+
+
+def _load_balancers(cluster: str, region: str) -> Iterator[Leftover]:
+    """Those of Services and of the AWS load balancer controller."""
+    client = aws.client("elbv2", region)
+    named = {
+        item["LoadBalancerArn"]: item["LoadBalancerName"]
+        for page in client.get_paginator("describe_load_balancers").paginate()
+        for item in page["LoadBalancers"]
+    }
+    arns = list(named)
+    for start in range(0, len(arns), 20):  # the most that DescribeTags takes
+        for description in client.describe_tags(ResourceArns=arns[start : start + 20])["TagDescriptions"]:
+            tags = {tag["Key"]: tag["Value"] for tag in description["Tags"]}
+            mine = tags.get("elbv2.k8s.aws/cluster") == cluster
+            if mine or tags.get(f"kubernetes.io/cluster/{cluster}") == "owned":
+                arn = description["ResourceArn"]
+                yield Leftover(
+                    service="elasticloadbalancing",
+                    kind="load-balancer",
+                    id=named[arn],
+                    detail=tags.get("service.k8s.aws/stack", tags.get("kubernetes.io/service-name", "")),
+                    kept=False,
+                    remove=f"aws elbv2 delete-load-balancer --load-balancer-arn {arn} --region {region}",
+                )
