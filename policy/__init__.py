@@ -1,0 +1,1 @@
+"""Guard rails: what every stack must keep to, whoever changed the program. See README.md."""

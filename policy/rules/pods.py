@@ -1,0 +1,97 @@
+"""Pods: images, privileges, and the network between nodes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from catalog.load import load
+from policy.pods import EFA_RESOURCE, GPU_RESOURCE, pod_templates
+from policy.records import UNKNOWN, Report, Resource, ResourceRule, Rule, StackReport, StackRule, at, listed, mapping
+from policy.rules.nodes import POOL_LABEL, instance_types, pool_of
+
+FLOATING_TAGS = frozenset({"latest", "main", "master", "nightly", "dev", "edge", "stable", "canary", "head"})
+_TAG = re.compile(r":([\w][\w.-]{0,127})$")
+
+
+def floats(image: str) -> str | None:
+    """Why the image of a reference may change, in words; None for a pinned one."""
+    if "@sha256:" in image:
+        return None
+    tag = _TAG.search(image.rsplit("/", 1)[-1])
+    if tag is None:
+        return "has no tag"
+    return f"has the tag `{tag[1]}`, which moves" if tag[1].lower() in FLOATING_TAGS else None
+
+
+def images_pinned(resource: Resource, report: Report) -> None:
+    """What runs changes by a change here, or not at all."""
+    for template in pod_templates(resource):
+        for container in template.all_containers:
+            image = container.get("image")
+            reason = floats(image) if isinstance(image, str) else None
+            if reason:
+                report(f"{template.role}: image {image} {reason}: name a release or a digest")
+
+
+def pods_confined(resource: Resource, report: Report) -> None:
+    """Pods of ours need nothing of the host; drivers and device plugins come from charts."""
+    for template in pod_templates(resource):
+        for flag in ("hostNetwork", "hostPID", "hostIPC"):
+            if template.spec.get(flag) is True:
+                report(f"{template.role}: {flag} gives the pod the host's: leave it out")
+        if any(at(volume, "hostPath") is not None for volume in listed(template.spec.get("volumes"))):
+            report(f"{template.role}: a hostPath volume opens the host's files: use a claim or an emptyDir")
+        for container in template.all_containers:
+            security = container.get("securityContext")
+            if at(security, "privileged") is True:
+                report(f"{template.role}: container {container.get('name')} is privileged")
+            if at(security, "allowPrivilegeEscalation") not in {False, UNKNOWN}:
+                report(f"{template.role}: container {container.get('name')} may gain privileges")
+
+
+def groups_use_efa(resources: Sequence[Resource], report: StackReport) -> None:
+    """A group over several nodes without EFA talks TCP, ten times slower, and says so nowhere."""
+    fast = _pools_with_efa(resources)
+    for workload in resources:
+        groups = [template for template in pod_templates(workload) if template.group_size > 1]
+        if not groups:
+            continue
+        asked = {template.role: template.requested(EFA_RESOURCE) for template in groups}
+        if len(set(asked.values())) > 1:
+            told = ", ".join(f"{role} {count}" for role, count in asked.items())
+            report(f"pods of one group ask for different numbers of EFA devices ({told})", workload)
+        for template in groups:
+            pool = mapping(template.spec.get("nodeSelector")).get(POOL_LABEL)
+            if pool in fast and template.requested(GPU_RESOURCE) and not asked[template.role]:
+                report(f"{template.role}: no {EFA_RESOURCE}, though nodes of pool {pool} have it", workload)
+
+
+def _pools_with_efa(resources: Sequence[Resource]) -> set[str]:
+    instances = load().instances
+    found: set[str] = set()
+    for group in resources:
+        name = pool_of(group)
+        types = instance_types(group, resources) if name else ()
+        if name and any(kind in instances and instances[kind].efa_interfaces for kind in types):
+            found.add(name)
+    return found
+
+
+RULES: tuple[Rule, ...] = (
+    ResourceRule(
+        name="images-pinned",
+        description="Every image of a pod names a release or a digest.",
+        check=images_pinned,
+    ),
+    ResourceRule(
+        name="pods-confined",
+        description="Pods take no privilege, and nothing of the host.",
+        check=pods_confined,
+    ),
+    StackRule(
+        name="groups-use-efa",
+        description="Leader and workers of a group over several nodes ask for EFA alike.",
+        check=groups_use_efa,
+    ),
+)
