@@ -23,7 +23,7 @@ BACKOFF_SECONDS: Final = 300.0
 FAILURE_SECONDS: Final = 60.0
 """How long until the lack of capacity is noticed: a few loops of cluster-autoscaler (assumed)."""
 # A node that is Ready is seen by the scheduler a moment later; its pods are not counted again before that.
-_BIND_GRACE_SECONDS: Final = 5.0
+_BIND_GRACE_SECONDS: Final = 3.0
 
 
 @dataclass(kw_only=True)
@@ -92,17 +92,16 @@ class Autoscaler:
             self._arrive(now)
             self._forget(pods, now)
             booked = {uid for booking in self._bookings for uid in booking.pods}
-            in_vain = {uid for booking in self._bookings if not booking.comes for uid in booking.pods}
-            # A rung that is asked again and again without success is no news for a pod that waits.
-            self.waiting = {
-                key_of(pod): self.waiting[key_of(pod)]
-                for pod in pods
-                if pod["metadata"]["uid"] in in_vain and key_of(pod) in self.waiting
-            }
+            waited, self.waiting = self.waiting, {}
             for together in _together([pod for pod in pods if _unschedulable(pod)]).values():
                 rest = [pod for pod in together if pod["metadata"]["uid"] not in booked]
                 if rest:
                     self._place(rest, self._bound_to(together[0], pods, nodes), now)
+            # That a rung is asked once more is no news for a pod that waits: it may be in vain again.
+            asked = {uid for booking in self._bookings if not booking.comes for uid in booking.pods}
+            for pod in pods:
+                if pod["metadata"]["uid"] in asked and key_of(pod) in waited:
+                    self.waiting.setdefault(key_of(pod), waited[key_of(pod)])
             due = [booking.due for booking in self._bookings if not booking.arrived]
             return min((*due, *(at for at in self._backoff.values() if at > now)), default=None)
 

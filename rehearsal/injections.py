@@ -12,6 +12,7 @@ import yaml
 from planner.plan import Plan, SecretPlan
 from rehearsal.crds import Loader
 from rehearsal.kube import Key
+from rehearsal.nodes import EFA
 from rehearsal.stages import JobOutcome
 
 SLOW_FACTOR: Final = 3.0
@@ -32,7 +33,8 @@ class World:
     """What the stand-ins of one rehearsal are told; a fault is a change of one field."""
 
     plan: Plan
-    efa_on_nodes: bool = True
+    absent_devices: frozenset[str] = frozenset()
+    """Extended resources that nodes come without."""
     withheld: Key | None = None
     """Secret that is taken away."""
     capacity: Mapping[str, int] = field(default_factory=dict[str, int])
@@ -76,7 +78,7 @@ def _withhold_secret(world: World) -> World:
 def _without_efa(world: World) -> World:
     if not any(pool.hardware.efa_devices for pool in world.plan.pools):
         raise NotApplicableError("no pool of this stack uses EFA")
-    return replace(world, efa_on_nodes=False)
+    return replace(world, absent_devices=frozenset({EFA}))
 
 
 def _wrong_weights(world: World) -> World:

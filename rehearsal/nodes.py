@@ -52,7 +52,9 @@ class NodeGroup:
     max_nodes: int
     boot_seconds: float
     node: Json
-    """A Node without a name."""
+    """A Node without a name, as planned: what an autoscaler expects."""
+    absent: frozenset[str] = frozenset()
+    """Devices that its machines lack all the same."""
 
     def new_node(self, index: int) -> Json:
         """The Node object of the group's `index`-th machine."""
@@ -60,17 +62,28 @@ class NodeGroup:
         labels = {**self.node["metadata"]["labels"], "kubernetes.io/hostname": name}
         if self.pool is not None:
             labels |= _network_layers(self.node["metadata"]["labels"], self.name, index)
-        return {**self.node, "metadata": {**self.node["metadata"], "name": name, "labels": labels}}
+        status = {
+            **self.node["status"],
+            **{
+                field: {name: value for name, value in self.node["status"][field].items() if name not in self.absent}
+                for field in ("capacity", "allocatable")
+            },
+        }
+        return {
+            **self.node,
+            "metadata": {**self.node["metadata"], "name": name, "labels": labels},
+            "status": status,
+        }
 
 
-def node_groups(plan: Plan, *, efa: bool = True) -> tuple[NodeGroup, ...]:
-    """Every node group of a plan, system nodes first. `efa=False`: the nodes come without their EFA devices."""
-    return (_system_group(plan), *(_gpu_group(plan, pool, rung, efa=efa) for pool in plan.pools for rung in pool.rungs))
+def node_groups(plan: Plan, *, absent: frozenset[str] = frozenset()) -> tuple[NodeGroup, ...]:
+    """Every node group of a plan, system nodes first; `absent` names devices that the nodes come without."""
+    gpu_groups = (_gpu_group(plan, pool, rung, absent) for pool in plan.pools for rung in pool.rungs)
+    return (_system_group(plan), *gpu_groups)
 
 
-def _gpu_group(plan: Plan, pool: PoolPlan, rung: RungPlan, *, efa: bool) -> NodeGroup:
+def _gpu_group(plan: Plan, pool: PoolPlan, rung: RungPlan, absent: frozenset[str]) -> NodeGroup:
     hardware = pool.hardware
-    efa_devices = hardware.efa_devices if efa else 0
     labels = {
         **pool.node_selector,
         **rung.labels,
@@ -84,7 +97,7 @@ def _gpu_group(plan: Plan, pool: PoolPlan, rung: RungPlan, *, efa: bool) -> Node
             "eks.amazonaws.com/capacityType": _CAPACITY_TYPES[rung.kind],
             "eks.amazonaws.com/nodegroup": rung.name,
         }
-    offered = {GPU: str(hardware.gpus), **({EFA: str(efa_devices)} if efa_devices else {})}
+    offered = {GPU: str(hardware.gpus), **({EFA: str(hardware.efa_devices)} if hardware.efa_devices else {})}
     return NodeGroup(
         name=rung.name,
         pool=pool.name,
@@ -92,6 +105,7 @@ def _gpu_group(plan: Plan, pool: PoolPlan, rung: RungPlan, *, efa: bool) -> Node
         min_nodes=rung.desired_nodes,
         max_nodes=rung.max_nodes,
         boot_seconds=rung.boot_seconds,
+        absent=absent,
         node=_node(
             group=rung.name,
             labels=labels,

@@ -97,7 +97,7 @@ def operators(kube: Kube, world: World, *, compression: float) -> Operators:
         )
         for model in plan.models
     }
-    groups = node_groups(plan, efa=world.efa_on_nodes)
+    groups = node_groups(plan, absent=world.absent_devices)
     return Operators(
         autoscaler=Autoscaler(kube, groups, capacity=world.capacity, compression=compression),
         kubelet=Kubelet(kube, startups, compression=compression),

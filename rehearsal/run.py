@@ -17,7 +17,7 @@ import urllib3
 from catalog.load import load as load_catalog
 from planner import load_and_plan
 from planner.plan import ModelPlan, Plan
-from rehearsal import charts, checks, fidelity, settle
+from rehearsal import charts, checks, fidelity, settle, verdicts
 from rehearsal.controlplane import binaries
 from rehearsal.controlplane.api import ApiError
 from rehearsal.controlplane.binaries import Binaries, KedaBinaries
@@ -48,11 +48,8 @@ from rehearsal.standins import StandIns
 
 PROJECT_DIRECTORY: Final = Path(__file__).resolve().parent.parent
 _AUTOSCALER_SECONDS: Final = 30.0
-_LEFTOVER_SECONDS: Final = 45.0
 _POLL_SECONDS: Final = 0.25
-# Belong to nodes and to the cluster itself, and come and go without the program.
-_NOT_OURS: Final = {"Node", "CSINode", "APIService", "VolumeAttachment", "Event"}
-_SHOWN: Final = 8
+_WARNINGS: Final = 8
 
 
 class RehearsalError(Exception):
@@ -99,9 +96,11 @@ def rehearse(stack_file: Path, options: RehearsalOptions) -> Report:
     if options.inject is not None:
         world = _injected(world, options.inject)
     try:
-        with tempfile.TemporaryDirectory(prefix="rehearsal-", ignore_cleanup_errors=True) as workdir:
-            with contextlib.ExitStack() as stack:
-                return _Rehearsal(stack_file, plan, world, options, Path(workdir), stack).run()
+        with (
+            tempfile.TemporaryDirectory(prefix="rehearsal-", ignore_cleanup_errors=True) as workdir,
+            contextlib.ExitStack() as stack,
+        ):
+            return _Rehearsal(stack_file, plan, world, options, Path(workdir), stack).run()
     except ControlPlaneError as error:
         raise RehearsalError(f"{error.what}\n  {error.remedy}", exit_code=ENVIRONMENT) from error
     except (EngineError, ApiError, urllib3.exceptions.HTTPError) as error:
@@ -165,7 +164,7 @@ class _Rehearsal:
             up = engine.up()
             self._judge("up", up)
         if up.ok:
-            self._compare(preview, up)
+            self._findings += verdicts.unforeseen(preview, up)
         keda = contextlib.ExitStack()
         self._stack.push(keda)
         states: tuple[settle.ModelState, ...] = ()
@@ -181,13 +180,16 @@ class _Rehearsal:
             withheld = bool(options.capacity) and options.inject is None
             self._findings += settle.findings_of(states, capacity_withheld=withheld)
             self._findings += checks.check(snapshot, plan) if up.ok else []
+        if up.ok and withheld:
+            with self._phase("capacity comes"):
+                self._give_capacity(standins, played, plane)
         if up.ok:
             with self._phase("second run"):
                 self._second_run(kube, engine)
         with self._phase("destroy"):
             self._judge("destroy", engine.destroy())
             keda.close()
-            self._leftovers(kube, baseline)
+            self._findings += verdicts.leftovers(kube, baseline)
         self._findings += [
             Finding(check="stand-in", subject=text, field="", problem="could not be played", remedy="mend the object")
             for text in standins.errors
@@ -297,37 +299,26 @@ class _Rehearsal:
 
     def _new_engine(self, inputs: EngineInputs) -> Engine:
         if self._options.engine == "pulumi":
-            from rehearsal.engines.pulumi_cli import PulumiCliEngine
+            from rehearsal.engines.pulumi_cli import PulumiCliEngine  # noqa: PLC0415 - each takes 1 s to import
 
             return PulumiCliEngine(inputs)
-        from rehearsal.engines.in_process import InProcessEngine
+        from rehearsal.engines.in_process import InProcessEngine  # noqa: PLC0415
 
         return InProcessEngine(inputs)
 
     def _judge(self, what: str, result: RunResult) -> None:
         """Errors of a run are findings; warnings of a good one are notes."""
-        if result.ok:
-            self._notes += result.problems[:_SHOWN]
-            return
-        self._findings += [
-            Finding(check=what, subject=f"pulumi {what}", field="", problem=text, remedy="mend the program or the plan")
-            for text in result.problems or ("failed without a word",)
-        ]
+        self._notes += result.problems[:_WARNINGS] if result.ok else ()
+        self._findings += verdicts.errors(what, result)
 
-    def _compare(self, preview: RunResult, up: RunResult) -> None:
-        """The first preview must list exactly what `up` then creates."""
-        foreseen = {change.urn for change in preview.of("create")}
-        created = {change.urn for change in up.of("create")}
-        for urn in sorted(foreseen ^ created) if preview.ok else ():
-            self._findings.append(
-                Finding(
-                    check="preview",
-                    subject=urn,
-                    field="",
-                    problem="was created but not previewed" if urn in created else "was previewed but not created",
-                    remedy="declare it outside of `apply`, whatever is unknown",
-                )
-            )
+    def _give_capacity(self, standins: StandIns, played: Operators, plane: ControlPlane) -> None:
+        """Models that waited become ready by themselves when machines can be had."""
+        played.autoscaler.set_capacity({})
+        limit = self._options.settle_seconds
+        states = settle.settle(self._plan, standins.caches, played, limit_seconds=limit, alive=plane.check)
+        self._findings += settle.findings_of(states, capacity_withheld=False)
+        if all(state.ready for state in states):
+            self._notes.append("when capacity came, every model that had waited became ready by itself")
 
     def _start_keda(self, plane: ControlPlane, made: KedaBinaries, keda: contextlib.ExitStack) -> None:
         metrics = keda.enter_context(MetricsStandIn())
@@ -372,39 +363,7 @@ class _Rehearsal:
             self._notes.append(f"{kind.kind} {scaled.name} was scaled by hand before the second run")
         again = engine.up()
         self._judge("second run", replace(again, problems=() if again.ok else again.problems))
-        for change in again.of("create", "update", "replace", "delete"):
-            self._findings.append(
-                Finding(
-                    check="second run",
-                    subject=change.urn,
-                    field=", ".join(change.diff_keys),
-                    problem=f"a second run without any change would {change.operation} it",
-                    remedy="declare what the API server answers, or ignore what others own",
-                )
-            )
-
-    def _leftovers(self, kube: Kube, baseline: set[tuple[str, str, str]]) -> None:
-        until = time.monotonic() + _LEFTOVER_SECONDS
-        while True:
-            snapshot = Snapshot.take(kube)
-            left = sorted(key for key in snapshot.keys() - baseline if key[0] not in _NOT_OURS)
-            if not left or time.monotonic() > until:
-                break
-            time.sleep(_POLL_SECONDS)
-        for kind, namespace, name in left[:_SHOWN]:
-            item = snapshot.get(kind, namespace, name) or {}
-            held_by = item.get("metadata", {}).get("finalizers") or item.get("spec", {}).get("finalizers")
-            self._findings.append(
-                Finding(
-                    check="leftover",
-                    subject=f"{kind} {'/'.join(part for part in (namespace, name) if part)}",
-                    field="metadata.finalizers" if held_by else "",
-                    problem="is still there after destroy" + (f", held by {', '.join(held_by)}" if held_by else ""),
-                    remedy="let something of the program own it, and delete it before what serves its finalizer",
-                )
-            )
-        if len(left) > _SHOWN:
-            self._notes.append(f"{len(left) - _SHOWN} more objects are still there after destroy")
+        self._findings += verdicts.changed_again(again)
 
     def _see_the_fault(self) -> None:
         """An injected fault that nothing noticed is a fault of the rehearsal."""

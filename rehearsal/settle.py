@@ -89,7 +89,7 @@ def findings_of(states: Sequence[ModelState], *, capacity_withheld: bool) -> lis
             subject=f"model {state.model}",
             field="",
             problem=f"{state.pods_ready} of {state.pods_wanted} pods are ready: "
-            + ("; ".join(state.waits_for) or state.scheduler or "it was still starting when the time was over"),
+            + ("; ".join(filter(None, (*state.waits_for, state.scheduler))) or "still starting when the time was over"),
             remedy=remedies.get(state.cause or "", "mend what it waits for"),
         )
         for state in states
@@ -172,7 +172,7 @@ def _scheduler_words(pod: Json) -> str:
     """The scheduler's message about a pod in plain words."""
     for condition in pod.get("status", {}).get("conditions", ()):
         if condition["type"] == "PodScheduled" and condition["status"] == "False":
-            words = str(condition.get("message", "")).split(" preemption:")[0]
+            words = re.split(r" (?:preemption:|no new claims)", str(condition.get("message", "")))[0]
             for pattern, plain in _PLAIN:
                 words = re.sub(pattern, plain, words)
             return words

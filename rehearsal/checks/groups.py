@@ -49,7 +49,8 @@ def devices_on_nodes(snapshot: Snapshot, plan: Plan) -> Iterator[Finding]:
     """Nodes offer the GPUs and the EFA devices that the plan counts on."""
     planned = {rung.name: pool for pool in plan.pools for rung in pool.rungs}
     for node in snapshot.all("Node"):
-        pool = planned.get(node["metadata"].get("annotations", {}).get(GROUP_ANNOTATION, ""))
+        group = node["metadata"].get("annotations", {}).get(GROUP_ANNOTATION, "")
+        pool = planned.get(group)
         if pool is None:
             continue
         for device, count in ((GPU, pool.hardware.gpus), (EFA, pool.hardware.efa_devices)):
@@ -58,9 +59,9 @@ def devices_on_nodes(snapshot: Snapshot, plan: Plan) -> Iterator[Finding]:
                 effect = ": its pods would talk over TCP, or never be scheduled" if device == EFA else ""
                 yield Finding(
                     check="efa" if device == EFA else "gpu",
-                    subject=f"Node {node['metadata']['name']}",
+                    subject=f"nodes of {group}",
                     field=f"status.allocatable.{device}",
-                    problem=f"offers {offered:.0f} {device} while the plan of pool {pool.name} says {count}{effect}",
+                    problem=f"offer {offered:.0f} {device} while the plan of pool {pool.name} says {count}{effect}",
                     remedy="install the device plugin on these nodes, and look at the launch template's interfaces",
                 )
 

@@ -39,7 +39,7 @@ def restarted(snapshot: Snapshot, plan: Plan) -> Iterator[Finding]:  # noqa: ARG
                 check="restart",
                 subject=subject("Pod", key_of(pod)),
                 field="",
-                problem=f"its containers were started {restarts(pod)} times again",
+                problem=f"its containers had to be restarted ({restarts(pod)} times)",
                 remedy="look at its probes and at its planned start-up time",
             )
 
