@@ -19,7 +19,10 @@ def current_document(directory: Path) -> Document:
         StackFileError: the stack has no `inference-platform:platform`.
     """
     stack = pulumi.get_stack()
-    platform = pulumi.Config().get_object("platform")
+    try:
+        platform = pulumi.Config().get_object("platform")
+    except pulumi.ConfigTypeError:
+        platform = None
     name = f"Pulumi.{stack}.yaml"
     if not isinstance(platform, Mapping):
         raise StackFileError(name, [Problem(path=(), message=f"has no `{PLATFORM_KEY}`", help="see Pulumi.dev.yaml")])
