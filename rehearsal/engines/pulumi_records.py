@@ -48,7 +48,7 @@ class ChangeLog:
     def add(self, urn: str, step: str, diff_keys: Iterable[str]) -> Operation | None:
         """Note one finished step; gives its operation the first time the resource shows it, else None."""
         operation = _OPERATIONS.get(step)
-        if operation is None:
+        if operation is None or _is_default_provider(urn):
             return None
         self._keys.setdefault(urn, set()).update(diff_keys)
         if self._operations.get(urn) == operation:
@@ -124,7 +124,15 @@ def record(state: Mapping[str, Any]) -> ResourceRecord:
 
 def records(states: Iterable[Mapping[str, Any]]) -> tuple[ResourceRecord, ...]:
     """All resources that are there, without those that a failed replacement left to be deleted."""
-    return tuple(record(state) for state in states if not state.get("delete"))
+    return tuple(
+        record(state) for state in states if not state.get("delete") and not _is_default_provider(state["urn"])
+    )
+
+
+def _is_default_provider(urn: str) -> bool:
+    """Whether the CLI made this provider by itself. No program names it, and a preview does not tell of it."""
+    _, _, types, name = urn.split("::", 3)
+    return types.startswith("pulumi:providers:") and (name == "default" or name.startswith("default_"))
 
 
 def stack_outputs(resources: Iterable[ResourceRecord]) -> Mapping[str, Any]:

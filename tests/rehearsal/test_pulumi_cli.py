@@ -19,9 +19,11 @@ from rehearsal.controlplane import binaries
 from rehearsal.controlplane.cluster import ControlPlane
 from rehearsal.controlplane.errors import ControlPlaneError
 from rehearsal.engines.contract import SECRET, UNKNOWN, EngineInputs, EngineUnavailable, ResourceRecord, RunResult
+from rehearsal.engines.in_process import InProcessEngine
 from rehearsal.engines.pulumi_cli import PulumiCliEngine
 from rehearsal.engines.pulumi_command import find_pulumi
 
+STACK_URN = "urn:pulumi:{stack}::sample::pulumi:pulumi:Stack::sample-{stack}"
 SAMPLE = Path(__file__).parent / "sample_program"
 
 
@@ -36,7 +38,7 @@ class Rehearsed:
             project_dir=SAMPLE,
             stack=stack,
             stack_file=self.stack_file,
-            kubeconfig=folder / "no-kubeconfig",
+            kubeconfig=plane.kubeconfig if plane else folder / "no-kubeconfig",
             endpoint=plane.endpoint if plane else "https://127.0.0.1:6443",
             ca_data=plane.ca_data if plane else "Y2E=",
             token=plane.token if plane else "control-plane-token",
@@ -287,3 +289,47 @@ def test_refused_object_fails_the_run_and_the_rest_can_be_destroyed(
     gone = engine.destroy()
     assert gone.ok, gone.problems
     assert plane.api.get("/api/v1/namespaces/models") is None
+
+
+# --- the contract: the in-process engine sees and does the same -----------------------------------------------------
+def inventory(result: RunResult) -> dict[str, tuple[object, ...]]:
+    """What both engines must agree on."""
+    return {
+        item.urn: (item.type, item.name, item.parent, item.protect, item.custom, item.depends_on)
+        for item in result.resources
+    }
+
+
+def deleted_dependents_first(before: RunResult, gone: RunResult) -> bool:
+    """Whether everything went before what it depends on and before its parent."""
+    position = {change.urn: index for index, change in enumerate(gone.changes)}
+    return all(
+        position[item.urn] < position[needed]
+        for item in before.resources
+        for needed in (*item.depends_on, *([item.parent] if item.parent else []))
+        if item.urn in position and needed in position
+    )
+
+
+@pytest.mark.parametrize("stack", ["aws", pytest.param("whole", marks=pytest.mark.control_plane)])
+def test_both_engines_have_one_inventory_and_one_order(
+    rehearse: Callable[..., tuple[Rehearsed, PulumiCliEngine]],
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    stack: str,
+) -> None:
+    plane: ControlPlane | None = request.getfixturevalue("plane") if stack == "whole" else None
+    sample, real = rehearse(stack, plane)
+    helm = plane.binaries.helm if plane else None
+    inside = InProcessEngine(replace(sample.inputs, helm=helm, workdir=tmp_path / "inside"))
+    request.addfinalizer(inside.close)
+    seen: list[dict[str, tuple[object, ...]]] = []
+    for engine in (real, inside):
+        done = engine.up()
+        assert done.ok, done.problems
+        gone = engine.destroy()
+        assert gone.ok, gone.problems
+        assert {change.urn for change in gone.changes} >= set(inventory(done)) - {STACK_URN.format(stack=stack)}
+        assert deleted_dependents_first(done, gone)
+        seen.append(inventory(done))
+    assert seen[0] == seen[1]

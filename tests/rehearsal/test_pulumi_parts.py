@@ -252,18 +252,20 @@ def test_marks_of_pulumi_become_words() -> None:
 def test_a_replacement_is_one_change_where_it_first_finished() -> None:
     log = ChangeLog()
     for urn, step, keys in [
-        ("u::vpc", "create-replacement", ["cidrBlock"]),
-        ("u::subnet", "update", ["vpcId"]),
-        ("u::vpc", "replace", ["cidrBlock"]),
-        ("u::vpc", "delete-replaced", []),
-        ("u::gone", "refresh", []),
-        ("u::same", "same", ["x"]),
+        ("urn:pulumi:s::p::t:t:T::vpc", "create-replacement", ["cidrBlock"]),
+        ("urn:pulumi:s::p::t:t:T::subnet", "update", ["vpcId"]),
+        ("urn:pulumi:s::p::t:t:T::vpc", "replace", ["cidrBlock"]),
+        ("urn:pulumi:s::p::t:t:T::vpc", "delete-replaced", []),
+        ("urn:pulumi:s::p::t:t:T::gone", "refresh", []),
+        ("urn:pulumi:s::p::t:t:T::same", "same", ["x"]),
+        ("urn:pulumi:s::p::pulumi:providers:pulumi::default", "create", []),
+        ("urn:pulumi:s::p::pulumi:providers:aws::default_7_51_1", "create", []),
     ]:
         log.add(urn, step, keys)
     assert [(change.urn, change.operation, change.diff_keys) for change in log.changes()] == [
-        ("u::vpc", "replace", ("cidrBlock",)),
-        ("u::subnet", "update", ("vpcId",)),
-        ("u::same", "same", ()),
+        ("urn:pulumi:s::p::t:t:T::vpc", "replace", ("cidrBlock",)),
+        ("urn:pulumi:s::p::t:t:T::subnet", "update", ("vpcId",)),
+        ("urn:pulumi:s::p::t:t:T::same", "same", ()),
     ]
 
 
@@ -295,8 +297,9 @@ def test_state_can_be_released_whole() -> None:
     assert free["secrets_providers"] == {"type": "passphrase"}
 
 
-def test_what_a_failed_replacement_left_behind_is_no_resource() -> None:
+def test_leftovers_and_default_providers_are_no_resources() -> None:
     base = {"urn": "urn:pulumi:s::p::t:t:T::n", "type": "t:t:T"}
-    found = records([{**base, "dependencies": ["b", "a", "b"]}, {**base, "delete": True}])
+    default = {"urn": "urn:pulumi:s::p::pulumi:providers:aws::default_7_51_1", "type": "pulumi:providers:aws"}
+    found = records([{**base, "dependencies": ["b", "a", "b"]}, {**base, "delete": True}, default])
     assert len(found) == 1
     assert found[0].depends_on == ("a", "b")
