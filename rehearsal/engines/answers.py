@@ -56,6 +56,9 @@ class SimulatedAnswers:
             answer["secretString"] = Secret(answer["secretString"])
         return answer
 
+    def stop(self) -> None:
+        """See `Answers.stop`: simulation waits for nothing."""
+
     def outputs(self, urn: str, outputs: Mapping[str, Any]) -> None:
         """See `Answers.outputs`."""
         if urn.split("::")[2] == STACK_TYPE:

@@ -51,6 +51,8 @@ class Effects:
         """Ends every wait."""
         if self._made is not None:
             self._made.stop()
+        if self._helm is not None:
+            self._helm.stop()
 
     def apply(self, registration: Registration, decision: Decision, old: Entry | None, namespace: str | None) -> Answer:
         """Creates, updates or replaces an object or a release.

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
 import tempfile
-from collections.abc import Mapping
+import threading
+from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -43,6 +45,8 @@ class Helm:
         self._kubeconfig = kubeconfig
         self._project_dir = project_dir
         self._home = home
+        self._running: set[subprocess.Popen[str]] = set()
+        self._lock = threading.Lock()
         inherited = {k: v for k, v in os.environ.items() if not k.startswith(("HELM_", "AWS_"))}
         self._environment = {
             **inherited,
@@ -51,6 +55,12 @@ class Helm:
             "HELM_CONFIG_HOME": str(home / "config"),
             "HELM_DATA_HOME": str(home / "data"),
         }
+
+    def stop(self) -> None:
+        """Ends every helm that runs; each then fails."""
+        with self._lock:
+            for process in self._running:
+                process.terminate()
 
     def install(self, name: str, declared: Mapping[str, Any]) -> Properties:
         """Installs or upgrades a release, waiting for its objects unless it says `skipAwait`.
@@ -106,23 +116,36 @@ class Helm:
     def _run(self, arguments: list[str], seconds: int) -> str:
         command = [str(self._binary), *arguments, "--kubeconfig", str(self._kubeconfig)]
         try:
-            done = subprocess.run(
+            process = subprocess.Popen(
                 command,
                 cwd=self._project_dir,
                 env=self._environment,
-                capture_output=True,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
                 text=True,
-                timeout=seconds,
-                check=False,
             )
         except FileNotFoundError as error:
             raise HelmError(f"{self._binary}: no such program") from error
-        except subprocess.TimeoutExpired as error:
-            raise HelmError(f"helm {arguments[0]} did not end within {seconds} s") from error
-        if done.returncode != 0:
-            lines = [line for line in done.stderr.splitlines() if line and not line.startswith(("W", "WARNING"))]
-            raise HelmError("\n".join(lines[-8:]) or f"helm {arguments[0]} ended with {done.returncode}")
-        return done.stdout
+        with process, self._tracked(process):
+            try:
+                answer, complaint = process.communicate(timeout=seconds)
+            except subprocess.TimeoutExpired as error:
+                process.kill()
+                raise HelmError(f"helm {arguments[0]} did not end within {seconds} s") from error
+        if process.returncode != 0:
+            lines = [line for line in complaint.splitlines() if line and not line.startswith(("W", "WARNING"))]
+            raise HelmError("\n".join(lines[-8:]) or f"helm {arguments[0]} ended with {process.returncode}")
+        return answer
+
+    @contextlib.contextmanager
+    def _tracked(self, process: subprocess.Popen[str]) -> Generator[None]:
+        with self._lock:
+            self._running.add(process)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._running.discard(process)
 
 
 def _outputs(release: Properties, declared: Mapping[str, Any]) -> Properties:

@@ -9,10 +9,11 @@ packs and transforms. The real engine's rules on replacement are those of `diff.
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import Final
@@ -110,9 +111,6 @@ class InProcessEngine:
             warnings = []
             if not run.problems:  # a failed resource has said what went wrong; the program only fell over it
                 run.problems.append(run.cleared(failure_text(error, self._inputs.project_dir)))
-        except BaseException:
-            effects.stop()
-            raise
         changes = list(run.changes)
         if not run.problems:
             changes += self._delete_undeclared(run, effects, preview=preview)
@@ -161,7 +159,7 @@ class _Deletion:
         waiting = {entry.urn: entry for entry in entries}
         blockers = dependents_first(waiting.values())
         running: dict[Future[bool], str] = {}
-        with ThreadPoolExecutor(_DELETE_THREADS, thread_name_prefix="delete") as pool:
+        with ThreadPoolExecutor(_DELETE_THREADS, thread_name_prefix="delete") as pool, self._stopping():
             while waiting or running:
                 for urn in [urn for urn in waiting if not blockers[urn]]:
                     running[pool.submit(self._delete, waiting.pop(urn))] = urn
@@ -173,6 +171,15 @@ class _Deletion:
                     if future.result():
                         for others in blockers.values():
                             others.discard(urn)
+
+    @contextlib.contextmanager
+    def _stopping(self) -> Generator[None]:
+        """Whatever ends the loop early, such as Ctrl-C, also ends the waits of the deletions under way."""
+        try:
+            yield
+        except BaseException:
+            self.effects.stop()
+            raise
 
     def _delete(self, entry: Entry) -> bool:
         try:

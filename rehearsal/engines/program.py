@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import threading
 import warnings
 from collections.abc import Callable, Generator, Mapping
@@ -117,9 +118,17 @@ class Answers(Protocol):
         """Take the outputs that a component or the stack registers when it is complete."""
         ...
 
+    def stop(self) -> None:
+        """End what is being waited for: the user interrupted the run."""
+        ...
+
 
 class DuplicateUrnError(Exception):
     """Two resources of the program have the same parent chain, type and name."""
+
+
+class StoppedError(Exception):
+    """The user stopped the run."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -168,6 +177,7 @@ def run_program(
     log = Log()
     monitor = _Monitor(answers, project=project, stack=stack)
     failure: list[BaseException] = []
+    ended = threading.Event()
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
@@ -191,20 +201,26 @@ def run_program(
             )
         )
         try:
-            with _quiet(), asyncio.Runner() as runner:
+            with _quiet(), _no_collections(), asyncio.Runner() as runner:
                 runner.run(main())
         except BaseException as error:  # noqa: BLE001 handed to the caller's thread
             failure.append(error)
+        finally:
+            ended.set()
 
     thread = threading.Thread(target=body, name=f"program-{stack}", daemon=True)
     thread.start()
     try:
-        while thread.is_alive():
-            thread.join(0.2)  # in slices, so that Ctrl-C reaches the main thread
+        # Not `join`: interrupted by Ctrl-C, it takes the thread for ended (python/cpython#90882).
+        while not ended.wait(0.2):
+            pass
     except BaseException:
         monitor.stop()
-        thread.join()
+        answers.stop()
+        ended.wait()
         raise
+    finally:
+        thread.join()
     if failure:
         raise failure[0]
     return log
@@ -216,6 +232,21 @@ def _quiet() -> Generator[None]:
         # pulumi-aws warns about its own modules on first use of aws.ec2.
         warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"pulumi(_aws|_kubernetes)?(\..*)?")
         yield
+
+
+@contextlib.contextmanager
+def _no_collections() -> Generator[None]:
+    """Without Python's cyclic collector: it looks again and again at a graph of outputs that only grows.
+
+    Measured: 4,000 resources in 4 s of CPU instead of 14.
+    """
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()
 
 
 class _Monitor(mocks.MockMonitor):
@@ -268,7 +299,7 @@ class _Monitor(mocks.MockMonitor):
 
     def _register(self, request: Any) -> Registration:
         if self._stopped:
-            raise KeyboardInterrupt
+            raise StoppedError(f"{request.name}: not begun, the run was stopped")
         registration = _registration(request, self._stack, self._project)
         with self._lock:
             if registration.urn in self._known:

@@ -106,6 +106,10 @@ class Run(answers.SimulatedAnswers):
         if entry is not None and not self._preview:
             self._state.put(replace(entry, outputs=dict(outputs)))
 
+    def stop(self) -> None:
+        """See `Answers.stop`."""
+        self._effects.stop()
+
     def cleared(self, text: str) -> str:
         """The text without any secret of the program."""
         for secret in sorted(self._secret_texts, key=len, reverse=True):

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import secrets
+import signal
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -385,6 +388,17 @@ class TestLive:
         live.set(unschedulable=True, skip="true")
         done = live.engine.up()
         assert done.ok, done.problems
+
+    def test_ctrl_c_ends_the_waits(self, live: Stack) -> None:
+        live.engine = InProcessEngine(live.inputs, await_seconds=120)
+        live.set(unschedulable=True)
+        began = time.monotonic()
+        timer = threading.Timer(4, os.kill, (os.getpid(), signal.SIGINT))
+        timer.start()
+        with pytest.raises(KeyboardInterrupt):
+            live.engine.up()
+        assert time.monotonic() - began < 20
+        assert not [thread.name for thread in threading.enumerate() if thread.name.startswith(("resource", "program"))]
 
     def test_the_default_provider_is_refused(self, live: Stack) -> None:
         live.set(default_provider=True)
