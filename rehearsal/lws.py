@@ -63,7 +63,8 @@ class LeaderWorkerSets:
     def _outdated(self, item: Json, groups: _Groups, size: int, revision: str) -> list[int]:
         """Groups of an older revision that may go now: those that serve nobody, and what `maxUnavailable` leaves."""
         rolling = item["spec"].get("rolloutStrategy", {}).get("rollingUpdateConfiguration", {})
-        down = [index for index, group in groups.items() if not _group_ready(group, size)]
+        replicas = item["spec"].get("replicas", 1)
+        down = [index for index in range(replicas) if not _group_ready(groups.get(index, {}), size)]
         old = [
             index
             for index in sorted(groups, reverse=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from planner.plan import CostPlan, Plan
 from rehearsal.engines.contract import ResourceRecord
@@ -77,8 +77,6 @@ class Report:
     fidelity: tuple[Part, ...]
     phases: tuple[Phase, ...]
     findings: tuple[Finding, ...]
-    workdir: str | None = field(default=None)
-    """Where logs were kept, if they were."""
 
     @property
     def ok(self) -> bool:

@@ -195,14 +195,24 @@ class _Rehearsal:
             for text in standins.errors
         ]
         self._see_the_fault()
-        rows = pod_rows(snapshot, plan)
+        return self._report(engine, made, up, states, snapshot)
+
+    def _report(
+        self,
+        engine: Engine,
+        made: Binaries,
+        up: RunResult,
+        states: tuple[settle.ModelState, ...],
+        snapshot: Snapshot,
+    ) -> Report:
+        plan, rows = self._plan, pod_rows(snapshot, self._plan)
         return Report(
             stack=plan.stack,
             environment=plan.environment,
             engine=engine.name,
             kubernetes_version=made.kubernetes_version,
-            compression=options.compression,
-            injected=options.inject,
+            compression=self._options.compression,
+            injected=self._options.inject,
             resources=count_resources(up.resources),
             models=states,
             pods=rows,

@@ -1,0 +1,209 @@
+"""Nodes appear for pods that have none: by priority, as many as needed, a group on one rung."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from planner.naming import POOL_LABEL, RUNG_LABEL
+from rehearsal.autoscaler import BACKOFF_SECONDS, FAILURE_SECONDS, Autoscaler
+from rehearsal.kube import NODES, PODS, Json
+from rehearsal.nodes import EFA, GPU, NodeGroup, node_groups
+from tests.factories import stack_plan
+from tests.rehearsal.fakes import UNSCHEDULABLE, FakeKube, container, pod
+
+TOLERATION = {"key": GPU, "operator": "Exists", "effect": "NoSchedule"}
+
+
+def gpu_pod(name: str, *, pool: str = "h100", gpus: int = 8, group: str | None = None, **changes: Any) -> Json:
+    limits = {GPU: str(gpus), "memory": "100Gi"}
+    affinity: Json = {}
+    if group:
+        selector = {
+            "matchLabels": {"app": "r1"},
+            "matchExpressions": [{"key": "g", "operator": "In", "values": [group]}],
+        }
+        term = {"topologyKey": RUNG_LABEL, "labelSelector": selector}
+        affinity = {"podAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [term]}}
+    return pod(
+        name,
+        conditions=UNSCHEDULABLE,
+        containers=[container(resources={"limits": limits})],
+        nodeSelector={POOL_LABEL: pool},
+        tolerations=[TOLERATION],
+        affinity=affinity,
+        **changes,
+    )
+
+
+class Case:
+    """An autoscaler of the prod plan, at a clock of our own, without compression."""
+
+    def __init__(self, capacity: dict[str, int] | None = None) -> None:
+        self.kube = FakeKube()
+        self.groups = node_groups(stack_plan("prod"))
+        self.autoscaler = Autoscaler(self.kube, self.groups, capacity=capacity, compression=1.0)  # type: ignore[arg-type]
+        self.now = 1000.0
+
+    def boot(self, name: str) -> float:
+        return next(group.boot_seconds for group in self.groups if group.name == name)
+
+    def look(self, after: float = 0.0) -> float | None:
+        self.now += after
+        return self.autoscaler.reconcile(self.kube, self.now)  # type: ignore[arg-type]
+
+    def nodes(self) -> list[str]:
+        return sorted(node["metadata"]["name"] for node in self.kube.all(NODES))
+
+    def bind(self, name: str, node: str) -> None:
+        bound = self.kube.get(PODS, ("inference", name))
+        assert bound is not None
+        bound["spec"]["nodeName"] = node
+
+
+@pytest.fixture
+def case() -> Case:
+    return Case()
+
+
+def test_a_node_comes_after_its_boot_and_not_before(case: Case) -> None:
+    case.kube.create(PODS, gpu_pod("a"))
+    assert case.look() == case.now + case.boot("h100-capacity-block")
+    case.look(case.boot("h100-capacity-block") - 1)
+    assert case.nodes() == []
+    case.look(1)
+    assert case.nodes() == ["h100-capacity-block-1"]
+
+
+def test_a_pod_that_has_asked_does_not_ask_again(case: Case) -> None:
+    case.kube.create(PODS, gpu_pod("a"))
+    for _ in range(5):
+        case.look(1)
+    case.look(case.boot("h100-capacity-block"))
+    assert case.nodes() == ["h100-capacity-block-1"]
+
+
+def test_small_pods_share_a_node() -> None:
+    case = Case()
+    case.kube.add(PODS, [gpu_pod("a", gpus=4), gpu_pod("b", gpus=4), gpu_pod("c", gpus=4)])
+    case.look()
+    case.look(case.boot("h100-capacity-block"))
+    assert case.nodes() == ["h100-capacity-block-1", "h100-capacity-block-2"]
+
+
+def test_pods_of_a_group_get_nodes_of_one_rung() -> None:
+    """One machine is left of the first rung: a group of two goes to the next one whole."""
+    case = Case()
+    case.kube.create(PODS, gpu_pod("single"))
+    case.look()
+    case.kube.add(PODS, [gpu_pod("a", group="0"), gpu_pod("b", group="0")])
+    case.look()
+    case.look(case.boot("h100-spot"))
+    assert case.nodes() == ["h100-capacity-block-1", "h100-spot-1", "h100-spot-2"]
+
+
+def test_the_rest_of_a_group_follows_its_first_pod() -> None:
+    case = Case()
+    node = next(group for group in case.groups if group.name == "h100-on-demand").new_node(1)
+    case.kube.create(NODES, node)
+    case.kube.add(PODS, [gpu_pod("a", group="0"), gpu_pod("b", group="0")])
+    case.bind("a", "h100-on-demand-1")
+    case.look()
+    case.look(case.boot("h100-on-demand"))
+    assert case.nodes() == ["h100-on-demand-1", "h100-on-demand-2"]
+
+
+def test_a_rung_without_capacity_backs_off_and_the_next_takes_over() -> None:
+    case = Case(capacity={"h100-capacity-block": 0})
+    case.kube.create(PODS, gpu_pod("a"))
+    case.look()
+    case.look(FAILURE_SECONDS)
+    assert case.autoscaler.no_capacity == {"h100-capacity-block": 1}
+    case.look(case.boot("h100-spot"))
+    assert case.nodes() == ["h100-spot-1"]
+
+
+def test_a_pod_waits_with_its_reason_and_gets_its_node_when_there_is_one() -> None:
+    rungs = ("h100-capacity-block", "h100-spot", "h100-on-demand")
+    case = Case(capacity=dict.fromkeys(rungs, 0))
+    case.kube.create(PODS, gpu_pod("a"))
+    case.look()
+    for _ in rungs:
+        case.look(FAILURE_SECONDS)
+    reason = case.autoscaler.waiting["inference", "a"]
+    assert all(f"{rung} has no capacity" in reason for rung in rungs)
+    # It keeps saying so while the first rung is asked once more.
+    case.look(BACKOFF_SECONDS)
+    assert case.autoscaler.waiting["inference", "a"] == reason
+    case.autoscaler.set_capacity({})
+    case.look(FAILURE_SECONDS)  # the question that was under way is still answered with no
+    case.look(case.boot("h100-spot"))
+    assert case.nodes() == ["h100-spot-1"]
+
+
+def test_no_more_than_the_maximum(case: Case) -> None:
+    case.kube.add(PODS, [gpu_pod(f"p{number}") for number in range(9)])
+    case.look()
+    case.look(1000)
+    assert len(case.nodes()) == 2 + 4 + 2
+    assert len(case.autoscaler.waiting) == 1
+    assert "at its maximum" in next(iter(case.autoscaler.waiting.values()))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"nodeSelector": {POOL_LABEL: "absent"}},
+        {"tolerations": []},
+        {"containers": [container(resources={"limits": {GPU: "16"}})]},
+        {"containers": [container(resources={"limits": {"example.com/device": "1"}})]},
+    ],
+)
+def test_a_pod_that_fits_nowhere_gets_nothing(case: Case, changes: Json) -> None:
+    misfit = gpu_pod("a")
+    misfit["spec"] |= changes
+    case.kube.create(PODS, misfit)
+    case.look()
+    case.look(1000)
+    assert case.nodes() == []
+    assert "no node group" in case.autoscaler.waiting["inference", "a"]
+
+
+def test_only_unschedulable_pods_count(case: Case) -> None:
+    """As with the real one: a pod that a gang gate holds back brings no node."""
+    gated = gpu_pod("a")
+    gated["status"]["conditions"] = [{"type": "PodScheduled", "status": "False", "reason": "SchedulingGated"}]
+    case.kube.create(PODS, gated)
+    assert case.look() is None
+
+
+def test_nodes_may_lack_what_the_plan_promises() -> None:
+    """The autoscaler believes the plan and makes nodes; that they lack the device is for a check to find."""
+    groups: tuple[NodeGroup, ...] = node_groups(stack_plan("prod"), absent=frozenset({EFA}))
+    h100 = next(group for group in groups if group.name == "h100-spot")
+    assert h100.node["status"]["allocatable"][EFA] == "32"
+    assert EFA not in h100.new_node(1)["status"]["allocatable"]
+    assert EFA not in h100.new_node(1)["status"]["capacity"]
+
+
+def test_minimum_nodes_are_made_at_once(case: Case) -> None:
+    plan = stack_plan("prod")
+    assert plan.target.kind == "eks"
+    made = case.autoscaler.make_minimum()
+    rungs = [rung for pool in plan.pools for rung in pool.rungs]
+    assert made == len(case.nodes()) == plan.target.system.min_nodes + sum(rung.desired_nodes for rung in rungs)
+
+
+def test_what_a_node_keeps_for_itself() -> None:
+    """Source of the numbers: nodeadm's reservations and Karpenter's memory overhead (rehearsal/nodes.py)."""
+    node = next(group for group in node_groups(stack_plan("prod")) if group.name == "h100-spot").new_node(1)
+    offered = node["status"]["allocatable"]
+    assert offered["cpu"] == f"{192_000 - (80 + int(2.5 * 188))}m"
+    assert offered[GPU] == "8"
+    assert offered["hugepages-2Mi"] == "10256Mi"
+    memory = int(2048 * 1024 * 0.925) - (255 + 11 * int(offered["pods"]) + 100) - 10256
+    assert abs(int(offered["memory"].removesuffix("Mi")) - memory) <= 1
+    assert node["metadata"]["labels"]["topology.kubernetes.io/zone"] == "us-east-1a"
+    layers = [node["metadata"]["labels"][f"topology.k8s.aws/network-node-layer-{layer}"] for layer in (1, 2, 3)]
+    assert len(set(layers)) == 3
