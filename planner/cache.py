@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import accumulate
 
 from catalog.assumptions import assumed
 from planner.plan import CachePlan, FsxPlan, Hardware, LoadPlan, VolumeClaimPlan
@@ -29,6 +32,26 @@ class Reader:
     gigabytes: float
     nodes: int
     hardware: Hardware
+
+
+class Crowd:
+    """All nodes that read at the same time when a stack starts. Sorted once: every model asks it about itself."""
+
+    def __init__(self, readers: Iterable[Reader]) -> None:
+        by_size = sorted(readers, key=lambda reader: reader.gigabytes)
+        self._sizes = [reader.gigabytes for reader in by_size]
+        self._nodes = [0, *accumulate(reader.nodes for reader in by_size)]
+        self._gigabytes = [0.0, *accumulate(reader.nodes * reader.gigabytes for reader in by_size)]
+
+    @property
+    def nodes(self) -> int:
+        """Nodes that read."""
+        return self._nodes[-1]
+
+    def served_gigabytes(self, own: float) -> float:
+        """What all of them have been given, in GB, when each has min(its bytes, `own`)."""
+        done = bisect_right(self._sizes, own)
+        return self._gigabytes[done] + own * (self.nodes - self._nodes[done])
 
 
 def plan_cache(
@@ -112,15 +135,15 @@ def medium_of(settings: Settings, cache: CachePlan, pool_zone: str | None) -> st
     return "lustre"
 
 
-def plan_load(cache: Cache, plan: CachePlan, medium: str, reader: Reader, everyone: tuple[Reader, ...]) -> LoadPlan:
+def plan_load(cache: Cache, plan: CachePlan, medium: str, reader: Reader, everyone: Crowd) -> LoadPlan:
     """Seconds until one node has its weights when all minimum replicas start together.
 
     A file server shares its rate equally among those that still read, each checkpoint is read once a node (prefetch),
     and nothing is counted as cached in the server's memory. So a node of `own` bytes is done when the server has given
     every reader min(its bytes, own): time = max(own / client rate, sum of min(bytes, own) / server rate).
     """
-    readers = sum(r.nodes for r in everyone)
-    served_mb = sum(r.nodes * min(r.gigabytes, reader.gigabytes) for r in everyone) * 1000
+    readers = everyone.nodes
+    served_mb = everyone.served_gigabytes(reader.gigabytes) * 1000
     own_mb = reader.gigabytes * 1000
     client = reader.hardware.card0_gbps * _GBPS_TO_MB_PER_S
     limits: dict[str, float]

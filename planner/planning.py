@@ -5,7 +5,7 @@ from __future__ import annotations
 from catalog.load import Catalog, load
 from catalog.types import Region
 from planner.alerts import plan_alerts
-from planner.cache import plan_cache
+from planner.cache import Crowd, plan_cache
 from planner.charts import plan_charts
 from planner.cost import plan_cost
 from planner.drafts import Draft, draft
@@ -186,7 +186,7 @@ def _models(
     catalog: Catalog,
     findings: Findings,
 ) -> tuple[ModelPlan, ...]:
-    on_file_system = tuple(
+    on_file_system = Crowd(
         sketch.reader(pools[sketch.model.pool])
         for sketch in drafts
         if cache.fsx is None or pools[sketch.model.pool].zone == cache.fsx.zone

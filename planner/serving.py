@@ -9,7 +9,7 @@ from dataclasses import replace
 from catalog.assumptions import assumed
 from catalog.load import Catalog
 from catalog.types import Engine, ModelCard
-from planner.cache import Reader, medium_of, plan_load
+from planner.cache import Crowd, medium_of, plan_load
 from planner.drafts import Draft
 from planner.engines import ray, sglang, vllm
 from planner.engines.request import EngineRequest
@@ -58,7 +58,7 @@ def plan_model(
     pool: PoolPlan,
     cache: CachePlan,
     catalog: Catalog,
-    everyone: tuple[Reader, ...],
+    everyone: Crowd,
     findings: Findings,
 ) -> ModelPlan:
     """Second pass: everything that follows from the pool, the cache and all other models."""
