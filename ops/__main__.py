@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Literal
 
 import typer
 
@@ -13,9 +14,15 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+models_app = typer.Typer(help="Weights of models in the stack's bucket.", no_args_is_help=True)
+app.add_typer(models_app, name="models")
 
 Stack = Annotated[str, typer.Option("--stack", "-s", help="Stack: `prod` means Pulumi.prod.yaml.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
+Models = Annotated[list[str] | None, typer.Option("--model", "-m", help="Models by name; all of the stack if none.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+Kubeconfig = Annotated[Path | None, typer.Option(help="Kubeconfig, in place of the stack's own way in.")]
+Context = Annotated[str | None, typer.Option(help="Context of the kubeconfig.")]
 
 
 @app.command()
@@ -55,5 +62,169 @@ def check(
     raise typer.Exit(judge(stacks, as_json=as_json))
 
 
+@app.command()
+def rehearse(
+    stack: Stack = "dev",
+    engine: Annotated[
+        Literal["in-process", "pulumi"], typer.Option(help="Who runs the program; `pulumi` needs its CLI.")
+    ] = "in-process",
+    inject: Annotated[str | None, typer.Option(help="A fault that must be found, such as `missing-secret`.")] = None,
+    capacity: Annotated[
+        list[str] | None, typer.Option(help="Machines that can be had, `<rung>=<nodes>`; `all=0` for none.")
+    ] = None,
+    crd_dir: Annotated[Path | None, typer.Option(envvar="CRD_DIR", help="Upstream's CRDs.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port of the API server; a free one if none.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Build a stack against a real control plane on this machine, without an AWS account."""
+    from ops.rehearse import RehearseOptions, show_rehearsal
+
+    options = RehearseOptions(engine=engine, inject=inject, capacity=capacity or [], crd_dir=crd_dir, port=port)
+    raise typer.Exit(show_rehearsal(stack, options, as_json=as_json))
+
+
+@app.command()
+def doctor(stack: Stack = "dev", as_json: Json = False) -> None:
+    """Are tools, credentials, region, quotas and capacity there for a stack?"""
+    from ops.doctor import show_doctor
+
+    raise typer.Exit(show_doctor(stack, as_json=as_json))
+
+
+@app.command()
+def deploy(
+    stack: Stack = "dev",
+    preview: Annotated[bool, typer.Option("--preview", help="Show what would change; change nothing.")] = False,
+    scope: Annotated[
+        Literal["all", "models"], typer.Option(help="`models` touches the models' own objects alone.")
+    ] = "all",
+    yes: Yes = False,
+    skip_checks: Annotated[bool, typer.Option("--skip-checks", help="Go on whatever the checks say.")] = False,
+) -> None:
+    """Run `pulumi up` on a stack, after what would surely fail was looked for."""
+    from ops.deploy import DeployOptions
+    from ops.deploy import deploy as run
+
+    raise typer.Exit(
+        run(stack, DeployOptions(preview=preview, scope=scope, yes=yes, skip_checks=skip_checks)),
+    )
+
+
+@models_app.command()
+def stage(
+    stack: Stack = "dev",
+    models: Models = None,
+    folder: Annotated[Path | None, typer.Option("--from", help="A folder with the revision; the hub if none.")] = None,
+    bucket: Annotated[str | None, typer.Option(help="Bucket; the stack's output weights_bucket if none.")] = None,
+    scratch: Annotated[Path | None, typer.Option(help="Where downloads from the hub are kept meanwhile.")] = None,
+    replace: Annotated[bool, typer.Option("--replace", help="Overwrite other content of the same revision.")] = False,
+    abort: Annotated[bool, typer.Option("--abort", help="Drop unfinished uploads, upload nothing.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Bring weights into the stack's bucket, manifest last; run it again to go on after an interruption."""
+    from ops.staging import StageOptions, show_stage
+
+    options = StageOptions(models=models, folder=folder, bucket=bucket, scratch=scratch, replace=replace, abort=abort)
+    raise typer.Exit(show_stage(stack, options, as_json=as_json))
+
+
+@app.command()
+def wait(
+    stack: Stack = "dev",
+    models: Models = None,
+    timeout: Annotated[int | None, typer.Option(help="Seconds; from the plan (boot, load, start) if none.")] = None,
+    kubeconfig: Kubeconfig = None,
+    context: Context = None,
+    as_json: Json = False,
+) -> None:
+    """Wait until models are ready, telling what each waits for."""
+    from ops.wait import WaitOptions, show_wait
+
+    options = WaitOptions(models=models, timeout_seconds=timeout, kubeconfig=kubeconfig, context=context)
+    raise typer.Exit(show_wait(stack, options, as_json=as_json))
+
+
+@app.command()
+def smoke(
+    stack: Stack = "dev",
+    models: Models = None,
+    url: Annotated[str | None, typer.Option(help="An endpoint, ending with /v1, in place of the stack's.")] = None,
+    key_env: Annotated[str | None, typer.Option(help="Environment variable with the key of --url.")] = None,
+    timeout: Annotated[int, typer.Option(help="Seconds that one completion may take.")] = 300,
+    kubeconfig: Kubeconfig = None,
+    context: Context = None,
+    as_json: Json = False,
+) -> None:
+    """One real completion through each model's endpoint."""
+    from ops.smoke import SmokeOptions, show_smoke
+
+    options = SmokeOptions(
+        models=models, url=url, key_env=key_env, timeout_seconds=timeout, kubeconfig=kubeconfig, context=context
+    )
+    raise typer.Exit(show_smoke(stack, options, as_json=as_json))
+
+
+@app.command()
+def promote(
+    source: Annotated[str, typer.Option("--from", help="Stack that runs this commit.")],
+    target: Annotated[str, typer.Option("--to", help="Stack that is to run it.")],
+    yes: Yes = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Stop before the update.")] = False,
+    verify: Annotated[bool, typer.Option(help="Wait for the target's models and smoke them.")] = True,
+    as_json: Json = False,
+) -> None:
+    """Bring the commit that one stack runs to another: compared, rehearsed, previewed, applied, smoked."""
+    from ops.promote import PromoteOptions, show_promote
+
+    options = PromoteOptions(yes=yes, dry_run=dry_run, verify=verify)
+    raise typer.Exit(show_promote(source, target, options, as_json=as_json))
+
+
+@app.command()
+def drain(
+    stack: Stack = "dev",
+    yes: Yes = False,
+    undo: Annotated[bool, typer.Option("--undo", help="Bring the models back.")] = False,
+    kubeconfig: Kubeconfig = None,
+    context: Context = None,
+    as_json: Json = False,
+) -> None:
+    """Stop all models, requests finished, before a destroy."""
+    from ops.drain import DrainOptions, show_drain
+
+    options = DrainOptions(yes=yes, undo=undo, kubeconfig=kubeconfig, context=context)
+    raise typer.Exit(show_drain(stack, options, as_json=as_json))
+
+
+@app.command()
+def leaks(stack: Stack = "dev", as_json: Json = False) -> None:
+    """What AWS still has of a stack after its destroy."""
+    from ops.leaks import show_leaks
+
+    raise typer.Exit(show_leaks(stack, as_json=as_json))
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a verb; what a user can mend is told without a traceback."""
+    from ops.console import INTERRUPTED, USAGE, err
+    from ops.errors import OpsError
+    from settings.errors import StackFileError
+
+    try:
+        app(arguments, standalone_mode=True)
+    except SystemExit as ended:
+        return ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+    except StackFileError as error:
+        err.print(str(error), markup=False, soft_wrap=True)
+        return USAGE
+    except OpsError as error:
+        err.print(str(error), markup=False, soft_wrap=True)
+        return error.exit_code
+    except KeyboardInterrupt:
+        err.print("interrupted; run the same command again to go on")
+        return INTERRUPTED
+    return 0
+
+
 if __name__ == "__main__":
-    sys.exit(app())
+    sys.exit(main())

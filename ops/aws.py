@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import boto3
@@ -55,9 +56,15 @@ def client(service: str, region: str, *, connections: int = 10) -> Any:
         max_pool_connections=connections,
     )
     try:
-        return boto3.session.Session(region_name=region).client(service, config=config)  # pyright: ignore
+        return session().client(service, region_name=region, config=config)
     except BotoCoreError as error:
         raise explained(error) from error
+
+
+@functools.cache
+def session() -> Any:
+    """The one session: it reads credentials and the descriptions of services once."""
+    return boto3.Session()
 
 
 def error_code(error: Exception) -> str:

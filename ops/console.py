@@ -17,6 +17,8 @@ from rich.table import Table
 PROJECT_DIRECTORY = Path(__file__).resolve().parent.parent
 
 OK, FINDINGS, USAGE, ENVIRONMENT = 0, 1, 2, 3
+INTERRUPTED = 130
+"""What a shell reports for a program that ended by Ctrl-C."""
 
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)

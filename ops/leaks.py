@@ -20,7 +20,12 @@ from planner.plan import EksPlan
 
 _KEPT_WITH_DATA: Final = ("s3", "kms")
 _KEPT_WITH_CLUSTER: Final = ("eks", "fsx")
-_NODE_TAGS: Final = ("eks:cluster-name", "aws:eks:cluster-name")
+_CLUSTER_TAGS: Final = (
+    "KubernetesCluster",
+    "cluster.k8s.amazonaws.com/name",
+    "eks:cluster-name",
+    "aws:eks:cluster-name",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,30 +155,23 @@ def _removal(service: str, kind: str, name: str, arn: str, region: str) -> str:
     return known or f"pulumi destroy again, or remove {arn} in the console"
 
 
-def _of_cluster(cluster: str) -> list[str]:
-    """Tag keys by which controllers mark what they make for a cluster."""
-    return [f"kubernetes.io/cluster/{cluster}", "KubernetesCluster", "cluster.k8s.amazonaws.com/name", *_NODE_TAGS]
+def _filters(cluster: str) -> tuple[tuple[str, str], ...]:
+    """Tags by which controllers mark what they make for a cluster. `shared` is what was only lent to it."""
+    return ((f"kubernetes.io/cluster/{cluster}", "owned"), *((key, cluster) for key in _CLUSTER_TAGS))
 
 
-def _belongs(tags: list[dict[str, str]], cluster: str) -> bool:
-    for tag in tags:
-        if tag["Key"] == f"kubernetes.io/cluster/{cluster}":
-            return tag["Value"] != "shared"  # shared: somebody else's, lent to the cluster
-        if tag["Key"] in _of_cluster(cluster) and tag["Value"] == cluster:
-            return True
-    return False
-
-
-def _pages(ec2: Any, operation: str, key: str, cluster: str) -> Iterator[Any]:
-    filters = [{"Name": "tag-key", "Values": _of_cluster(cluster)}]
-    for page in ec2.get_paginator(operation).paginate(Filters=filters):
-        yield from page[key]
+def _of_cluster(ec2: Any, operation: str, key: str, cluster: str) -> Iterator[Any]:
+    """Everything of a kind with one of the cluster's tags; what has several comes several times."""
+    for tag, value in _filters(cluster):
+        pages = ec2.get_paginator(operation).paginate(Filters=[{"Name": f"tag:{tag}", "Values": [value]}])
+        for page in pages:
+            yield from page[key]
 
 
 def _instances(ec2: Any, cluster: str, region: str) -> Iterator[Leftover]:
-    for reservation in _pages(ec2, "describe_instances", "Reservations", cluster):
+    for reservation in _of_cluster(ec2, "describe_instances", "Reservations", cluster):
         for item in reservation["Instances"]:
-            if item["State"]["Name"] not in {"terminated", "shutting-down"} and _belongs(item["Tags"], cluster):
+            if item["State"]["Name"] not in {"terminated", "shutting-down"}:
                 yield Leftover(
                     service="ec2",
                     kind="instance",
@@ -185,9 +183,7 @@ def _instances(ec2: Any, cluster: str, region: str) -> Iterator[Leftover]:
 
 
 def _volumes(ec2: Any, cluster: str, region: str) -> Iterator[Leftover]:
-    for item in _pages(ec2, "describe_volumes", "Volumes", cluster):
-        if not _belongs(item["Tags"], cluster):
-            continue
+    for item in _of_cluster(ec2, "describe_volumes", "Volumes", cluster):
         tags = {tag["Key"]: tag["Value"] for tag in item["Tags"]}
         claim = tags.get("kubernetes.io/created-for/pvc/name", "")
         yield Leftover(
@@ -201,19 +197,16 @@ def _volumes(ec2: Any, cluster: str, region: str) -> Iterator[Leftover]:
 
 
 def _interfaces(ec2: Any, cluster: str, region: str) -> Iterator[Leftover]:
-    filters = [{"Name": "tag-key", "Values": _of_cluster(cluster)}]
-    for page in ec2.get_paginator("describe_network_interfaces").paginate(Filters=filters):
-        for item in page["NetworkInterfaces"]:
-            if _belongs(item["TagSet"], cluster):
-                name = item["NetworkInterfaceId"]
-                yield Leftover(
-                    service="ec2",
-                    kind="network-interface",
-                    id=name,
-                    detail=f"{item['Status']}; holds its subnet and security groups",
-                    kept=False,
-                    remove=f"aws ec2 delete-network-interface --network-interface-id {name} --region {region}",
-                )
+    for item in _of_cluster(ec2, "describe_network_interfaces", "NetworkInterfaces", cluster):
+        name = item["NetworkInterfaceId"]
+        yield Leftover(
+            service="ec2",
+            kind="network-interface",
+            id=name,
+            detail=f"{item['Status']}; holds its subnet and security groups",
+            kept=False,
+            remove=f"aws ec2 delete-network-interface --network-interface-id {name} --region {region}",
+        )
 
 
 def _load_balancers(cluster: str, region: str) -> Iterator[Leftover]:

@@ -101,7 +101,7 @@ def _step_of(pod: Json, event: str | None) -> tuple[Step, str]:
         if trouble:
             return "failing", trouble
     for one in status.get("initContainerStatuses") or ():
-        if one["name"] == "wait-for-weights" and not one.get("ready") and one["state"].get("running"):
+        if one["name"] == "wait-for-weights" and not one.get("ready") and "running" in one["state"]:
             return "waiting for weights", "the warm-up Job has not finished this revision"
     return "starting", ""
 

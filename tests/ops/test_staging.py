@@ -12,11 +12,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import boto3
 import pytest
 from botocore.exceptions import ClientError
 
 from components.scripts import warm_up
+from ops import aws as ops_aws
 from ops.errors import FindingsError, MissingError, OpsError, UsageError
 from ops.sources import FolderSource, HubSource
 from ops.staging import StagedRevision, StageProgress, check_bucket, stage
@@ -57,7 +57,7 @@ class CountingS3:
 
 @pytest.fixture
 def s3(aws: None) -> CountingS3:
-    client = boto3.client("s3", region_name="us-east-1")
+    client = ops_aws.client("s3", "us-east-1")
     client.create_bucket(Bucket=BUCKET)
     client.put_bucket_versioning(Bucket=BUCKET, VersioningConfiguration={"Status": "Enabled"})
     return CountingS3(client)

@@ -1,0 +1,86 @@
+"""`deploy` (`make up`, `make preview`): `pulumi` on the user's stack, after what would surely fail was looked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from ops import aws, doctor_aws, doctor_local, pulumi_cli
+from ops.checks import Check
+from ops.console import FINDINGS, OK, PROJECT_DIRECTORY, err
+from ops.project import plan_of
+from planner import Plan
+from planner.plan import EksPlan
+from settings.load import stack_file
+
+Scope = Literal["all", "models"]
+
+MODEL_COMPONENTS: Final = ("ModelServer", "WarmUp")
+"""What `--scope models` touches: each model's own objects, and the Jobs that make its weights ready."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeployOptions:
+    """What the command line says."""
+
+    preview: bool
+    scope: Scope
+    yes: bool
+    skip_checks: bool
+
+
+def deploy(stack: str, options: DeployOptions, *, run: Callable[[Sequence[str]], int] = pulumi_cli.run) -> int:
+    """Check, then run `pulumi` on the terminal; 1 where a check or pulumi failed."""
+    plan = plan_of(stack)
+    pulumi_cli.find_pulumi()
+    if not options.skip_checks:
+        failed = blockers(plan)
+        for one in failed:
+            err.print(f"{one.name}: {one.detail}\n  fix: {one.fix}", markup=False, soft_wrap=True)
+        if failed and not options.preview:
+            err.print(
+                "nothing was changed; `python -m ops doctor` looks deeper, --skip-checks goes on anyway", markup=False
+            )
+            return FINDINGS
+    if options.scope == "models":
+        err.print("models alone: alerts and dashboards of new models come with the next full `make up`", markup=False)
+    code = run(arguments(plan, options))
+    if code:
+        return FINDINGS
+    if not options.preview:
+        err.print(
+            f"next: python -m ops wait --stack {stack} && python -m ops smoke --stack {stack}\n"
+            "Weights that are not in the bucket yet: python -m ops models stage",
+            markup=False,
+        )
+    return OK
+
+
+def arguments(plan: Plan, options: DeployOptions) -> list[str]:
+    """The command line of pulumi, without pulumi."""
+    command = ["preview" if options.preview else "up", "--stack", plan.stack]
+    if options.scope == "models":
+        for target in model_targets(plan):
+            command += ["--target", target]
+    if options.yes and not options.preview:
+        command.append("--yes")
+    return command
+
+
+def model_targets(plan: Plan) -> tuple[str, ...]:
+    """URN globs of the models' components and all below them: the component's type opens every such URN."""
+    return tuple(f"urn:pulumi:{plan.stack}::{plan.project}::inference:index:{kind}**" for kind in MODEL_COMPONENTS)
+
+
+def blockers(plan: Plan) -> list[Check]:
+    """What no `up` survives: placeholders in the stack file, no credentials, a caller who will be locked out."""
+    file = stack_file(PROJECT_DIRECTORY, plan.stack)
+    checks = list(doctor_local.check_placeholders(file))
+    if isinstance(plan.target, EksPlan) and plan.region is not None:
+        try:
+            checks += doctor_aws.check_admin(doctor_aws.caller(plan.region), plan.target.admins)
+        except aws.ERRORS as error:
+            told = aws.explained(error)
+            checks.append(Check(name="credentials", status="fail", detail=str(told.args[0]), fix=told.help))
+    return [one for one in checks if one.status == "fail"]

@@ -1,0 +1,169 @@
+"""`rehearse`: a stack against a real control plane on this machine, and the report for people."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from ops.console import PROJECT_DIRECTORY, err, out, print_json, table, to_json
+from ops.errors import FindingsError, MissingError, OpsError, UsageError
+from ops.project import plan_of
+from rehearsal.report import ENVIRONMENT, USAGE, Report
+from rehearsal.run import RehearsalError, RehearsalOptions, rehearse
+from settings.load import stack_file
+
+EngineName = Literal["in-process", "pulumi"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RehearseOptions:
+    """What the command line says."""
+
+    engine: EngineName
+    inject: str | None
+    capacity: list[str]
+    """`<rung>=<nodes>`; `all=0` for every rung that is not named."""
+    crd_dir: Path | None
+    port: int | None
+
+
+def show_rehearsal(stack: str, options: RehearseOptions, *, as_json: bool) -> int:
+    """Rehearse and report; the exit code is the report's."""
+    report = run(stack, options)
+    if as_json:
+        print_json({"ok": report.ok, **to_json(report)})
+    else:
+        print_report(report)
+    return report.exit_code
+
+
+def problems_of(stack: str) -> Sequence[str]:
+    """What a plain rehearsal of a stack finds."""
+    options = RehearseOptions(engine="in-process", inject=None, capacity=[], crd_dir=None, port=None)
+    return [str(finding) for finding in run(stack, options).findings]
+
+
+def run(stack: str, options: RehearseOptions) -> Report:
+    """Rehearse, telling each phase on standard error.
+
+    Raises:
+        OpsError: the rehearsal could not be made.
+    """
+    wanted = RehearsalOptions(
+        engine=options.engine,
+        inject=options.inject,
+        capacity=capacity_of(stack, options.capacity),
+        crd_dir=options.crd_dir,
+        port=options.port,
+        progress=lambda line: err.print(line, markup=False, highlight=False, soft_wrap=True),
+    )
+    try:
+        return rehearse(stack_file(PROJECT_DIRECTORY, stack), wanted)
+    except RehearsalError as error:
+        raise _told(error) from error
+
+
+def _told(error: RehearsalError) -> OpsError:
+    first, _, rest = str(error).partition("\n")
+    kind = {USAGE: UsageError, ENVIRONMENT: MissingError}.get(error.exit_code, FindingsError)
+    return kind(first, help=rest.strip() or None)
+
+
+def capacity_of(stack: str, given: list[str]) -> dict[str, int]:
+    """Machines that can be had, by rung; raises UsageError for what is no rung or no number."""
+    if not given:
+        return {}
+    rungs = [rung.name for pool in plan_of(stack).pools for rung in pool.rungs]
+    found: dict[str, int] = {}
+    for text in given:
+        name, _, count = text.partition("=")
+        if not count.isdigit():
+            raise UsageError(f"`{text}` is not <rung>=<nodes>", help="for instance --capacity all=0")
+        if name == "all":
+            found = {**dict.fromkeys(rungs, int(count)), **found}
+        elif name in rungs:
+            found[name] = int(count)
+        else:
+            raise UsageError(f"stack {stack} has no rung `{name}`", help=f"rungs: all, {', '.join(rungs)}")
+    return found
+
+
+def print_report(report: Report) -> None:
+    """What a person wants to see, what is wrong last."""
+    out.print(
+        f"[bold]{report.stack}[/bold] rehearsed on Kubernetes {report.kubernetes_version} by the {report.engine} "
+        f"engine, {report.compression:.0f} planned seconds in each"
+        + (f", with `{report.injected}` injected" if report.injected else "")
+    )
+    out.print()
+    out.print(_resources(report))
+    out.print()
+    out.print(_models(report))
+    out.print()
+    out.print(_pools(report))
+    out.print()
+    out.print(_pods(report))
+    out.print()
+    for line in report.autoscalers:
+        out.print(f"autoscaler: {line}", markup=False, soft_wrap=True)
+    cost = report.cost
+    out.print(
+        f"cost at list prices: {cost.base_usd_per_hour:.2f} $/h at the start, {cost.idle_usd_per_hour:.2f} idle, "
+        f"{cost.peak_usd_per_hour:.2f} at the peak"
+    )
+    out.print()
+    rows = [(part.name, part.level, part.how) for part in report.fidelity]
+    out.print(table("How near this is to the real platform", ("part", "", "how"), rows))
+    out.print()
+    out.print("time: " + ", ".join(f"{phase.name} {phase.seconds:.1f} s" for phase in report.phases), soft_wrap=True)
+    for note in report.notes:
+        out.print(f"note: {note}", markup=False, soft_wrap=True)
+    for finding in report.findings:
+        out.print(f"finding: {finding}", markup=False, soft_wrap=True)
+    out.print("[green]nothing was found[/green]" if report.ok else f"[red]{len(report.findings)} finding(s)[/red]")
+
+
+def _resources(report: Report) -> object:
+    """Counted by what serves them, the largest kinds by name."""
+    rows = [(kind.rsplit(":", 1)[-1], kind, str(count)) for kind, count in report.resources.items()]
+    title = f"{sum(report.resources.values())} resources of {len(rows)} kinds"
+    return table(title, ("kind", "type", "count"), rows, right=(2,))
+
+
+def _models(report: Report) -> object:
+    rows = [
+        (
+            one.model,
+            "[green]ready[/green]" if one.ready else "[yellow]waits[/yellow]",
+            f"{one.pods_ready} of {one.pods_wanted}",
+            "; ".join((*one.waits_for, *([one.scheduler] if one.scheduler else []))),
+        )
+        for one in report.models
+    ]
+    return table("Models", ("model", "", "pods", "waits for"), rows)
+
+
+def _pools(report: Report) -> object:
+    rows = [
+        (use.pool, str(use.nodes), str(use.gpus_there), str(use.gpus_asked), str(use.gpus_given))
+        for use in report.pools
+    ]
+    columns = ("pool", "nodes", "GPUs", "asked", "given")
+    return table("GPUs", columns, rows, right=(1, 2, 3, 4))
+
+
+def _pods(report: Report) -> object:
+    """Pods with GPUs each, the others by namespace."""
+    rows = [
+        (pod.name, pod.rung or "", pod.node or "pending", str(pod.gpus), "ready" if pod.ready else pod.phase)
+        for pod in report.pods
+        if pod.gpus
+    ]
+    others = [pod for pod in report.pods if not pod.gpus]
+    ready = Counter(pod.namespace for pod in others if pod.ready or pod.phase == "Succeeded")
+    for namespace, count in sorted(Counter(pod.namespace for pod in others).items()):
+        rows.append((f"{count} pods in {namespace}", "", "", "", f"{ready[namespace]} ready or done"))
+    return table(f"{len(report.pods)} pods", ("pod", "capacity", "node", "GPUs", ""), rows, right=(3,))

@@ -1,0 +1,256 @@
+"""`wait` and `drain` against an API server: what they say, what they change, in which order."""
+
+from __future__ import annotations
+
+from itertools import count
+from typing import Any
+
+import pytest
+
+from ops.cluster import Cluster, job_path, pods_path, scaler_path, workload_path
+from ops.drain import PAUSED, drain, undo
+from ops.errors import MissingError
+from ops.readiness import progress_of
+from ops.wait import timeout_of, wait
+from planner.naming import GROUP_ROLE_LABEL, MODEL_LABEL, POOL_LABEL, RUNG_LABEL
+from planner.plan import ModelPlan, Plan
+from tests.factories import model_of, stack_plan
+from tests.ops.api_server import ApiServer
+
+PROD: Plan = stack_plan("prod")
+LLAMA: ModelPlan = model_of(PROD, "llama-8b")  # a Deployment, two replicas
+R1: ModelPlan = model_of(PROD, "deepseek-r1")  # a group of two pods
+RAY: Plan = stack_plan("staging")
+
+
+def add_workload(api: ApiServer, model: ModelPlan) -> None:
+    api.put(workload_path(model), {"spec": {"replicas": model.scaling.min_replicas}})
+
+
+def pod_at(model: ModelPlan, name: str) -> str:
+    return f"{pods_path(model.namespace)}/{name}"
+
+
+def add_pod(api: ApiServer, model: ModelPlan, name: str, role: str = "server", **fields: Any) -> None:
+    labels = {MODEL_LABEL: model.name, GROUP_ROLE_LABEL: role}
+    item = {"metadata": {"labels": labels}, "spec": {"nodeName": "n"}, "status": {"phase": "Running"}}
+    api.put(pod_at(model, name), {**item, **fields})
+
+
+def ready() -> dict[str, Any]:
+    return {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}
+
+
+# --- wait -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_model_that_is_not_there(cluster: Cluster) -> None:
+    state = progress_of(cluster, PROD, LLAMA)
+    assert state.step == "not deployed"
+    assert "make up" in state.detail
+
+
+def test_pods_without_a_node_say_what_the_scheduler_and_the_autoscaler_say(api: ApiServer, cluster: Cluster) -> None:
+    add_workload(api, LLAMA)
+    condition = {"type": "PodScheduled", "status": "False", "message": "0/3 nodes: Insufficient nvidia.com/gpu"}
+    add_pod(api, LLAMA, "a", spec={}, status={"phase": "Pending", "conditions": [condition]})
+    add_pod(api, LLAMA, "b", status=ready())
+    for name, when, reason in (("x", "2026-01-01T00:00:00Z", "TriggeredScaleUp"), ("y", "2026-01-02", "FailedScaleUp")):
+        event = {"reason": reason, "message": reason.lower(), "lastTimestamp": when, "involvedObject": {"name": "a"}}
+        api.put(f"/api/v1/namespaces/{LLAMA.namespace}/events/{name}", event)
+    state = progress_of(cluster, PROD, LLAMA)
+    assert (state.step, state.ready, state.wanted) == ("pending", 1, 2)
+    assert "Insufficient nvidia.com/gpu" in state.detail
+    assert "FailedScaleUp: failedscaleup" in state.detail  # the last word, not the first
+    assert "TriggeredScaleUp" not in state.detail
+
+
+def test_weights_start_and_failure_are_told_apart(api: ApiServer, cluster: Cluster) -> None:
+    add_workload(api, LLAMA)
+    waiting = {"initContainerStatuses": [{"name": "wait-for-weights", "ready": False, "state": {"running": {}}}]}
+    add_pod(api, LLAMA, "a", status={"phase": "Pending", **waiting})
+    add_pod(api, LLAMA, "b", status={"phase": "Running", "containerStatuses": [{"name": "engine", "state": {}}]})
+    assert progress_of(cluster, PROD, LLAMA).step == "waiting for weights"
+    api.objects.pop(pod_at(LLAMA, "a"))
+    state = progress_of(cluster, PROD, LLAMA)
+    assert state.step == "starting"
+    assert str(LLAMA.startup_seconds) in state.detail
+    crash = {
+        "name": "engine",
+        "state": {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 5m0s"}},
+        "lastState": {"terminated": {"exitCode": 1, "message": "Traceback\nCUDA out of memory"}},
+    }
+    add_pod(api, LLAMA, "c", status={"phase": "Running", "containerStatuses": [crash]})
+    state = progress_of(cluster, PROD, LLAMA)
+    assert state.step == "failing"
+    assert "CUDA out of memory" in state.detail
+
+
+def test_a_group_is_ready_when_all_its_pods_are(api: ApiServer, cluster: Cluster) -> None:
+    add_workload(api, R1)
+    add_pod(api, R1, "leader", "leader", status=ready())
+    add_pod(api, R1, "worker", "worker")
+    assert progress_of(cluster, PROD, R1).step == "starting"
+    add_pod(api, R1, "worker", "worker", status=ready())
+    assert progress_of(cluster, PROD, R1).done
+
+
+def test_a_ray_head_is_no_replica(api: ApiServer, cluster: Cluster) -> None:
+    model = RAY.models[0]
+    add_workload(api, model)
+    add_pod(api, model, "head", "ray-head", status=ready())
+    add_pod(api, model, "w0", "worker", status=ready())
+    assert progress_of(cluster, RAY, model).ready == 1
+
+
+def test_pods_that_are_leaving_do_not_count(api: ApiServer, cluster: Cluster) -> None:
+    add_workload(api, LLAMA)
+    for name in ("a", "b"):
+        add_pod(api, LLAMA, name, status=ready())
+    labels = {MODEL_LABEL: LLAMA.name, GROUP_ROLE_LABEL: "server"}
+    add_pod(api, LLAMA, "b", status=ready(), metadata={"labels": labels, "deletionTimestamp": "now"})
+    assert progress_of(cluster, PROD, LLAMA).ready == 1
+
+
+def fail_warm_up(api: ApiServer, model: ModelPlan) -> str:
+    warmup = next(one for one in PROD.warmups if model.name in one.models)
+    condition = {"type": "Failed", "status": "True", "reason": "PodFailurePolicy"}
+    api.put(job_path(model.namespace, warmup.name), {"spec": {}, "status": {"conditions": [condition]}})
+    return warmup.name
+
+
+def test_weights_that_are_broken_are_not_waited_for(api: ApiServer, cluster: Cluster) -> None:
+    add_workload(api, R1)
+    add_pod(api, R1, "leader", "leader", status={"phase": "Pending"})
+    job = fail_warm_up(api, R1)
+    times = count(step=1000)
+    states = wait(
+        cluster, PROD, (R1,), limit_seconds=10**6, tell=lambda _: None, pause=lambda _: None, clock=lambda: next(times)
+    )
+    assert states[0].step == "failed"
+    assert job in states[0].detail
+    assert next(times) < 10**4  # it gave up at once, long before the limit
+
+
+def test_waiting_ends_when_all_are_ready_and_tells_each_step_once(api: ApiServer, cluster: Cluster) -> None:
+    add_workload(api, LLAMA)
+    add_pod(api, LLAMA, "a")
+    add_pod(api, LLAMA, "b")
+    told: list[str] = []
+    rounds = count()
+
+    def pause(_: float) -> None:
+        if next(rounds) == 2:
+            for name in ("a", "b"):
+                add_pod(api, LLAMA, name, status=ready())
+
+    states = wait(cluster, PROD, (LLAMA,), limit_seconds=60, tell=lambda one: told.append(one.step), pause=pause)
+    assert states[0].done
+    assert told == ["starting", "ready"]
+
+
+def test_time_is_up(api: ApiServer, cluster: Cluster) -> None:
+    add_workload(api, LLAMA)
+    times = count(step=30)
+    states = wait(
+        cluster, PROD, (LLAMA,), limit_seconds=60, tell=lambda _: None, pause=lambda _: None, clock=lambda: next(times)
+    )
+    assert states[0].step == "no pods"
+
+
+def test_the_limit_comes_from_the_plan() -> None:
+    boot = max(rung.boot_seconds for rung in PROD.pool(R1.pool).rungs)
+    assert timeout_of(PROD, (R1,)) >= boot + 2 * R1.startup_seconds
+    assert timeout_of(PROD, PROD.models) == max(timeout_of(PROD, (model,)) for model in PROD.models)
+
+
+@pytest.mark.parametrize(("status", "said"), [(401, "refuses"), (403, "refuses"), (500, "answered 500")])
+def test_refusals_of_the_api_server_are_told(api: ApiServer, cluster: Cluster, status: int, said: str) -> None:
+    api.status = status
+    with pytest.raises(MissingError, match=said):
+        progress_of(cluster, PROD, LLAMA)
+
+
+# --- drain ----------------------------------------------------------------------------------------------------------
+
+
+def play_controllers(api: ApiServer, plan: Plan) -> None:
+    """Pods go when their workload is stopped; a scaler that is not paused brings them back."""
+
+    def on_patch(path: str, change: dict[str, Any]) -> None:
+        for model in plan.models:
+            if path != workload_path(model) or change["spec"] not in ({"replicas": 0}, {"suspend": True}):
+                continue
+            scaler = api.objects.get(scaler_path(model))
+            if scaler is None or scaler["metadata"].get("annotations", {}).get(PAUSED) == "0":
+                for at in [at for at in api.objects if at.startswith(f"{pods_path(model.namespace)}/{model.name}-")]:
+                    del api.objects[at]
+
+    api.on_patch = on_patch
+
+
+def furnish(api: ApiServer, plan: Plan) -> None:
+    for model in plan.models:
+        add_workload(api, model)
+        if model.scaling.owner == "keda":
+            api.put(scaler_path(model), {"spec": {}})
+        add_pod(api, model, f"{model.name}-0", "worker" if model.ray else "server", status=ready())
+
+
+def test_drain_stops_scalers_before_workloads_and_leaves_no_pod(api: ApiServer, cluster: Cluster) -> None:
+    furnish(api, PROD)
+    play_controllers(api, PROD)
+    warmup = PROD.warmups[0]
+    namespace = PROD.models[0].namespace
+    api.put(job_path(namespace, warmup.name), {"spec": {"suspend": False}})
+    result = drain(cluster, PROD, tell=lambda _: None, pause=lambda _: None)
+    assert result.pods_left == ()
+    assert result.absent == ()
+    order = [path for path, _ in api.patches]
+    scalers = [order.index(scaler_path(model)) for model in PROD.models if model.scaling.owner == "keda"]
+    workloads = [order.index(workload_path(model)) for model in PROD.models]
+    assert scalers
+    assert max(scalers) < min(workloads)
+    assert api.objects[job_path(namespace, warmup.name)]["spec"]["suspend"] is True
+
+
+def test_pods_that_do_not_end_in_time_are_named(api: ApiServer, cluster: Cluster) -> None:
+    furnish(api, PROD)  # no controller plays along
+    times = count(step=400)
+    result = drain(cluster, PROD, tell=lambda _: None, pause=lambda _: None, clock=lambda: next(times))
+    assert set(result.pods_left) == {f"{model.namespace}/{model.name}-0" for model in PROD.models}
+
+
+def test_a_ray_service_is_suspended_and_brought_back(api: ApiServer, cluster: Cluster) -> None:
+    furnish(api, RAY)
+    play_controllers(api, RAY)
+    model = RAY.models[0]
+    assert drain(cluster, RAY, tell=lambda _: None, pause=lambda _: None).pods_left == ()
+    assert api.objects[workload_path(model)]["spec"]["suspend"] is True
+    assert undo(cluster, RAY) == tuple(one.name for one in RAY.models)
+    assert api.objects[workload_path(model)]["spec"]["suspend"] is False
+
+
+def test_undo_restores_the_minimum_and_lets_the_scaler_go(api: ApiServer, cluster: Cluster) -> None:
+    furnish(api, PROD)
+    play_controllers(api, PROD)
+    drain(cluster, PROD, tell=lambda _: None, pause=lambda _: None)
+    undo(cluster, PROD)
+    for model in PROD.models:
+        assert api.objects[workload_path(model)]["spec"]["replicas"] == model.scaling.min_replicas
+        assert PAUSED not in api.objects[scaler_path(model)]["metadata"].get("annotations", {})
+
+
+def test_nodes_that_remain_are_counted_and_priced(api: ApiServer, cluster: Cluster) -> None:
+    pool = PROD.pool("a100")
+    rung = pool.rungs[0]
+    for index in range(3):
+        labels = {**pool.node_selector, **rung.labels}
+        assert labels[POOL_LABEL]
+        assert labels[RUNG_LABEL]
+        api.put(f"/api/v1/nodes/n{index}", {"metadata": {"labels": labels}})
+    api.put("/api/v1/nodes/system", {"metadata": {"labels": {}}})
+    result = drain(cluster, PROD, tell=lambda _: None, pause=lambda _: None)
+    assert [(one.rung, one.nodes) for one in result.nodes] == [(rung.name, 3)]
+    assert result.nodes[0].usd_per_hour == pytest.approx(3 * rung.usd_per_node_hour, abs=0.01)
+    assert set(result.absent) == {model.name for model in PROD.models}
