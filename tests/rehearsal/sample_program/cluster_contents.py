@@ -116,10 +116,10 @@ def declare(cluster: aws.eks.Cluster, *, temperature: str, skip: str | None, lab
         helm_options=ReleaseArgs(
             name="cert-manager",
             chart="cert-manager",
-            namespace=namespace.metadata.name,
+            namespace="models",
             repository_opts=RepositoryOptsArgs(repo="./charts"),
         ),
-        opts=pulumi.ResourceOptions(providers=[provider]),
+        opts=pulumi.ResourceOptions(providers=[provider], depends_on=[namespace]),
     )
     for name in ("chat", "embed"):
         if name != skip:
