@@ -5,11 +5,15 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import signal
+import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import FrameType
 from typing import Final, Literal
 
 import urllib3
@@ -97,6 +101,7 @@ def rehearse(stack_file: Path, options: RehearsalOptions) -> Report:
         world = _injected(world, options.inject)
     try:
         with (
+            _ends_in_order(),
             tempfile.TemporaryDirectory(prefix="rehearsal-", ignore_cleanup_errors=True) as workdir,
             contextlib.ExitStack() as stack,
         ):
@@ -105,6 +110,23 @@ def rehearse(stack_file: Path, options: RehearsalOptions) -> Report:
         raise RehearsalError(f"{error.what}\n  {error.remedy}", exit_code=ENVIRONMENT) from error
     except (EngineError, ApiError, urllib3.exceptions.HTTPError) as error:
         raise RehearsalError(str(error), exit_code=ENVIRONMENT) from error
+
+
+@contextlib.contextmanager
+def _ends_in_order() -> Generator[None]:
+    """SIGTERM unwinds as Ctrl-C does, so that it, too, leaves no process and no file."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(number: int, _frame: FrameType | None) -> None:
+        sys.exit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _injected(world: World, name: str) -> World:
