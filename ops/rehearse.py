@@ -127,10 +127,10 @@ def print_report(report: Report) -> None:
 
 
 def _resources(report: Report) -> object:
-    """Counted by what serves them, the largest kinds by name."""
-    rows = [(kind.rsplit(":", 1)[-1], kind, str(count)) for kind, count in report.resources.items()]
+    """By kind, the most first."""
+    rows = [(str(count), kind.split(":", 1)[0], kind.rsplit(":", 1)[-1]) for kind, count in report.resources.items()]
     title = f"{sum(report.resources.values())} resources of {len(rows)} kinds"
-    return table(title, ("kind", "type", "count"), rows, right=(2,))
+    return table(title, ("count", "provider", "kind"), rows, right=(0,))
 
 
 def _models(report: Report) -> object:
@@ -165,5 +165,6 @@ def _pods(report: Report) -> object:
     others = [pod for pod in report.pods if not pod.gpus]
     ready = Counter(pod.namespace for pod in others if pod.ready or pod.phase == "Succeeded")
     for namespace, count in sorted(Counter(pod.namespace for pod in others).items()):
-        rows.append((f"{count} pods in {namespace}", "", "", "", f"{ready[namespace]} ready or done"))
+        pods = "pod" if count == 1 else "pods"
+        rows.append((f"{count} {pods} in {namespace}", "", "", "", f"{ready[namespace]} ready or done"))
     return table(f"{len(report.pods)} pods", ("pod", "capacity", "node", "GPUs", ""), rows, right=(3,))

@@ -54,6 +54,10 @@ class Source(Protocol):
         """The file is not needed any more."""
         ...
 
+    def finish(self) -> None:
+        """The revision is staged: leave nothing behind."""
+        ...
+
 
 class FolderSource:
     """A folder that holds one revision; nothing in it is changed."""
@@ -92,6 +96,9 @@ class FolderSource:
 
     def release(self, file: LocalFile) -> None:
         """Nothing: the folder is the user's."""
+
+    def finish(self) -> None:
+        """Nothing."""
 
     def _check_shards(self, paths: set[str]) -> None:
         index = self._folder / "model.safetensors.index.json"
@@ -205,6 +212,10 @@ class HubSource:
     def release(self, file: LocalFile) -> None:
         """Remove the download."""
         file.file.unlink(missing_ok=True)
+
+    def finish(self) -> None:
+        """Remove the folder of downloads with the library's notes."""
+        shutil.rmtree(self._scratch, ignore_errors=True)
 
     def _check_room(self, needed: int) -> None:
         self._scratch.mkdir(parents=True, exist_ok=True)

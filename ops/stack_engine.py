@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -66,7 +67,8 @@ class AutomationEngine:
 
     def __init__(self) -> None:
         """Raises MissingError where there is no pulumi CLI."""
-        pulumi_cli.find_pulumi()
+        # The Automation API looks on PATH alone.
+        os.environ["PATH"] = f"{pulumi_cli.find_pulumi().parent}{os.pathsep}{os.environ.get('PATH', '')}"
         # Heavy, and no other verb needs it.
         from pulumi import automation  # noqa: PLC0415
 

@@ -244,6 +244,7 @@ def stage(
             files.append(done)
             bytes_sent += sent
         run.write_manifest(weights, files)
+    source.finish()
     return StagedRevision(
         model=weights.hub_id,
         revision=weights.revision,

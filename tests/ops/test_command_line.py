@@ -20,20 +20,10 @@ from ops.errors import FindingsError, MissingError, UsageError
 from rehearsal.run import RehearsalError
 from tests.factories import ROOT, stack_plan
 
-VERBS = (
-    "plan",
-    "cost",
-    "check",
-    "rehearse",
-    "doctor",
-    "deploy",
-    "wait",
-    "smoke",
-    "promote",
-    "drain",
-    "leaks",
-    "models",
-)
+VERBS = [
+    *("plan", "cost", "check", "rehearse", "doctor", "deploy"),
+    *("wait", "smoke", "promote", "drain", "leaks", "models"),
+]
 
 
 def ops(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -68,14 +58,27 @@ def test_help_names_every_verb() -> None:
         (("nonsense",), USAGE, "No such command"),
     ],
 )
-def test_mistakes_are_told_without_a_traceback(
-    arguments: tuple[str, ...], code: int, said: str, tmp_path: Path
+def test_mistakes_are_told_with_their_exit_code(
+    arguments: tuple[str, ...],
+    code: int,
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    done = ops(*arguments, PULUMI_BIN=str(tmp_path / "no-pulumi"))
-    text = done.stdout + done.stderr
-    assert done.returncode == code, text
-    assert said in text
-    assert "Traceback" not in text
+    monkeypatch.setenv(pulumi_cli.BIN_VARIABLE, str(tmp_path / "no-pulumi"))
+    found = main(list(arguments))
+    told = capsys.readouterr()
+    assert found == code, told
+    assert said in told.out + told.err
+
+
+def test_a_mistake_in_a_real_process_has_no_traceback() -> None:
+    done = ops("leaks", "--stack", "local", "--json")
+    assert done.returncode == USAGE
+    assert done.stdout == ""
+    assert "nothing in AWS" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize(
