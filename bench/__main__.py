@@ -50,6 +50,8 @@ def bench(
             for result in results
         ]
         out.print(table(str(here), ("what", "measured", "at most", "", "note"), rows, right=(1, 2)))
+        if here.load > here.cores:
+            err.print(f"note: load {here.load:.0f} on {here.cores} cores: others ran too, so wall times are too long")
     raise typer.Exit(OK if kept else FINDINGS)
 
 
