@@ -18,7 +18,7 @@ from components.scripts import warm_up
 from ops.errors import FindingsError, MissingError, OpsError, UsageError
 from ops.uploads import LocalFile
 
-NOT_SERVED: Final = warm_up._NOT_SERVED  # pyright: ignore[reportPrivateUsage]
+NOT_SERVED: Final = warm_up.NOT_SERVED  # pyright: ignore[reportPrivateUsage]
 """Formats that no engine reads, by glob: the warm-up Job leaves out the same."""
 _SPARE_BYTES: Final = 2 * 1024**3
 """Room on the disk that a download must leave."""

@@ -32,7 +32,7 @@ JOURNAL = ".warm-up.journal"
 _BLOCK_BYTES = 8 * 1024 * 1024
 _POLL_SECONDS = 15.0
 # Formats that no engine of ours reads: training checkpoints and other runtimes' copies of the same weights.
-_NOT_SERVED = ("original/*", "*.pth", "*.pt", "*.gguf", "*.onnx", "*.msgpack", "*.h5", "*.ot")
+NOT_SERVED = ("original/*", "*.pth", "*.pt", "*.gguf", "*.onnx", "*.msgpack", "*.h5", "*.ot")
 
 log = logging.getLogger("warm-up")
 
@@ -262,7 +262,7 @@ def download(directory: Path, model: str, revision: str, *, workers: int, hub: A
     try:
         info = hub.HfApi().model_info(model, revision=revision, files_metadata=True)
         hub.snapshot_download(
-            model, revision=revision, local_dir=str(directory), ignore_patterns=list(_NOT_SERVED), max_workers=workers
+            model, revision=revision, local_dir=str(directory), ignore_patterns=list(NOT_SERVED), max_workers=workers
         )
     except Exception as error:
         # Network, quota and access errors of many libraries: all are worth another try, and none is ours.
