@@ -117,7 +117,12 @@ class _Layer:
         )
         system = SystemNodes(
             "system",
-            SystemNodesArgs(plan=self._target.system, home=home, subnet_ids=list(network.private_subnets.values())),
+            SystemNodesArgs(
+                plan=self._target.system,
+                home=home,
+                # Not the zones that only GPU pools bring: other subnets replace the group.
+                subnet_ids=[network.private_subnets[zone] for zone in network.control_plane_zones],
+            ),
             self._options,
         )
         later = self._addons(

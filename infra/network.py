@@ -23,7 +23,7 @@ class NetworkOutputs:
     private_subnets: Mapping[str, pulumi.Input[str]]
     """Zone -> subnet id."""
     control_plane_zones: tuple[str, ...]
-    """Zones whose subnets EKS takes for its own network interfaces."""
+    """Zones whose subnets EKS takes for its own network interfaces, and the system nodes run in."""
     egress: tuple[pulumi.Resource, ...] = ()
     """Routes and endpoints that a node needs to boot and, on destroy, to say goodbye."""
 

@@ -78,7 +78,7 @@ class SystemNodesArgs:
 
 
 class SystemNodes(pulumi.ComponentResource):
-    """Untainted CPU nodes over all zones for controllers, routers, Ray heads and monitoring."""
+    """Untainted CPU nodes over the zones of the control plane for controllers, routers, Ray heads and monitoring."""
 
     group: aws.eks.NodeGroup
 

@@ -126,20 +126,22 @@ def _created(
             "without internet, nodes cannot pull images from their public registries",
             "set `images.mirror` to a registry that the VPC endpoints reach, such as ECR in this region",
         )
-    zones = choose_zones(region, pool_zones)
-    control_plane = {zone.name: zone.control_plane for zone in region.zones}
+    home = home_zones(region)
     blocks = list(cidr.subnets(prefixlen_diff=3))
     public_blocks = list(blocks[-1].subnets(new_prefix=min(blocks[-1].prefixlen + 5, 28)))
     nat_in_all = network.egress == "nat_gateway_per_zone"
     plans = tuple(
+        # Block and gateway follow from the zone alone: a subnet that changes its range is replaced, and with it the
+        # nodes in it, so pools that come and go must move no zone.
         ZonePlan(
             zone=zone,
             private_cidr=str(blocks[index]),
             public_cidr=str(public_blocks[index]) if internet else None,
-            nat_gateway=internet and (nat_in_all or index == 0),
-            control_plane=control_plane[zone],
+            nat_gateway=internet and (nat_in_all or zone == home[0]),
+            control_plane=zone in home,
         )
-        for index, zone in enumerate(zones)
+        for index, zone in enumerate(zone_names(region))
+        if zone in home or zone in pool_zones
     )
     return CreatedNetworkPlan(
         cidr=str(cidr),
@@ -156,12 +158,9 @@ def zone_names(region: Region) -> tuple[str, ...]:
     return tuple(zone.name for zone in region.zones)
 
 
-def choose_zones(region: Region, pool_zones: tuple[str, ...]) -> tuple[str, ...]:
-    """The zones of the pools first, then others up to three; at most seven fit the address plan."""
-    known = [zone for zone in dict.fromkeys(pool_zones) if zone in zone_names(region)]
-    others = [zone.name for zone in region.zones if zone.control_plane and zone.name not in known]
-    count = max(_WANTED_ZONES, len(known))
-    return tuple((known + others)[: min(count, 7)])
+def home_zones(region: Region) -> tuple[str, ...]:
+    """Zones of the control plane and of the system nodes: the region's first three that EKS supports, in every plan."""
+    return tuple(zone.name for zone in region.zones if zone.control_plane)[:_WANTED_ZONES]
 
 
 def _parse(text: str, path: tuple[str | int, ...], findings: Findings) -> ipaddress.IPv4Network | None:

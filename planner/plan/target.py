@@ -75,7 +75,7 @@ class ZonePlan:
     """None where the VPC has no internet."""
     nat_gateway: bool
     control_plane: bool = True
-    """Whether EKS places control-plane interfaces in this zone; nodes may run in it either way."""
+    """Whether control-plane interfaces and system nodes are in this zone; GPU nodes may run in it either way."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
