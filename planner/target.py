@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from catalog.load import Catalog
@@ -9,6 +10,7 @@ from catalog.types import Addon, KubernetesVersion
 from planner.naming import GPU_TAINT, PROJECT
 from planner.plan import AddonPlan, EksPlan, ExistingClusterPlan, SystemGroupPlan
 from planner.problems import Findings
+from planner.tags import own_tags
 from settings.errors import did_you_mean
 from settings.network import CreateNetwork
 from settings.root import Settings
@@ -67,7 +69,7 @@ def plan_target(
         public_cidrs=tuple(endpoint.admin_cidrs) if isinstance(endpoint, PublicAndPrivateEndpoint) else (),
         private_cidrs=_private_cidrs(settings, target, findings),
         log_retention_days=target.log_retention_days,
-        addons=tuple(_addon(catalog.versions.addons[name], version.name) for name in names),
+        addons=tuple(_addon(catalog.versions.addons[name], version.name, own_tags(settings, stack)) for name in names),
         system=_system(target, version, catalog, findings),
     )
 
@@ -85,26 +87,30 @@ def _private_cidrs(settings: Settings, target: EksTarget, findings: Findings) ->
     return tuple(dict.fromkeys((*connected, *named)))
 
 
-def _addon(addon: Addon, version: str) -> AddonPlan:
+def _addon(addon: Addon, version: str, tags: Mapping[str, str]) -> AddonPlan:
     return AddonPlan(
         name=addon.name,
         version=addon.version_for(version),
         minimum_version=addon.minimum_version,
         phase=addon.phase,
         namespace=addon.namespace,
-        configuration=_configuration(addon.name),
+        configuration=_configuration(addon.name, tags),
         service_account=addon.service_account,
         policy_arn_names=_POLICIES.get(addon.name, ()),
     )
 
 
-def _configuration(name: str) -> dict[str, Any]:
+def _configuration(name: str, tags: Mapping[str, str]) -> dict[str, Any]:
     if name == "vpc-cni":
         # Prefixes: p5 has two interfaces on card 0, which would end at 100 pods and burn an address each.
         return {
             "enableNetworkPolicy": "true",
             "env": {"ENABLE_PREFIX_DELEGATION": "true", "WARM_PREFIX_TARGET": "1"},
         }
+    if name == "aws-ebs-csi-driver":
+        # The driver makes volumes in nobody's name: untagged, no cost report and no search for leftovers finds them.
+        # Not the user's tags, which may hold the commas that separate tags on the driver's command line.
+        return {"controller": {"extraVolumeTags": dict(tags)}}
     if name == "eks-node-monitoring-agent":
         # Without it the agent's DCGM server is not scheduled on tainted GPU nodes, and node repair sees no GPU fault.
         return {"dcgmAgent": {"tolerations": [{"key": GPU_TAINT, "operator": "Exists", "effect": "NoSchedule"}]}}

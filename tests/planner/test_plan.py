@@ -146,3 +146,15 @@ def test_every_alert_names_a_metric_of_its_engine():
         assert len(own) >= 6
         prefix = "sglang:" if model.engine == "sglang" else "vllm:"
         assert all(prefix in alert.expression for alert in own)
+
+
+@pytest.mark.parametrize("stack", ["dev", "staging", "prod"])
+def test_volumes_carry_the_stacks_tags(stack, tmp_path):
+    """As the driver takes them: one argument, `key=value` joined by commas, so no tag may hold either."""
+    plan = load_and_plan(changed(tmp_path, stack, {"tags": {"owner": "Ada, Grace"}}))[1]
+    driver = next(addon for addon in plan.target.addons if addon.name == "aws-ebs-csi-driver")
+    tags = driver.configuration["controller"]["extraVolumeTags"]
+    argument = ",".join(f"{key}={value}" for key, value in tags.items())
+    parsed = dict(pair.split("=") for pair in argument.split(","))
+    assert parsed["inference-platform/stack"] == stack
+    assert parsed.items() <= plan.tags.items()
