@@ -16,6 +16,7 @@ from planner.naming import (
     PROMETHEUS_SERVICE,
     RETAINED_STORAGE_CLASS,
     SERVING_NAMESPACE,
+    STORAGE_CLASS,
     kubernetes_name,
 )
 from planner.network import plan_network
@@ -246,13 +247,13 @@ def _warmup_rate(target: EksPlan | ExistingClusterPlan, catalog: Catalog) -> flo
 
 
 def _observability(settings: Settings, drafts: list[Draft], models: tuple[ModelPlan, ...]) -> ObservabilityPlan:
-    wanted, target = settings.observability, settings.target
+    wanted = settings.observability
     return ObservabilityPlan(
         scrape_interval_seconds=wanted.scrape_interval_seconds,
         retention_days=wanted.prometheus.retention_days,
         storage_gib=wanted.prometheus.storage_gib,
         retention_size_gib=max(1, int(wanted.prometheus.storage_gib * _PROMETHEUS_FILL)),
-        storage_class=target.storage_class if isinstance(target, ExistingClusterTarget) else RETAINED_STORAGE_CLASS,
+        storage_class=_storage_class(settings),
         prometheus_url=f"http://{PROMETHEUS_SERVICE}.{MONITORING_NAMESPACE}.svc:9090",
         grafana_admin=secret_of(MONITORING_NAMESPACE, "grafana-admin", "admin-password", wanted.grafana_admin),
         alerts=plan_alerts(
@@ -260,6 +261,13 @@ def _observability(settings: Settings, drafts: list[Draft], models: tuple[ModelP
             tuple((sketch.model, model, sketch.engine) for sketch, model in zip(drafts, models, strict=True)),
         ),
     )
+
+
+def _storage_class(settings: Settings) -> str | None:
+    """Of Prometheus' volume; without protection a destroy leaves no volume, least of all one whose key it deletes."""
+    if isinstance(settings.target, ExistingClusterTarget):
+        return settings.target.storage_class
+    return STORAGE_CLASS if settings.protection == "none" else RETAINED_STORAGE_CLASS
 
 
 __all__ = ["PlanError", "plan"]

@@ -14,6 +14,7 @@ import pytest
 from ops.console import to_json
 from planner import load_and_plan
 from planner.cost import nodes_at_start
+from planner.naming import RETAINED_STORAGE_CLASS
 from planner.plan import CreatedNetworkPlan
 from tests.stacks import STACKS, changed, stack_path
 
@@ -158,3 +159,10 @@ def test_volumes_carry_the_stacks_tags(stack, tmp_path):
     parsed = dict(pair.split("=") for pair in argument.split(","))
     assert parsed["inference-platform/stack"] == stack
     assert parsed.items() <= plan.tags.items()
+
+
+@pytest.mark.parametrize(("protection", "kept"), [("none", False), ("data", True), ("all", True)])
+def test_what_prometheus_wrote_is_kept_like_other_data(protection, kept, tmp_path):
+    """`none` promises that a destroy leaves nothing; a retained volume would be billed for ever."""
+    plan = load_and_plan(changed(tmp_path, "dev", {"protection": protection}))[1]
+    assert (plan.observability.storage_class == RETAINED_STORAGE_CLASS) == kept == plan.protect_data
