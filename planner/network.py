@@ -34,6 +34,7 @@ INTERFACE_ENDPOINTS = (
     "logs",
     "secretsmanager",
     "ssm",
+    "ssmmessages",  # sessions: nodes have no SSH key
     "sts",
 )
 

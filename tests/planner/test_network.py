@@ -46,6 +46,15 @@ def test_a_zone_of_pools_alone_gets_neither_control_plane_nor_system_nodes(tmp_p
     assert not zones["us-east-1d"].control_plane
 
 
+def test_nodes_without_internet_reach_what_their_agents_call(tmp_path):
+    """Endpoints of Session Manager (its user guide, VPC endpoints), the only way to a shell on a node."""
+    mirror = "111122223333.dkr.ecr.us-east-1.amazonaws.com/mirror"
+    changes = {"network.egress": "vpc_endpoints", "images": {"mirror": mirror}}
+    network = load_and_plan(changed(tmp_path, "dev", changes))[1].network
+    assert isinstance(network, CreatedNetworkPlan)
+    assert {"ssm", "ssmmessages"} <= set(network.interface_endpoints)
+
+
 def test_every_region_has_room_for_a_pool_in_each_of_its_zones():
     """Seven of the VPC's eight blocks are private subnets, one a zone."""
     for region in load().regions.values():
