@@ -17,7 +17,9 @@ Grid = Sequence[tuple[int, int]]
 
 _ALL = tuple(itertools.product((1, 2, 4, 8, 16, 32, 64, 128), (1024, 4096, 8192, 16384, 32768)))
 _FEW = tuple(itertools.product((1, 8, 32, 128), (1024, 8192, 32768)))
-DECODE_GRID: dict[str, Grid] = {"full": _ALL, "thin": _FEW, "smoke": ((1, 128), (3, 256))}
+_WIDE = tuple(itertools.product((256, 512), (512, 1024)))
+"""Batches at which the matrices turn from reading to computing."""
+DECODE_GRID: dict[str, Grid] = {"full": _ALL + _WIDE, "thin": _FEW + _WIDE, "smoke": ((1, 128), (3, 256))}
 PREFILL_GRID: dict[str, Grid] = {
     "full": ((1, 1024), (1, 2048), (1, 4096), (1, 8192), (1, 16384), (1, 32768), (4, 1024), (4, 4096), (16, 1024)),
     "thin": ((1, 1024), (1, 4096), (1, 16384), (8, 1024)),
