@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
 import subprocess
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
+from types import FrameType
 from typing import IO
 
 from pulumi.automation import CommandError, CommandResult, PulumiCommand
@@ -92,25 +94,53 @@ class RehearsalPulumi(PulumiCommand):
         Raises:
             PulumiFailed: the command did.
         """
-        process = subprocess.Popen(
-            [self.command, "--non-interactive", *args],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            cwd=cwd,
-            env={**additional_env, "PULUMI_AUTOMATION_API": "true"},
-            encoding="utf-8",
-            start_new_session=True,  # a Ctrl-C reaches it once, from us; a second one would mean "now"
-        )
+        process: subprocess.Popen[str] | None = None
         try:
+            with _signals_put_off():  # one that comes between start and assignment would leave a process nobody knows
+                process = subprocess.Popen(
+                    [self.command, "--non-interactive", *args],
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                    cwd=cwd,
+                    env={**additional_env, "PULUMI_AUTOMATION_API": "true"},
+                    encoding="utf-8",
+                    start_new_session=True,  # a Ctrl-C reaches it once, from us; a second one would mean "now"
+                )
             stdout, stderr = _read(process, on_output, on_error)
         except BaseException:
-            _end(process)
+            if process is not None:
+                _end(process)
             raise
         result = CommandResult(stdout=stdout, stderr=stderr, code=process.returncode)
         if process.returncode != 0:
             raise PulumiFailed(result)
         return result
+
+
+@contextlib.contextmanager
+def _signals_put_off() -> Generator[None]:
+    """Lets Ctrl-C and SIGTERM take effect only after the block; signals are the main thread's alone."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    arrived: list[tuple[int, FrameType | None]] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        arrived.append((number, frame))
+
+    handlers = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    for number, frame in arrived:
+        handler = handlers[signal.Signals(number)]
+        if callable(handler):
+            handler(number, frame)
+        elif handler is signal.SIG_DFL:
+            os.kill(os.getpid(), number)
 
 
 def _read(

@@ -126,6 +126,23 @@ def _alive(pid: str) -> bool:
     return bool(state) and not state.startswith("Z")
 
 
+def test_interrupt_during_the_start_leaves_no_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    command = RehearsalPulumi(fake_pulumi(tmp_path, "exec sleep 60"))
+    started: list[subprocess.Popen[str]] = []
+
+    class Interrupted(subprocess.Popen):  # type: ignore[type-arg]
+        def __init__(self, *arguments: object, **options: object) -> None:
+            super().__init__(*arguments, **options)  # type: ignore[call-overload]
+            if not started:
+                started.append(self)
+                os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(subprocess, "Popen", Interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        command.run(["up"], str(tmp_path), {"PATH": os.environ["PATH"]})
+    assert started[0].poll() is not None
+
+
 # --- plugins ---------------------------------------------------------------------------------------------------------
 def put_plugins(home: Path) -> None:
     for name, version in (("kubernetes", "4.34.2"), ("kubernetes-cert-manager", "0.2.0")):
