@@ -126,6 +126,20 @@ def _fsx(cache: FsxLustreCache, pool_zones: tuple[str, ...], default_zone: str |
     )
 
 
+def check_sharing(settings: Settings, pods: int, nodes: int, findings: Findings) -> None:
+    """Refuses a volume that one node mounts where `pods` of the models can come to lie on `nodes` of them."""
+    cache = settings.cache
+    if not isinstance(cache, VolumeClaimCache) or cache.access_mode == "ReadWriteMany" or min(pods, nodes) < 2:
+        return
+    on_eks = isinstance(settings.target, EksTarget)
+    findings.problem(
+        ("cache", "access_mode"),
+        f"one node mounts a ReadWriteOnce volume, and {pods} pods of the models may lie on {nodes} nodes: on all but "
+        "the first they would wait for ever",
+        "use `kind: fsx_lustre` or `kind: s3`" if on_eks else "use ReadWriteMany, or one node",
+    )
+
+
 def medium_of(settings: Settings, cache: CachePlan, pool_zone: str | None) -> str:
     """How a pool gets weights: from the file system in its zone, streamed from S3, or from the claim."""
     if isinstance(settings.cache, VolumeClaimCache):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from catalog.load import Catalog, load
 from catalog.types import Region
 from planner.alerts import plan_alerts
-from planner.cache import Crowd, plan_cache
+from planner.cache import check_sharing, Crowd, plan_cache
 from planner.charts import plan_charts
 from planner.cost import plan_cost
 from planner.drafts import Draft, draft
@@ -35,7 +35,7 @@ from planner.pools import PoolFacts, look_up, plan_pool
 from planner.problems import Findings, PlanError
 from planner.serving import plan_model, secret_of
 from planner.tags import plan_tags
-from planner.target import kubernetes_version, plan_target
+from planner.target import check_heads, kubernetes_version, plan_target
 from settings.errors import REGION_PATH, did_you_mean
 from settings.root import Settings
 from settings.target import EksTarget, ExistingClusterTarget
@@ -80,8 +80,15 @@ def plan(settings: Settings, *, stack: str, region: str | None, catalog: Catalog
     cache = plan_cache(settings, zones, _busiest_zone(drafts, pools), findings)
     if cache is None:
         raise PlanError(findings.problems)
+    check_sharing(
+        settings,
+        pods=sum(sketch.model.replicas.max * sketch.fit.layout.nodes for sketch in drafts),
+        nodes=sum(pools[name].max_nodes for name in {sketch.model.pool for sketch in drafts}),
+        findings=findings,
+    )
     target = plan_target(settings, stack, version, facts, uses_fsx=cache.fsx is not None, findings=findings)
     models = _models(drafts, settings, pools, cache, facts, findings)
+    check_heads(target, models, findings)
     hub_token = _hub_token(settings, drafts, cache, findings)
     cost = plan_cost(
         target=target,

@@ -8,7 +8,7 @@ from typing import Any
 from catalog.load import Catalog
 from catalog.types import Addon, KubernetesVersion
 from planner.naming import GPU_TAINT, PROJECT
-from planner.plan import AddonPlan, EksPlan, ExistingClusterPlan, SystemGroupPlan
+from planner.plan import AddonPlan, EksPlan, ExistingClusterPlan, ModelPlan, SystemGroupPlan
 from planner.problems import Findings
 from planner.tags import own_tags
 from settings.errors import did_you_mean
@@ -32,6 +32,13 @@ _POLICIES = {
     "aws-ebs-csi-driver": ("service-role/AmazonEBSCSIDriverPolicy",),
 }
 _NODE_DEFAULT_MAX_PODS_WITH_PREFIXES = 110
+
+# What kubelet and the DaemonSets of add-ons keep of a system node. Source: EKS AL2023 kubelet reservations, and the
+# requests of CNI, kube-proxy, CSI drivers and agents.
+_USABLE_CPU_SHARE, _DAEMONS_CPU = 0.94, 0.5
+_USABLE_MEMORY_SHARE, _DAEMONS_GIB = 0.9, 1.0
+# KubeRay's autoscaler runs beside the head: components/serving/custom_resources.py.
+_RAY_AUTOSCALER_CPU, _RAY_AUTOSCALER_GIB = 0.5, 1.0
 
 
 def kubernetes_version(settings: Settings, catalog: Catalog, findings: Findings) -> KubernetesVersion:
@@ -117,6 +124,27 @@ def _configuration(name: str, tags: Mapping[str, str]) -> dict[str, Any]:
     if name == "coredns":
         return {"replicaCount": 2}
     return {}
+
+
+def check_heads(target: EksPlan | ExistingClusterPlan, models: tuple[ModelPlan, ...], findings: Findings) -> None:
+    """Refuses Ray services whose heads find no room on the system nodes: their workers would never start."""
+    heads = [model.ray for model in models if model.ray is not None]
+    if not heads or not isinstance(target, EksPlan):
+        return
+    system = target.system
+    cpu = system.vcpus * _USABLE_CPU_SHARE - _DAEMONS_CPU
+    memory = system.memory_gib * _USABLE_MEMORY_SHARE - _DAEMONS_GIB
+    per_node = min(
+        int(cpu / (max(head.head_cpu for head in heads) + _RAY_AUTOSCALER_CPU)),
+        int(memory / (max(head.head_memory_gib for head in heads) + _RAY_AUTOSCALER_GIB)),
+    )
+    room = max(0, per_node) * system.max_nodes
+    if len(heads) > room:
+        findings.problem(
+            ("target", "system_nodes"),
+            f"{len(heads)} Ray head(s) run there, and {system.max_nodes} x {system.instance_type} have room for {room}",
+            "use a larger type" if per_node < 1 else "raise max, or use a larger type",
+        )
 
 
 def _system(target: EksTarget, version: KubernetesVersion, catalog: Catalog, findings: Findings) -> SystemGroupPlan:

@@ -138,10 +138,9 @@ def deploy(
         Exception: whatever the program or one of its applies raised.
         AssertionError: the program declares an AWS type that the simulation does not know.
     """
-    before = set(simulated.unknown_types)
     answers = SimulatedAnswers(environment=environment or simulated.SimulatedEnvironment(), preview=preview)
     log = run_program(program, answers=answers, project=project, stack=stack, preview=preview, config=config)
-    unknown = simulated.unknown_types - before
+    unknown = simulated.unknown_types & {r.type for r in answers.registrations.values()}
     assert not unknown, f"rehearsal/aws/resource_types.yaml lacks {sorted(unknown)}"
     return World(
         resources=tuple(_record(r) for r in answers.registrations.values() if r.type != STACK_TYPE),

@@ -36,7 +36,7 @@ def tokens() -> Iterator[str]:
     yield from simulated.resource_types()
 
 
-@pytest.mark.parametrize("token", tokens())
+@pytest.mark.parametrize("token", list(tokens()))
 def test_every_property_in_the_table_exists_in_the_provider(token: str) -> None:
     kind = simulated.resource_types()[token]
     named = {*kind.outputs, *kind.replaces, *([kind.name] if kind.name else [])}
@@ -44,7 +44,7 @@ def test_every_property_in_the_table_exists_in_the_provider(token: str) -> None:
     assert {path.split(".")[0] for path in named} - properties(token) - {"region"} == set()
 
 
-@pytest.mark.parametrize("token", tokens())
+@pytest.mark.parametrize("token", list(tokens()))
 def test_ids_and_outputs_are_filled_stable_and_distinct(token: str) -> None:
     inputs = {"tag": {"key": "k"}}
     first = simulated.create(token, "one", inputs, environment=ENVIRONMENT)

@@ -44,6 +44,8 @@ BAD: list[tuple[str, str, dict[str, Any], str, str]] = [
     ("illegal FSx throughput", "prod", {"cache.throughput_mbps_per_tib": 300}, "cache.throughput_mbps_per_tib", "125"),
     ("FSx away from the GPUs", "prod", {"cache.availability_zone": "us-east-1c"}, "cache.availability_zone", "us-east-1a"),
     ("FSx without AWS", "local", {"cache": {"kind": "fsx_lustre", "storage_gib": 1200, "throughput_mbps_per_tib": 125}}, "cache.kind", "volume_claim"),
+    ("a volume of one node for pods of two", "local", {"pools.0.nodes": 2, "models.0.replicas": {"min": 1, "max": 2}}, "cache.access_mode", "ReadWriteMany"),
+    ("no room for a Ray head", "staging", {"target.system_nodes.instance_type": "m7i.large"}, "target.system_nodes", "larger type"),
     ("unknown model", "dev", {"models.0.model": "meta-llama/Llama-3.1-8B-Instrukt"}, "models[0].model", "did you mean"),
     ("branch as revision", "dev", {"models.0.revision": "main"}, "models[0].revision", "must match"),
     ("unknown pool", "dev", {"models.0.pool": "l40"}, "models[0].pool", "did you mean `l40s`"),
