@@ -5,7 +5,7 @@ from __future__ import annotations
 from catalog.load import Catalog, load
 from catalog.types import Region
 from planner.alerts import plan_alerts
-from planner.cache import check_sharing, Crowd, plan_cache
+from planner.cache import Crowd, check_sharing, plan_cache
 from planner.charts import plan_charts
 from planner.cost import plan_cost
 from planner.drafts import Draft, draft
