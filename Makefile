@@ -2,13 +2,16 @@
 STACK ?= dev
 ENGINE ?= in-process
 SCOPE ?= all
+FROM ?= dev
+TO ?= staging
 PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup rehearse plan cost doctor test check lint types schema golden up preview destroy smoke promote bench clean
+.PHONY: help setup rehearse plan cost doctor test test-control-plane check lint types schema schema-check golden up preview \
+  stage wait smoke promote destroy bench clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-10s %s\n", $$1, $$2}'
@@ -36,8 +39,8 @@ doctor: $(STAMP) ## are tools, credentials, region, quota and capacity there for
 test: $(STAMP) ## the tests that run anywhere (no control plane)
 	$(PY) -m pytest -m "not control_plane" tests
 
-test-all: $(STAMP) ## all tests, those on the real control plane too
-	$(PY) -m pytest tests
+test-control-plane: $(STAMP) ## the tests on the real control plane
+	$(PY) -m pytest -m control_plane tests
 
 lint: $(STAMP) ## style of the code
 	$(VENV)/bin/ruff check .
@@ -49,12 +52,13 @@ types: $(STAMP) ## pyright, strict
 schema: $(STAMP) ## write settings/stack.schema.json and docs/reference from the models
 	$(PY) -m settings.schema
 
+schema-check: $(STAMP)
+	$(PY) -m settings.schema --check
+
 golden: $(STAMP) ## write the golden files anew; read the diff like a plan
 	UPDATE_GOLDEN=1 $(PY) -m pytest -q tests -m "not control_plane" -k golden
 
-check: lint types ## everything that CI runs
-	$(PY) -m settings.schema --check
-	$(MAKE) test-all
+check: lint types schema-check test test-control-plane ## everything that CI runs
 	for stack in dev staging prod local; do $(MAKE) rehearse STACK=$$stack || exit $$?; done
 
 preview: $(STAMP) ## pulumi preview of STACK (SCOPE=models for the models alone)
@@ -63,14 +67,21 @@ preview: $(STAMP) ## pulumi preview of STACK (SCOPE=models for the models alone)
 up: $(STAMP) ## pulumi up of STACK (SCOPE=models touches the models alone)
 	$(PY) -m ops deploy --stack $(STACK) --scope $(SCOPE)
 
-destroy: $(STAMP) ## drain, then pulumi destroy of STACK; asks first
+destroy: $(STAMP) ## drain, then pulumi destroy of STACK, then what is left; asks first
 	$(PY) -m ops drain --stack $(STACK)
 	pulumi destroy --stack $(STACK)
+	$(PY) -m ops leaks --stack $(STACK)
+
+stage: $(STAMP) ## bring the weights of MODEL to the bucket of STACK, resumable and checked
+	$(PY) -m ops models stage --stack $(STACK) --model $(MODEL)
+
+wait: $(STAMP) ## wait until the models of STACK serve, telling what each waits for
+	$(PY) -m ops wait --stack $(STACK)
 
 smoke: $(STAMP) ## one completion through each endpoint of STACK
 	$(PY) -m ops smoke --stack $(STACK)
 
-promote: $(STAMP) ## FROM=dev TO=staging: same commit, compared, rehearsed, previewed, applied
+promote: $(STAMP) ## bring the commit of FROM to TO: same commit, compared, rehearsed, previewed, applied
 	$(PY) -m ops promote --from $(FROM) --to $(TO)
 
 bench: $(STAMP) ## measure planning, building and rehearsing; prints the machine

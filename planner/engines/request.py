@@ -61,7 +61,7 @@ def shared_env(request: EngineRequest) -> list[EnvVar]:
     if request.uses_efa:
         env += [
             EnvVar(name="FI_PROVIDER", value="efa"),
-            # By name: without it NCCL takes TCP in silence where the plugin or the devices are missing; with it, it fails.
+            # Without a name NCCL takes TCP in silence where plugin or devices are missing; with it, the start fails.
             EnvVar(name="NCCL_NET", value="AWS Libfabric"),
             # Only the pod's own interface: a wrong one makes NCCL fall back to TCP in silence.
             EnvVar(name="NCCL_SOCKET_IFNAME", value="eth0"),
