@@ -127,7 +127,7 @@ def test_files_stay_readable():
 
 
 def test_the_rehearsal_serves_the_product():
-    """A quarter of the code that is not tests, at most: beyond that it has become a product of its own."""
+    """Its share of the code that is not tests only ever goes down: docs/adr/0003."""
 
     def count(layer: str) -> int:
         return sum(len(path.read_text(encoding="utf-8").splitlines()) for path in sources(layer))
@@ -135,4 +135,4 @@ def test_the_rehearsal_serves_the_product():
     product = sum(count(layer) for layer in ALLOWED)
     share = count("rehearsal") / product
     print(f"rehearsal: {share:.0%} of {product} lines")  # noqa: T201
-    assert share <= 0.5
+    assert share <= 0.40
