@@ -184,7 +184,7 @@ def test_plugin_that_cannot_be_installed_is_named_with_the_reason(tmp_path: Path
 # --- the workspace ---------------------------------------------------------------------------------------------------
 def test_workspace_copies_the_project_and_leaves_it_alone(tmp_path: Path) -> None:
     before = {path: path.read_bytes() for path in SAMPLE.glob("*.yaml")}
-    workspace = RehearsalWorkspace(inputs(tmp_path), pulumi=Path("/opt/pulumi/pulumi"), plugins=())
+    workspace = RehearsalWorkspace(inputs(tmp_path), pulumi=Path("/usr/local/bin/pulumi"), plugins=())
     project = yaml.safe_load((workspace.project / "Pulumi.yaml").read_text())
     assert project["main"] == str(SAMPLE)
     assert "typechecker" not in project["runtime"]["options"]
@@ -199,7 +199,7 @@ def test_workspace_copies_the_project_and_leaves_it_alone(tmp_path: Path) -> Non
 def test_environment_holds_nothing_of_the_users_accounts(tmp_path: Path) -> None:
     workspace = RehearsalWorkspace(
         inputs(tmp_path, environment={"CHARTS": "/mirror", "PULUMI_BACKEND_URL": "https://api.pulumi.com"}),
-        pulumi=Path("/opt/pulumi/pulumi"),
+        pulumi=Path("/usr/local/bin/pulumi"),
         plugins=(),
     )
     user = {
@@ -225,7 +225,7 @@ def test_environment_holds_nothing_of_the_users_accounts(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("version", ["v1", "v1beta1"])
 def test_aws_stands_in_for_get_token_alone(tmp_path: Path, version: str) -> None:
-    workspace = RehearsalWorkspace(inputs(tmp_path), pulumi=Path("/opt/pulumi/pulumi"), plugins=())
+    workspace = RehearsalWorkspace(inputs(tmp_path), pulumi=Path("/usr/local/bin/pulumi"), plugins=())
     asked = json.dumps({"apiVersion": f"client.authentication.k8s.io/{version}", "kind": "ExecCredential"})
     environment = {**workspace.environment(os.environ), "KUBERNETES_EXEC_INFO": asked}
 
@@ -244,17 +244,17 @@ def test_stack_file_with_real_secrets_is_refused(tmp_path: Path) -> None:
     stack_file = tmp_path / "Pulumi.aws.yaml"
     stack_file.write_text("config:\n  sample:key:\n    secure: v1:abc\n")
     with pytest.raises(EngineError, match="stand-in values"):
-        RehearsalWorkspace(inputs(tmp_path, stack_file), pulumi=Path("/opt/pulumi/pulumi"), plugins=())
+        RehearsalWorkspace(inputs(tmp_path, stack_file), pulumi=Path("/usr/local/bin/pulumi"), plugins=())
     assert list((tmp_path / "work").iterdir()) == []
 
 
 def test_missing_project_is_an_error_with_its_path(tmp_path: Path) -> None:
     with pytest.raises(EngineError, match=str(tmp_path / "Pulumi.yaml")):
-        RehearsalWorkspace(inputs(tmp_path, project_dir=tmp_path), pulumi=Path("/opt/pulumi/pulumi"), plugins=())
+        RehearsalWorkspace(inputs(tmp_path, project_dir=tmp_path), pulumi=Path("/usr/local/bin/pulumi"), plugins=())
 
 
 def test_text_for_the_user_carries_no_token(tmp_path: Path) -> None:
-    workspace = RehearsalWorkspace(inputs(tmp_path), pulumi=Path("/opt/pulumi/pulumi"), plugins=())
+    workspace = RehearsalWorkspace(inputs(tmp_path), pulumi=Path("/usr/local/bin/pulumi"), plugins=())
     text = f"{workspace.token} {workspace.passphrase} control-plane-token"
     assert workspace.hide_secrets(text) == "<secret> <secret> <secret>"
 
