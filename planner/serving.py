@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Literal
 
 from catalog.assumptions import assumed
 from catalog.load import Catalog
@@ -81,6 +82,9 @@ def plan_model(
         tokens=mean_tokens,
         tpot_ms=model.objectives.tpot_p99_ms,
         memory_limit=max(1, memory.kv_tokens // mean_tokens),
+        precision=_matrix_precision(sketch),
+        tensor=layout.tensor,
+        pipeline=layout.pipeline,
     )
     if knee == 0:
         findings.problem(
@@ -326,6 +330,14 @@ def _ray(sketch: Draft, request: EngineRequest, scaling: ScalingPlan) -> RayPlan
 
 def _round_down(count: int) -> int:
     return count if count < 16 else count // 8 * 8
+
+
+def _matrix_precision(sketch: Draft) -> Literal["bf16", "fp8"]:
+    """What the matrix products run in: `fp8_weight_only` and integer weights are widened to bf16 first."""
+    quantization = sketch.model.quantization
+    published = sketch.card.checkpoint.format
+    fp8 = quantization == "fp8" or (quantization == "checkpoint" and published in {"fp8", "fp8_block128"})
+    return "fp8" if fp8 else "bf16"
 
 
 def _quantization_words(sketch: Draft) -> str:

@@ -1,29 +1,62 @@
-"""First estimate of decode speed, from the memory roofline."""
+"""Decode speed from the roofline: with factors measured on the GPU where there are some, else an assumed efficiency."""
 
 from __future__ import annotations
 
+from typing import Literal
+
 from catalog.assumptions import assumed
+from catalog.measurements import GpuFactors, factors
 from catalog.types import Gpu, ModelCard
 
 _LIMIT = 1024
 
 
 def decode_step_ms(
-    card: ModelCard, gpu: Gpu, *, weights_gb: float, kv_bytes_per_token: float, batch: int, tokens: int
+    card: ModelCard,
+    gpu: Gpu,
+    *,
+    weights_gb: float,
+    kv_bytes_per_token: float,
+    batch: int,
+    tokens: int,
+    precision: Literal["bf16", "fp8"] = "bf16",
+    tensor: int = 1,
+    pipeline: int = 1,
 ) -> float:
-    """Milliseconds of one decode step of `batch` sequences of `tokens` tokens each.
+    """Milliseconds of one decode step of `batch` sequences of `tokens` tokens each, on one pipeline stage.
 
     step >= (weights touched + batch x tokens x KV) / HBM bandwidth, all of one GPU (`weights_gb` and
-    `kv_bytes_per_token` are its shares), at the assumed efficiency. A mixture of experts touches
-    1 - (1 - top_k / experts)^batch of its experts. Source: roofline, docs/explanation/sizing.md.
+    `kv_bytes_per_token` are its shares). A mixture of experts touches 1 - (1 - top_k / experts)^batch of its experts.
+    On a GPU with measured factors these give the shares of bandwidth and peak, the cost of each layer and of the
+    all-reduces between `tensor` ranks; else one assumed efficiency stands for all. An engine's own time between steps
+    is in neither. Source: docs/explanation/sizing.md and calibration.md.
     """
     touched = weights_gb
     if card.moe is not None:
         always = card.active_params_billion / card.params_billion * weights_gb
         hit = 1 - (1 - card.moe.top_k / card.moe.experts) ** batch
         touched = min(weights_gb, always + (weights_gb - always) * hit)
-    gigabytes = touched + batch * tokens * kv_bytes_per_token / 1e9
-    return gigabytes / (gpu.hbm_gb_per_s * assumed("decode_efficiency")) * 1000
+    kv_gb = batch * tokens * kv_bytes_per_token / 1e9
+    known = factors().get(gpu.name)
+    if known is None or known.evidence != "measured":
+        return (touched + kv_gb) / (gpu.hbm_gb_per_s * assumed("decode_efficiency")) * 1000
+    layers = card.layers / pipeline
+    step = known.decode_ms(
+        gpu,
+        precision=precision,
+        weights_gb=touched,
+        matrix_tflop=2 * batch * card.active_params_billion / (tensor * pipeline) / 1000,
+        kv_gb=kv_gb,
+        layers=layers,
+    )
+    return step + layers * _all_reduces_ms(known, card, batch=batch, tensor=tensor)
+
+
+def _all_reduces_ms(known: GpuFactors, card: ModelCard, *, batch: int, tensor: int) -> float:
+    """Milliseconds of one layer's two sums over the ranks of a node, bf16; 0 where the link is not known."""
+    if known.all_reduce is None:
+        return 0.0
+    return 2 * known.all_reduce.us(size=batch * card.hidden * 2, ranks=tensor) / 1000
 
 
 def knee_concurrency(
@@ -35,6 +68,9 @@ def knee_concurrency(
     tokens: int,
     tpot_ms: float,
     memory_limit: int,
+    precision: Literal["bf16", "fp8"] = "bf16",
+    tensor: int = 1,
+    pipeline: int = 1,
 ) -> int:
     """Most sequences that one replica decodes within `tpot_ms` and its KV cache holds; 0 where one is too slow."""
 
@@ -46,6 +82,9 @@ def knee_concurrency(
             kv_bytes_per_token=kv_bytes_per_token,
             batch=batch,
             tokens=tokens,
+            precision=precision,
+            tensor=tensor,
+            pipeline=pipeline,
         )
         return step <= tpot_ms
 
