@@ -78,7 +78,7 @@ def test_workflow_and_local_run_check_the_same():
     """What `.ci/run` checks with one command each, the workflow checks too."""
     local = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
     workflow = (ROOT / ".github" / "workflows" / "check.yml").read_text(encoding="utf-8")
-    for command in ("make lint", "make types", "settings.schema --check", "make test", "make rehearse"):
+    for command in ("make lint", "make types", "make schema-check", "make test", "make rehearse"):
         assert command in local
         assert command in workflow
 
