@@ -58,10 +58,10 @@ class StackFileError(Exception):
 def render(file: str, problems: Sequence[Problem]) -> str:
     """One text for all problems of one file: position, the line itself, what is wrong and what to do."""
     count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-    blocks = [f"error: {file} has {count} in `{PLATFORM_KEY}`"]
+    blocks = [f"error: {file} has {count}"]
     for problem in problems:
         place = f"{file}:{problem.position.line}:{problem.position.column}" if problem.position else file
-        blocks.append(f"  {place}  {problem.dotted()}")
+        blocks.append(f"  {place}  {problem.dotted()}" if problem.path else f"  {place}")
         margin = "         "
         if problem.position:
             blocks.append(f"  {problem.position.line:>6} | {problem.position.text.strip()}")

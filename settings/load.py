@@ -86,8 +86,7 @@ def read(path: FilePath) -> Document:
     typed = cast(Mapping[str, Any], config)
     platform = typed.get(PLATFORM_KEY)
     if not isinstance(platform, Mapping):
-        help_text = did_you_mean(PLATFORM_KEY, typed) or "start from Pulumi.dev.yaml"
-        raise StackFileError(name, [Problem(path=(), message=f"has no `{PLATFORM_KEY}`", help=help_text)])
+        raise StackFileError(name, [_no_platform(typed, text)])
     region = typed.get(REGION_KEY)
     return Document(
         file=name,
@@ -143,6 +142,8 @@ class _UniqueKeyLoader(_Loader):  # type: ignore[misc]
     def construct_mapping(self, node: Any, deep: bool = False) -> Any:
         seen: set[str] = set()
         for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise yaml.MarkedYAMLError(None, None, "a key must be one word", key.start_mark)
             if key.value in seen:
                 raise yaml.MarkedYAMLError(None, None, f"`{key.value}` is given twice", key.start_mark)
             seen.add(key.value)
@@ -153,17 +154,36 @@ def _compose(text: str) -> Any:
     return yaml.compose(text, Loader=_Loader)  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
 
 
-def _syntax_problem(error: yaml.MarkedYAMLError, text: str) -> Problem:
-    mark = error.problem_mark or error.context_mark
-    lines = text.splitlines() or [""]
-    position = None
-    if mark is not None:
-        line = min(mark.line, len(lines) - 1)
-        position = Position(line=line + 1, column=mark.column + 1, text=lines[line])
-    reason = error.problem or error.context or "cannot be parsed"
+def _no_platform(config: Mapping[str, Any], text: str) -> Problem:
+    """The platform is not there, or is no mapping."""
+    if PLATFORM_KEY not in config:
+        help_text = did_you_mean(PLATFORM_KEY, map(str, config)) or "start from Pulumi.dev.yaml"
+        return Problem(path=(), message=f"has no `{PLATFORM_KEY}`", help=help_text)
+    value = config[PLATFORM_KEY]
+    mark = _mark(_child(_compose(text), "config"), (PLATFORM_KEY,))
     return Problem(
-        path=(), message=f"is not valid YAML: {reason}", help="check indentation and quotes", position=position
+        path=(),
+        message=f"`{PLATFORM_KEY}` is empty" if value is None else f"`{value}`: must be a mapping",
+        help="the platform's settings belong below it, indented; start from Pulumi.dev.yaml",
+        position=_position(mark, text),
     )
+
+
+def _position(mark: Any, text: str) -> Position | None:
+    if mark is None:
+        return None
+    lines = text.splitlines() or [""]
+    line = min(int(mark.line), len(lines) - 1)
+    return Position(line=line + 1, column=int(mark.column) + 1, text=lines[line])
+
+
+def _syntax_problem(error: yaml.MarkedYAMLError, text: str) -> Problem:
+    position = _position(error.problem_mark or error.context_mark, text)
+    reason = error.problem or error.context or "cannot be parsed"
+    help_text = "check indentation, quotes and brackets, here and on the line above"
+    if position is not None and "\t" in position.text[: position.column]:
+        help_text = "YAML is indented with spaces: replace the tab"
+    return Problem(path=(), message=f"is not valid YAML: {reason}", help=help_text, position=position)
 
 
 def _child(node: Any, key: str) -> Any:
@@ -248,7 +268,7 @@ def _words(detail: ErrorDetails, value: Any) -> tuple[str, str | None]:
     if kind == "extra_forbidden":
         return "unknown key", did_you_mean(str(detail["loc"][-1]), _field_names(detail["loc"][:-1]))
     if kind == "missing":
-        return "is missing", None
+        return "is missing", _description(detail["loc"])
     if kind == "union_tag_not_found":
         tag = str(context.get("discriminator", "kind")).strip("'")
         return f"`{tag}` is missing", "it says which form is meant"
@@ -256,16 +276,87 @@ def _words(detail: ErrorDetails, value: Any) -> tuple[str, str | None]:
         expected = str(context.get("expected_tags", "")).replace("'", "").split(", ")
         return f"`{context.get('tag')}` is not a known form", did_you_mean(str(context.get("tag")), expected)
     if kind == "literal_error":
-        expected = str(context.get("expected", "")).replace("'", "").replace(" or ", ", ").split(", ")
-        return f"`{value}` is not one of {', '.join(expected)}", did_you_mean(str(value), expected)
+        return _choice_words(detail, value)
     if kind == "string_pattern_mismatch":
-        return f"`{value}` has the wrong form", f"it must match {context.get('pattern')}"
+        pattern = str(context.get("pattern"))
+        example = EXAMPLES.get(pattern)
+        return f"`{value}` has the wrong form", f"it must match {pattern}" + (f", as {example} does" if example else "")
+    return _type_words(detail, value)
+
+
+def _choice_words(detail: ErrorDetails, value: Any) -> tuple[str, str | None]:
+    expected = str(detail.get("ctx", {}).get("expected", "")).replace("'", "").replace(" or ", ", ").split(", ")
+    near = None if isinstance(value, bool) else did_you_mean(str(value), expected)
+    help_text = _UNQUOTED if isinstance(value, bool) else near if near and near.startswith("did") else None
+    names = _field_names(detail["loc"][:-1]) if str(detail["loc"][-1]).startswith("literal[") else None
+    forms = [*expected, f"a mapping of {_listed(names)}"] if names else expected  # a word or a mapping
+    return f"`{value}` is not one of {', '.join(forms)}", help_text
+
+
+def _type_words(detail: ErrorDetails, value: Any) -> tuple[str, str | None]:
+    kind, context = detail["type"], detail.get("ctx", {})
+    if kind in _MAPPING_TYPES:
+        names = _field_names(detail["loc"])
+        return f"{_shown(value)} must be a mapping", f"its keys: {_listed(names)}" if names else None
+    if kind == "list_type":
+        return f"{_shown(value)} must be a list", "write `[one, two]`, or each item on its own line after `- `"
+    if kind == "too_short" and isinstance(value, list):  # not of a string
+        return f"needs at least {context.get('min_length')}, has {context.get('actual_length')}", None
+    if kind == "string_type":
+        return f"{_shown(value)} must be a string", _UNQUOTED if isinstance(value, bool) else "put it in quotes"
+    if kind in {"int_parsing", "int_type", "int_from_float"}:
+        return f"{_shown(value)} must be a valid integer", "write digits alone, without unit or separators"
+    if kind == "invalid_key":
+        return f"key `{detail['loc'][-2]}` must be a word", "put it in quotes"
     message = detail["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
-    return f"`{value}`: must be {message}" if detail["msg"].startswith("Input should") else message, None
+    return f"{_shown(value)} must be {message}" if detail["msg"].startswith("Input should") else message, None
+
+
+_MAPPING_TYPES = {"model_type", "model_attributes_type", "dict_type"}
+_UNQUOTED = "YAML reads a bare yes, no, on and off as true or false: put it in quotes"
+
+EXAMPLES = {
+    r"^[a-z]([-a-z0-9]*[a-z0-9])?$": "llama-8b",
+    r"^arn:aws[a-z-]*:[a-z0-9-]+:[a-z0-9-]*:[0-9]*:.+$": "arn:aws:iam::111122223333:role/platform",
+    r"^[a-z]{2}(-[a-z]+)+-[0-9][a-z]$": "us-east-1a",
+    r"^[0-9]{1,3}(\.[0-9]{1,3}){3}/[0-9]{1,2}$": "203.0.113.0/24",
+    r"^tgw-[0-9a-f]{8,17}$": "tgw-0123456789abcdef0",
+    r"^subnet-[0-9a-f]{8,17}$": "subnet-0123456789abcdef0",
+    r"^vpc-[0-9a-f]{8,17}$": "vpc-0123456789abcdef0",
+    r"^cr-[0-9a-f]{8,17}$": "cr-0123456789abcdef0",
+    r"^[0-9a-f]{40}$": "0e9e39f249a16976918f6564b8830bc894c89659",
+    r"^[\w.-]+/[\w.-]+$": "my-org/my-model",
+    r"^(\S+ ){4}\S+$": "30 7 * * 1-5",
+}
+"""A value of each form that is written as a regular expression."""
+
+
+def _shown(value: Any) -> str:
+    return "it is empty:" if value is None else f"`{value}`:"
+
+
+def _listed(names: Iterable[str]) -> str:
+    """In the order of the alphabet, but first what tells the form."""
+    return ", ".join(sorted(names, key=lambda name: (name not in {"kind", "access"}, name)))
 
 
 def _field_names(location: tuple[str | int, ...]) -> set[str]:
-    """Names that are allowed where an unknown key was found: a walk through the JSON Schema."""
+    """Names that are allowed at a place."""
+    return {name for node in _schemas(location) for name in node.get("properties", {})}
+
+
+def _description(location: tuple[str | int, ...]) -> str | None:
+    """What the field at a place is, in the words of its documentation."""
+    name = str(location[-1])
+    for node in _schemas(location[:-1]):
+        text = node.get("properties", {}).get(name, {}).get("description")
+        if text:
+            return str(text)
+    return None
+
+
+def _schemas(location: tuple[str | int, ...]) -> list[dict[str, Any]]:
+    """The JSON Schemas of the forms that a place may have."""
     schema = Settings.model_json_schema()
     definitions: dict[str, Any] = schema.get("$defs", {})
 
@@ -282,7 +373,7 @@ def _field_names(location: tuple[str | int, ...]) -> set[str]:
             child = node.get("items") if isinstance(part, int) else node.get("properties", {}).get(part)
             below.extend(expand(child) if child else [])
         nodes = below or nodes  # a union's tag names no key: stay
-    return {name for node in nodes for name in node.get("properties", {})}
+    return nodes
 
 
 def _without(document: Mapping[str, Any], wrong: Sequence[Path]) -> tuple[Settings | None, tuple[Path, ...]]:
@@ -309,6 +400,8 @@ def _without(document: Mapping[str, Any], wrong: Sequence[Path]) -> tuple[Settin
                     gone.add(path[:2])
                 elif stand_in := next((at for at in _STAND_INS if path[: len(at)] == at), None):
                     _put(data, stand_in, _STAND_INS[stand_in])
+                elif path and path[0] in _OPTIONAL:
+                    data.pop(path[0], None)
                 else:
                     return None, tuple(gone)
     return None, tuple(gone)
@@ -322,6 +415,10 @@ _STAND_INS: dict[Path, Any] = {
     ("cache",): {"kind": "s3"},
     ("network",): {"kind": "create"},
 }
+
+
+# Sections that may be left out where what is left of them is wrong.
+_OPTIONAL = {name for name, field in Settings.model_fields.items() if not field.is_required()}
 
 
 def _put(data: Any, path: Path, value: Any) -> None:

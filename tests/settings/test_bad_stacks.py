@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+import json
+import re
 from typing import Any
 
 import pytest
 
 from planner import StackFileError, load_and_plan
+from settings.load import EXAMPLES
+from settings.root import Settings
 from tests.stacks import changed
 
 # (name, stack, changes, expected path, words in message or help)
 BAD: list[tuple[str, str, dict[str, Any], str, str]] = [
     ("unknown key", "dev", {"models.0.context_token": 5}, "models[0].context_token", "did you mean `context_tokens`"),
+    ("a section that is a number", "dev", {"models.0.replicas": 2}, "models[0].replicas", "its keys: max, min"),
+    ("a word or a mapping", "dev", {"models.0.layout": 4}, "models[0].layout", "auto, a mapping of data, expert, pipeline, tensor"),
+    ("a secret in plain", "dev", {"models.0.api_key": "abc"}, "models[0].api_key", "its keys: kind"),
+    ("a list that is a word", "dev", {"target.admins": "me"}, "target.admins", "must be a list"),
+    ("an empty list", "dev", {"target.admins": []}, "target.admins", "at least 1"),
+    ("a version without quotes", "dev", {"target.kubernetes_version": 1.35}, "target.kubernetes_version", "quotes"),
+    ("a bare off", "dev", {"protection": False}, "protection", "quotes"),
+    ("an address without a mask", "dev", {"target.endpoint.admin_cidrs": ["203.0.113.7"]}, "target.endpoint.admin_cidrs[0]", "as 203.0.113.0/24 does"),
+    ("something is missing", "dev", {"models.0": {"name": "a", "model": "Qwen/Qwen3-32B", "pool": "l40s"}}, "models[0].revision", "Commit of the weights"),
     ("unknown key at the top", "dev", {"modells": []}, "modells", "did you mean `models`"),
     ("wrong type", "dev", {"models.0.context_tokens": "many"}, "models[0].context_tokens", "valid integer"),
     ("open to the world", "dev", {"target.endpoint.admin_cidrs": ["0.0.0.0/0"]}, "target.endpoint.admin_cidrs[0]", "office"),
@@ -133,7 +146,11 @@ def test_four_mistakes_of_model_and_plan_give_four_errors(tmp_path):
         ("config:\n  a: 1\n  a: 2\n", "given twice"),
         ("other: 1\n", "no `config:`"),
         ("config:\n  aws:region: us-east-1\n", "has no `inference-platform:platform`"),
-        ("config:\n\tx: 1\n", "not valid YAML"),
+        ("config:\n\tx: 1\n", "replace the tab"),
+        ("config:\n  ? [a, b]\n  : 1\n", "must be one word"),
+        ("config:\n  1: 2\n", "has no `inference-platform:platform`"),
+        ("config:\n  inference-platform:platform:\n", "2:3\\n.*\n.*is empty"),
+        ("config:\n  inference-platform:platform: 5\n", "must be a mapping"),
     ],
 )
 def test_what_is_no_stack_file(tmp_path, text, words):
@@ -148,3 +165,18 @@ def test_bytes_that_are_no_text(tmp_path):
     path.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(StackFileError, match="cannot be read"):
         load_and_plan(path)
+
+
+def test_a_wrong_optional_section_hides_nothing(tmp_path):
+    path = changed(tmp_path, "dev", {"budget.monthly_usd": -5, "pools.0.instance_type": "g6e.xlrge"})
+    with pytest.raises(StackFileError) as caught:
+        load_and_plan(path)
+    assert [problem.dotted() for problem in caught.value.problems] == ["pools[0].instance_type", "budget.monthly_usd"]
+
+
+def test_examples_of_forms_have_the_form():
+    patterns = set(re.findall(r'"pattern": ("(?:[^"\\]|\\.)*")', json.dumps(Settings.model_json_schema())))
+    known = {json.loads(pattern) for pattern in patterns}
+    for pattern, example in EXAMPLES.items():
+        assert pattern in known
+        assert re.search(pattern, example)
