@@ -120,8 +120,7 @@ class _Layer:
             SystemNodesArgs(
                 plan=self._target.system,
                 home=home,
-                # Not the zones that only GPU pools bring: other subnets replace the group.
-                subnet_ids=[network.private_subnets[zone] for zone in network.control_plane_zones],
+                subnet_ids=[network.private_subnets[zone] for zone in self._target.system.zones],
             ),
             self._options,
         )

@@ -33,7 +33,7 @@ def existing_network(plan: ExistingNetworkPlan) -> NetworkOutputs:
     return NetworkOutputs(
         vpc_id=plan.vpc_id,
         private_subnets={subnet.zone: subnet.subnet_id for subnet in plan.subnets},
-        control_plane_zones=tuple(subnet.zone for subnet in plan.subnets),
+        control_plane_zones=tuple(subnet.zone for subnet in plan.subnets if subnet.control_plane),
     )
 
 
@@ -233,7 +233,8 @@ class Network(pulumi.ComponentResource):
                 service_name=f"com.amazonaws.{region}.{service}",
                 vpc_endpoint_type="Interface",
                 private_dns_enabled=True,
-                subnet_ids=[subnet.id for subnet in private.values()],
+                # Zones without a control plane lack services too; nodes there reach the others' interfaces.
+                subnet_ids=[private[zone.zone].id for zone in self._args.plan.zones if zone.control_plane],
                 security_group_ids=[group.id],
                 tags={"Name": f"{self._args.cluster_name}-{service}"},
                 opts=self._child,

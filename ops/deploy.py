@@ -63,6 +63,10 @@ def arguments(plan: Plan, options: DeployOptions) -> list[str]:
     if options.scope == "models":
         for target in model_targets(plan):
             command += ["--target", target]
+    elif isinstance(plan.target, EksPlan):
+        # cluster-autoscaler owns the size of groups. EKS takes size and limits in one call: without a refresh a new
+        # limit would be sent with the size of the last `up`, and running nodes would be terminated.
+        command.append("--refresh")
     if options.yes and not options.preview:
         command.append("--yes")
     return command

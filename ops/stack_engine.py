@@ -94,7 +94,8 @@ class AutomationEngine:
                 found[change.urn] = change
 
         try:
-            self._select(stack).preview(on_event=listen, color="never")
+            # As in `deploy`: what autoscalers changed must be known before anything is sent.
+            self._select(stack).preview(on_event=listen, color="never", refresh=True)
         except self._automation.CommandError as error:
             raise FindingsError(
                 f"the preview of {stack} failed: {_said(error)}", help="`make preview` shows all"
@@ -104,7 +105,7 @@ class AutomationEngine:
     def up(self, stack: str, tell: Callable[[str], None]) -> None:
         """See `StackEngine.up`."""
         try:
-            self._select(stack).up(on_output=tell, color="never")
+            self._select(stack).up(on_output=tell, color="never", refresh=True)
         except self._automation.CommandError as error:
             raise FindingsError(
                 f"the update of {stack} failed: {_said(error)}",

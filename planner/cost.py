@@ -141,10 +141,11 @@ def _network(network: object, catalog: Catalog, region: str) -> Iterator[CostLin
         addresses = gateways * _PUBLIC_ADDRESSES_PER_NAT
         yield _line("Public addresses", f"{addresses}", service("public_ipv4", region), addresses)
     if network.interface_endpoints:
-        count = len(network.interface_endpoints) * len(network.zones)
+        zones = sum(zone.control_plane for zone in network.zones)
+        count = len(network.interface_endpoints) * zones
         yield _line(
             "Interface endpoints",
-            f"{len(network.interface_endpoints)} in {len(network.zones)} zones",
+            f"{len(network.interface_endpoints)} in {zones} zones",
             service("interface_endpoint", region),
             count,
         )

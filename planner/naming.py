@@ -48,10 +48,10 @@ NODE_GROUP_PREFIX_LIMIT = 36
 """Longest name of a rung: the provider takes 37 characters of prefix, `<rung>-`, and adds 26 of its own to EKS's 63."""
 
 
-def node_group_prefix(pool: str, rung_kind: str, ordinal: int = 1) -> str:
+def node_group_prefix(pool: str, rung_kind: str, reservation: str | None = None) -> str:
     """Name of a rung, prefix of its node group; cluster-autoscaler's priority expander matches it.
 
-    The second rung of a kind ends in `-r2`: what EKS appends is hexadecimal, so one pattern never matches the other.
+    A capacity block is named by the end of its reservation: when an expired one leaves the stack file, the others keep
+    their groups and nodes.
     """
-    name = f"{pool}-{rung_kind}".replace("_", "-")
-    return name if ordinal == 1 else f"{name}-r{ordinal}"
+    return f"{pool}-block-{reservation[-8:]}" if reservation else f"{pool}-{rung_kind}".replace("_", "-")

@@ -88,9 +88,24 @@ def _existing(network: ExistingNetwork, settings: Settings, region: Region, find
                 f"the network has no subnet in `{pool.availability_zone}`",
                 "add a subnet of that zone to `network.subnets`",
             )
+    control_plane = {zone.name: zone.control_plane for zone in region.zones}
+    usable = [zone for zone in zones if control_plane.get(zone, True)]
+    if len(usable) < 2:
+        findings.problem(
+            ("network", "subnets"),
+            "EKS places no control plane in all but one of these zones",
+            "add a subnet in one of: " + ", ".join(zone.name for zone in region.zones if zone.control_plane),
+        )
     return ExistingNetworkPlan(
         vpc_id=network.vpc,
-        subnets=tuple(ExistingSubnetPlan(subnet_id=s.id, zone=s.availability_zone) for s in network.subnets),
+        subnets=tuple(
+            ExistingSubnetPlan(
+                subnet_id=subnet.id,
+                zone=subnet.availability_zone,
+                control_plane=control_plane.get(subnet.availability_zone, True),
+            )
+            for subnet in network.subnets
+        ),
     )
 
 
@@ -171,3 +186,12 @@ def _parse(text: str, path: tuple[str | int, ...], findings: Findings) -> ipaddr
         reason = str(error).removeprefix(f"{text} ")
         findings.problem(path, f"`{text}` is not a network: {reason}", "write the first address, as in 10.20.0.0/16")
         return None
+
+
+def control_plane_zones(network: CreatedNetworkPlan | ExistingNetworkPlan | None) -> tuple[str, ...]:
+    """Zones of a network that EKS places its control plane in."""
+    if isinstance(network, CreatedNetworkPlan):
+        return tuple(zone.zone for zone in network.zones if zone.control_plane)
+    if isinstance(network, ExistingNetworkPlan):
+        return tuple(subnet.zone for subnet in network.subnets if subnet.control_plane)
+    return ()

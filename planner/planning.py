@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+
 from catalog.load import Catalog, load
 from catalog.types import Region
 from planner.alerts import plan_alerts
@@ -19,7 +21,7 @@ from planner.naming import (
     STORAGE_CLASS,
     kubernetes_name,
 )
-from planner.network import plan_network
+from planner.network import control_plane_zones, plan_network
 from planner.plan import (
     CachePlan,
     EksPlan,
@@ -30,6 +32,7 @@ from planner.plan import (
     PoolPlan,
     SecretPlan,
     WarmupPlan,
+    WeightsPlan,
 )
 from planner.pools import PoolFacts, look_up, plan_pool
 from planner.problems import Findings, PlanError
@@ -86,7 +89,15 @@ def plan(settings: Settings, *, stack: str, region: str | None, catalog: Catalog
         nodes=sum(pools[name].max_nodes for name in {sketch.model.pool for sketch in drafts}),
         findings=findings,
     )
-    target = plan_target(settings, stack, version, facts, uses_fsx=cache.fsx is not None, findings=findings)
+    target = plan_target(
+        settings,
+        stack,
+        version,
+        facts,
+        zones=control_plane_zones(network),
+        uses_fsx=cache.fsx is not None,
+        findings=findings,
+    )
     models = _models(drafts, settings, pools, cache, facts, findings)
     check_heads(target, models, findings)
     hub_token = _hub_token(settings, drafts, cache, findings)
@@ -234,7 +245,7 @@ def _warmups(
             by_prefix.setdefault(model.weights.object_prefix, []).append(model)
     return tuple(
         WarmupPlan(
-            name=f"warm-{kubernetes_name(sharing[0].model.split('/')[-1], limit=40)}-{sharing[0].weights.revision[:8]}",
+            name=_warmup_name(sharing[0].weights),
             weights=sharing[0].weights,
             models=tuple(model.name for model in sharing),
             hub_token=hub_token,
@@ -244,6 +255,13 @@ def _warmups(
         )
         for sharing in by_prefix.values()
     )
+
+
+def _warmup_name(weights: WeightsPlan) -> str:
+    """Unique for each revision of each repository, and short enough for a Job."""
+    digest = hashlib.sha256(weights.object_prefix.encode()).hexdigest()[:4]
+    model = kubernetes_name(weights.hub_id.split("/")[-1], limit=40)
+    return f"warm-{model}-{digest}-{weights.revision[:8]}"
 
 
 def _warmup_rate(target: EksPlan | ExistingClusterPlan, catalog: Catalog) -> float:

@@ -226,8 +226,8 @@ def _rung(
 
 def rung_name(pool: NodeGroupPool, position: int) -> str:
     """Name of a rung, unique in the stack."""
-    kind = pool.capacity[position].kind
-    return node_group_prefix(pool.name, kind, sum(rung.kind == kind for rung in pool.capacity[: position + 1]))
+    rung = pool.capacity[position]
+    return node_group_prefix(pool.name, rung.kind, getattr(rung, "reservation", None))
 
 
 def rung_labels(pool: str, rung: str, gpu: Gpu, *, uses_efa: bool) -> Mapping[str, str]:

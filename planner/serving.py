@@ -9,6 +9,7 @@ from typing import Literal
 
 from catalog.assumptions import assumed
 from catalog.load import Catalog
+from catalog.measurements import factors
 from catalog.types import Engine, ModelCard
 from planner.cache import Crowd, medium_of, plan_load
 from planner.drafts import Draft
@@ -354,6 +355,8 @@ def _reasons(sketch: Draft, load: LoadPlan, knee: int, pool: PoolPlan) -> Mappin
     chosen = (
         "smallest that holds several full sequences" if sketch.model.layout == "auto" else "given in the stack file"
     )
+    known = factors().get(sketch.facts.gpu.name)
+    evidence = "measured" if known is not None and known.evidence == "measured" else "assumed"
     return {
         "layout": (
             f"tensor {layout.tensor} x pipeline {layout.pipeline}, {layout.gpus_per_node} x {pool.hardware.gpu} on "
@@ -366,7 +369,7 @@ def _reasons(sketch: Draft, load: LoadPlan, knee: int, pool: PoolPlan) -> Mappin
         ),
         "concurrency": (
             f"{knee} sequences stay within {sketch.model.objectives.tpot_p99_ms} ms a token "
-            "(memory roofline, assumed efficiency) and in the KV cache"
+            f"(memory roofline, {evidence} efficiency) and in the KV cache"
         ),
         "load": (
             f"{load.gigabytes_per_node:.1f} GB a node, {load.readers} node(s) reading, bound by {load.bottleneck}: "

@@ -56,7 +56,14 @@ def kubernetes_version(settings: Settings, catalog: Catalog, findings: Findings)
 
 
 def plan_target(
-    settings: Settings, stack: str, version: KubernetesVersion, catalog: Catalog, *, uses_fsx: bool, findings: Findings
+    settings: Settings,
+    stack: str,
+    version: KubernetesVersion,
+    catalog: Catalog,
+    *,
+    zones: tuple[str, ...],
+    uses_fsx: bool,
+    findings: Findings,
 ) -> EksPlan | ExistingClusterPlan:
     """The cluster of a stack."""
     target = settings.target
@@ -77,7 +84,7 @@ def plan_target(
         private_cidrs=_private_cidrs(settings, target, findings),
         log_retention_days=target.log_retention_days,
         addons=tuple(_addon(catalog.versions.addons[name], version.name, own_tags(settings, stack)) for name in names),
-        system=_system(target, version, catalog, findings),
+        system=_system(target, zones, version, catalog, findings),
     )
 
 
@@ -147,7 +154,9 @@ def check_heads(target: EksPlan | ExistingClusterPlan, models: tuple[ModelPlan, 
         )
 
 
-def _system(target: EksTarget, version: KubernetesVersion, catalog: Catalog, findings: Findings) -> SystemGroupPlan:
+def _system(
+    target: EksTarget, zones: tuple[str, ...], version: KubernetesVersion, catalog: Catalog, findings: Findings
+) -> SystemGroupPlan:
     wanted = target.system_nodes
     path = ("target", "system_nodes", "instance_type")
     cpu_types = [name for name, entry in catalog.instances.items() if not entry.gpus]
@@ -158,6 +167,7 @@ def _system(target: EksTarget, version: KubernetesVersion, catalog: Catalog, fin
         instance = catalog.instances[cpu_types[0]]
     ami = catalog.versions.amis[_SYSTEM_AMI]
     return SystemGroupPlan(
+        zones=zones[: wanted.min],
         instance_type=instance.name,
         min_nodes=wanted.min,
         max_nodes=wanted.max,

@@ -28,6 +28,7 @@ _RESERVED_BASE_MIB, _RESERVED_POD_MIB, _EVICTION_MIB = 255, 11, 100
 # On a cluster that exists, somebody runs CPU nodes; this is what the rehearsal assumes of each.
 _EXISTING_SYSTEM_NODES: Final = 2
 _EXISTING_SYSTEM: Final = SystemGroupPlan(
+    zones=(),
     instance_type="existing",
     min_nodes=_EXISTING_SYSTEM_NODES,
     max_nodes=_EXISTING_SYSTEM_NODES,

@@ -27,6 +27,8 @@ class AddonPlan:
 class SystemGroupPlan:
     """The CPU node group that controllers run on."""
 
+    zones: tuple[str, ...]
+    """No more zones than nodes at least: a volume binds its pod to a zone, which then always has a node."""
     instance_type: str
     min_nodes: int
     max_nodes: int
@@ -98,6 +100,8 @@ class ExistingSubnetPlan:
 
     subnet_id: str
     zone: str
+    control_plane: bool = True
+    """Whether EKS places control-plane interfaces in this zone; nodes may run in it either way."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -168,6 +168,7 @@ def eks(**fields: Any) -> EksPlan:
         "log_retention_days": 30,
         "addons": addons(),
         "system": SystemGroupPlan(
+            zones=("us-east-1a", "us-east-1b"),
             instance_type="m7i.xlarge",
             min_nodes=2,
             max_nodes=4,

@@ -128,9 +128,9 @@ def test_up_and_preview(pulumi: list[list[str]]) -> None:
     assert run("prod", deploy.DeployOptions(preview=True, scope="all", yes=True, skip_checks=False), pulumi) == OK
     assert run("prod", deploy.DeployOptions(preview=False, scope="all", yes=True, skip_checks=False), pulumi, 1) == 1
     assert pulumi == [
-        ["up", "--stack", "prod"],
-        ["preview", "--stack", "prod"],
-        ["up", "--stack", "prod", "--yes"],
+        ["up", "--stack", "prod", "--refresh"],
+        ["preview", "--stack", "prod", "--refresh"],
+        ["up", "--stack", "prod", "--refresh", "--yes"],
     ]
 
 

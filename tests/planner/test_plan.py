@@ -130,7 +130,7 @@ def test_subnets_do_not_overlap_and_lie_in_the_vpc():
 def test_groups_are_counted_whole_on_one_rung():
     plan = planned("prod")
     started = dict(nodes_at_start(plan.pool("h100"), plan.models))
-    assert started == {"h100-capacity-block": 2, "h100-spot": 0, "h100-on-demand": 0}
+    assert started == {"h100-block-9abcdef0": 2, "h100-spot": 0, "h100-on-demand": 0}
 
 
 def test_a_mirror_changes_every_chart_and_image(tmp_path):

@@ -89,7 +89,7 @@ LEADER = "spec/leaderWorkerTemplate/leaderTemplate/spec/containers/0"
         ),
         (
             "no-placement-group-in-capacity-block",
-            of(":LaunchTemplate", "pool-h100-capacity"),
+            of(":LaunchTemplate", "pool-h100-block"),
             with_(placement={"groupName": "mine"}),
         ),
         ("api-endpoint-not-open", of(":Cluster", "cluster-eks"), deep("vpcConfig/publicAccessCidrs", ["0.0.0.0/0"])),

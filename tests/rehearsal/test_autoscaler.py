@@ -69,27 +69,27 @@ def case() -> Case:
 
 def test_a_node_comes_after_its_boot_and_not_before(case: Case) -> None:
     case.kube.create(PODS, gpu_pod("a"))
-    assert case.look() == case.now + case.boot("h100-capacity-block")
-    case.look(case.boot("h100-capacity-block") - 1)
+    assert case.look() == case.now + case.boot("h100-block-9abcdef0")
+    case.look(case.boot("h100-block-9abcdef0") - 1)
     assert case.nodes() == []
     case.look(1)
-    assert case.nodes() == ["h100-capacity-block-1"]
+    assert case.nodes() == ["h100-block-9abcdef0-1"]
 
 
 def test_a_pod_that_has_asked_does_not_ask_again(case: Case) -> None:
     case.kube.create(PODS, gpu_pod("a"))
     for _ in range(5):
         case.look(1)
-    case.look(case.boot("h100-capacity-block"))
-    assert case.nodes() == ["h100-capacity-block-1"]
+    case.look(case.boot("h100-block-9abcdef0"))
+    assert case.nodes() == ["h100-block-9abcdef0-1"]
 
 
 def test_small_pods_share_a_node() -> None:
     case = Case()
     case.kube.add(PODS, [gpu_pod("a", gpus=4), gpu_pod("b", gpus=4), gpu_pod("c", gpus=4)])
     case.look()
-    case.look(case.boot("h100-capacity-block"))
-    assert case.nodes() == ["h100-capacity-block-1", "h100-capacity-block-2"]
+    case.look(case.boot("h100-block-9abcdef0"))
+    assert case.nodes() == ["h100-block-9abcdef0-1", "h100-block-9abcdef0-2"]
 
 
 def test_pods_of_a_group_get_nodes_of_one_rung() -> None:
@@ -100,7 +100,7 @@ def test_pods_of_a_group_get_nodes_of_one_rung() -> None:
     case.kube.add(PODS, [gpu_pod("a", group="0"), gpu_pod("b", group="0")])
     case.look()
     case.look(case.boot("h100-spot"))
-    assert case.nodes() == ["h100-capacity-block-1", "h100-spot-1", "h100-spot-2"]
+    assert case.nodes() == ["h100-block-9abcdef0-1", "h100-spot-1", "h100-spot-2"]
 
 
 def test_the_rest_of_a_group_follows_its_first_pod() -> None:
@@ -115,17 +115,17 @@ def test_the_rest_of_a_group_follows_its_first_pod() -> None:
 
 
 def test_a_rung_without_capacity_backs_off_and_the_next_takes_over() -> None:
-    case = Case(capacity={"h100-capacity-block": 0})
+    case = Case(capacity={"h100-block-9abcdef0": 0})
     case.kube.create(PODS, gpu_pod("a"))
     case.look()
     case.look(FAILURE_SECONDS)
-    assert case.autoscaler.no_capacity == {"h100-capacity-block": 1}
+    assert case.autoscaler.no_capacity == {"h100-block-9abcdef0": 1}
     case.look(case.boot("h100-spot"))
     assert case.nodes() == ["h100-spot-1"]
 
 
 def test_a_pod_waits_with_its_reason_and_gets_its_node_when_there_is_one() -> None:
-    rungs = ("h100-capacity-block", "h100-spot", "h100-on-demand")
+    rungs = ("h100-block-9abcdef0", "h100-spot", "h100-on-demand")
     case = Case(capacity=dict.fromkeys(rungs, 0))
     case.kube.create(PODS, gpu_pod("a"))
     case.look()

@@ -76,13 +76,13 @@ def test_a_job_waits_for_its_claim_and_comes_before_its_pods() -> None:
     jobs = {record.name: record for record in world.of_type(JOB)}
     for job in jobs.values():
         assert claim in job.depends_on
-    job = jobs["warm-deepseek-r1-56d4cbbb-job"]
+    job = jobs["warm-deepseek-r1-2162-56d4cbbb-job"]
     (pods,) = [record for record in world if record.name == "deepseek-r1-workload"]
     assert job.urn in pods.depends_on
 
 
 def test_wrong_bytes_fail_the_job_at_once() -> None:
-    job = manifest(serve(stack_plan("prod"))[JOB, "warm-deepseek-r1-56d4cbbb-job"])
+    job = manifest(serve(stack_plan("prod"))[JOB, "warm-deepseek-r1-2162-56d4cbbb-job"])
     first, second = job["spec"]["podFailurePolicy"]["rules"]
     assert first["onExitCodes"]["values"] == [warm_up.EXIT_BROKEN]
     (container,) = job["spec"]["template"]["spec"]["containers"]
