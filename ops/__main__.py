@@ -6,7 +6,10 @@ import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
-import typer
+try:
+    import typer
+except ModuleNotFoundError:  # the packages are in .venv alone
+    sys.exit("error: the packages are not installed for this Python\n  help: `make setup`, then .venv/bin/python -m ops")
 
 app = typer.Typer(
     help="Verbs beside pulumi. Exit codes: 0 fine, 1 findings, 2 usage or stack file, 3 environment.",
@@ -73,13 +76,20 @@ def rehearse(
         list[str] | None, typer.Option(help="Machines that can be had, `<rung>=<nodes>`; `all=0` for none.")
     ] = None,
     crd_dir: Annotated[Path | None, typer.Option(envvar="CRD_DIR", help="Upstream's CRDs.")] = None,
-    port: Annotated[int | None, typer.Option(help="Port of the API server; a free one if none.")] = None,
+    charts_dir: Annotated[
+        Path | None, typer.Option(help="Real charts to install, `<name>-<version>` each; others are stood in for.")
+    ] = None,
+    port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="Port of the API server; a free one if none.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Build a stack against a real control plane on this machine, without an AWS account."""
     from ops.rehearse import RehearseOptions, show_rehearsal
 
-    options = RehearseOptions(engine=engine, inject=inject, capacity=capacity or [], crd_dir=crd_dir, port=port)
+    options = RehearseOptions(
+        engine=engine, inject=inject, capacity=capacity or [], crd_dir=crd_dir, charts_dir=charts_dir, port=port
+    )
     raise typer.Exit(show_rehearsal(stack, options, as_json=as_json))
 
 

@@ -27,6 +27,8 @@ class RehearseOptions:
     capacity: list[str]
     """`<rung>=<nodes>`; `all=0` for every rung that is not named."""
     crd_dir: Path | None
+    charts_dir: Path | None = None
+    """Real charts; those of `charts.mirror` where that is a directory and this is left out."""
     port: int | None
 
 
@@ -57,6 +59,7 @@ def run(stack: str, options: RehearseOptions) -> Report:
         inject=options.inject,
         capacity=capacity_of(stack, options.capacity),
         crd_dir=options.crd_dir,
+        charts_dir=options.charts_dir,
         port=options.port,
         progress=lambda line: err.print(line, markup=False, highlight=False, soft_wrap=True),
     )

@@ -29,6 +29,8 @@ class Runner:
     annotations: Mapping[str, str]
     spec: Mapping[str, Any]
     """A pod's specification."""
+    from_chart: bool = False
+    """Whether helm made it."""
 
 
 class Snapshot:
@@ -115,4 +117,5 @@ def _runner(subject: str, item: Json, template: Mapping[str, Any]) -> Runner:
         labels=metadata.get("labels", {}),
         annotations=metadata.get("annotations", {}),
         spec=template["spec"],
+        from_chart="meta.helm.sh/release-name" in item["metadata"].get("annotations", {}),
     )

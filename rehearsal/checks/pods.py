@@ -14,6 +14,8 @@ from rehearsal.snapshot import Runner, Snapshot
 _MOVING_TAGS: Final = {"latest", "main", "master", "nightly", "dev", ""}
 # Kubernetes makes these on every cluster, and names them without creating an object first.
 _BUILT_IN_PRIORITIES: Final = {"system-node-critical", "system-cluster-critical"}
+# Controllers write these when they run, which nothing does here: KEDA's certificates (`--enable-cert-rotation`).
+_MADE_AT_RUN_TIME: Final = {("keda", "kedaorg-certs")}
 _WAYS: Final = ("httpGet", "tcpSocket", "grpc")
 _PROBES: Final = ("startupProbe", "readinessProbe", "livenessProbe")
 
@@ -25,21 +27,20 @@ def names_that_exist(snapshot: Snapshot, plan: Plan) -> Iterator[Finding]:  # no
             found = snapshot.get(reference.kind, runner.namespace, reference.name)
             what = f"{reference.kind} {runner.namespace}/{reference.name}"
             if found is None:
-                yield Finding(
-                    check=reference.kind.lower(),
-                    subject=runner.subject,
-                    field=reference.field,
-                    problem=f"{what} does not exist",
-                    remedy="create it, or declare it in the stack file's secrets",
-                )
+                if (runner.namespace, reference.name) in _MADE_AT_RUN_TIME:
+                    continue
+                problem, remedy = f"{what} does not exist", "create it, or declare it in the stack file's secrets"
             elif reference.key and reference.key not in {**found.get("data", {}), **found.get("binaryData", {})}:
-                yield Finding(
-                    check=reference.kind.lower(),
-                    subject=runner.subject,
-                    field=reference.field,
-                    problem=f"{what} has no key `{reference.key}`",
-                    remedy="add the key, or name the right one",
-                )
+                problem, remedy = f"{what} has no key `{reference.key}`", "add the key, or name the right one"
+            else:
+                continue
+            yield Finding(
+                check=reference.kind.lower(),
+                subject=runner.subject,
+                field=reference.field,
+                problem=problem,
+                remedy=remedy,
+            )
 
 
 def planned_secrets_exist(snapshot: Snapshot, plan: Plan) -> Iterator[Finding]:
@@ -93,13 +94,15 @@ def pinned_images(snapshot: Snapshot, plan: Plan) -> Iterator[Finding]:  # noqa:
 
 
 def probe_ports(snapshot: Snapshot, plan: Plan) -> Iterator[Finding]:  # noqa: ARG001
-    """A probe asks a port that its container declares."""
+    """A probe asks a port that its container declares; charts of others may ask an undeclared one by number."""
     for runner in snapshot.runners:
         for path, container in containers(runner.spec):
             for name in _PROBES:
                 probe: dict[str, dict[str, Any]] = container.get(name, {})
                 port = next((probe[way]["port"] for way in _WAYS if way in probe), None)
-                if port is not None and port not in port_names(container):
+                if port is None or (runner.from_chart and isinstance(port, int)):
+                    continue
+                if port not in port_names(container):
                     yield Finding(
                         check="probe",
                         subject=runner.subject,
