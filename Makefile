@@ -72,8 +72,8 @@ destroy: $(STAMP) ## drain, then pulumi destroy of STACK, then what is left; ask
 	pulumi destroy --stack $(STACK)
 	$(PY) -m ops leaks --stack $(STACK)
 
-stage: $(STAMP) ## bring the weights of MODEL to the bucket of STACK, resumable and checked
-	$(PY) -m ops models stage --stack $(STACK) --model $(MODEL)
+stage: $(STAMP) ## bring the weights of MODEL (all if none) to the bucket of STACK, resumable and checked
+	$(PY) -m ops models stage --stack $(STACK) $(if $(MODEL),--model $(MODEL))
 
 wait: $(STAMP) ## wait until the models of STACK serve, telling what each waits for
 	$(PY) -m ops wait --stack $(STACK)

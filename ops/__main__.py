@@ -9,7 +9,8 @@ from typing import Annotated, Literal
 try:
     import typer
 except ModuleNotFoundError:  # the packages are in .venv alone
-    sys.exit("error: the packages are not installed for this Python\n  help: `make setup`, then .venv/bin/python -m ops")
+    sys.stderr.write("error: this Python lacks the packages\n  help: `make setup`, then .venv/bin/python -m ops\n")
+    sys.exit(3)
 
 app = typer.Typer(
     help="Verbs beside pulumi. Exit codes: 0 fine, 1 findings, 2 usage or stack file, 3 environment.",
