@@ -78,9 +78,9 @@ def model_targets(plan: Plan) -> tuple[str, ...]:
 
 
 def blockers(plan: Plan) -> list[Check]:
-    """What no `up` survives: placeholders in the stack file, no credentials, a caller who will be locked out."""
+    """What no `up` survives: placeholders, secrets that are not set, no credentials, a caller who will be locked out."""
     file = stack_file(PROJECT_DIRECTORY, plan.stack)
-    checks = list(doctor_local.check_placeholders(file))
+    checks = [*doctor_local.check_placeholders(file), *doctor_local.check_secrets(plan, file)]
     if isinstance(plan.target, EksPlan) and plan.region is not None:
         try:
             checks += doctor_aws.check_admin(doctor_aws.caller(plan.region), plan.target.admins)

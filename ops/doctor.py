@@ -48,7 +48,8 @@ def exit_code(checks: list[Check]) -> int:
 def examine(plan: Plan) -> list[Check]:
     """Every question, this machine's first."""
     checks = [*doctor_local.check_tools(plan), *_machine()]
-    checks += doctor_local.check_placeholders(stack_file(PROJECT_DIRECTORY, plan.stack))
+    file = stack_file(PROJECT_DIRECTORY, plan.stack)
+    checks += [*doctor_local.check_placeholders(file), *doctor_local.check_secrets(plan, file)]
     if isinstance(plan.target, EksPlan) and plan.region is not None:
         checks += examine_account(plan, plan.target, plan.region)
     elif isinstance(plan.target, ExistingClusterPlan):

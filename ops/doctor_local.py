@@ -17,9 +17,11 @@ from typing import Any, cast
 from ops.checks import Check, Status
 from planner import Plan
 from planner.plan import EksPlan
+from rehearsal.injections import planned_secrets
 from settings.errors import Path as SettingsPath
 from settings.errors import Problem
 from settings.load import place, read
+from settings.secrets import PulumiSecret
 
 Ask = Callable[[list[str]], str | None]
 """Runs a command and returns what it printed; None where there is no such program or it failed."""
@@ -202,6 +204,22 @@ def check_placeholders(stack_file: Path) -> Iterator[Check]:
             detail=f"{where} {problem.dotted()}: {problem.message}",
             fix=problem.help,
         )
+
+
+def check_secrets(plan: Plan, stack_file: Path) -> Iterator[Check]:
+    """Secrets that the plan reads from Pulumi's configuration: `up` ends where one is not set."""
+    document = read(stack_file)
+    names = sorted({one.source.name for one in planned_secrets(plan) if isinstance(one.source, PulumiSecret)})
+    for name in names:
+        if {f"{plan.project}:{name}", name} & set(document.config_keys):
+            yield Check(name="secrets", status="ok", detail=f"`{name}` is set")
+        else:
+            yield Check(
+                name="secrets",
+                status="fail",
+                detail=f"{document.file} has no secret `{name}`",
+                fix=f"pulumi config set --secret {name} --stack {plan.stack}",
+            )
 
 
 def _placeholder(value: str) -> Iterator[tuple[str, str]]:

@@ -20,6 +20,7 @@ from ops.checks import Check, asked
 from ops.console import ENVIRONMENT, FINDINGS, OK
 from ops.doctor import examine_account, exit_code
 from ops.quotas import check_quotas, check_reservations, demands
+from planner import load_and_plan
 from planner.plan import EksPlan, ExistingNetworkPlan, ExistingSubnetPlan, Plan
 from tests.factories import ROOT, pool_of, stack_plan
 from tests.stacks import changed
@@ -122,6 +123,15 @@ def test_placeholders_are_found_with_their_line(tmp_path: Path) -> None:
         },
     )
     assert [one.status for one in doctor_local.check_placeholders(mine)] == ["ok"]
+
+
+@pytest.mark.parametrize(("key", "status"), [("inference-platform:apiKey", "ok"), ("inference-platform:other", "fail")])
+def test_secrets_that_are_not_set_are_told(tmp_path: Path, key: str, status: str) -> None:
+    source = {"kind": "pulumi", "name": "apiKey"}
+    file = changed(tmp_path, "dev", {"models.0.api_key": source, f"/{key}": {"secure": "v1:abc"}})
+    found = only(list(doctor_local.check_secrets(load_and_plan(file)[1], file)), "secrets")
+    assert found.status == status
+    assert status == "ok" or "config set --secret apiKey --stack dev" in str(found.fix)
 
 
 # --- The caller -----------------------------------------------------------------------------------------------------
