@@ -78,7 +78,7 @@ def model_targets(plan: Plan) -> tuple[str, ...]:
 
 
 def blockers(plan: Plan) -> list[Check]:
-    """What no `up` survives: placeholders, secrets that are not set, no credentials, a caller who will be locked out."""
+    """What no `up` survives: placeholders, unset secrets, no credentials, a caller who will be locked out."""
     file = stack_file(PROJECT_DIRECTORY, plan.stack)
     checks = [*doctor_local.check_placeholders(file), *doctor_local.check_secrets(plan, file)]
     if isinstance(plan.target, EksPlan) and plan.region is not None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from planner import StackFileError, load_and_plan
-from settings.load import EXAMPLES
+from settings.messages import EXAMPLES
 from settings.root import Settings
 from tests.stacks import changed
 
