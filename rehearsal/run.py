@@ -46,7 +46,7 @@ from rehearsal.report import (
     pool_uses,
 )
 from rehearsal.snapshot import Snapshot
-from rehearsal.stack_copy import copy_stack_file
+from rehearsal.stack_copy import copy_stack_file, own_charts
 from rehearsal.stages import pod_stages
 from rehearsal.standins import StandIns
 
@@ -276,7 +276,7 @@ class _Rehearsal:
             [catalog.versions.charts[name] for name in self._plan.charts],
             catalog.crds,
             crd_dir=crd_dir,
-            real_charts=self._options.charts_dir or self._own_charts(),
+            real_charts=self._options.charts_dir or own_charts(self._plan, PROJECT_DIRECTORY),
         )
         self._facts.add("upstream CRDs" if crd_dir else "permissive CRDs")
         self._facts |= {"real charts"} if mirror.real else set()
@@ -286,12 +286,6 @@ class _Rehearsal:
         if self._world.unknown_field:
             forget_field(mirror.directory)
         return mirror.directory
-
-    def _own_charts(self) -> Path | None:
-        """The stack file's own mirror, where it is a directory."""
-        named = {chart.directory for chart in self._plan.charts.values() if chart.directory}
-        found = [path for name in named if (path := PROJECT_DIRECTORY / name).is_dir()]
-        return found[0] if found else None
 
     def _control_plane(self, made: Binaries) -> ControlPlane:
         return ControlPlane.start(

@@ -49,3 +49,9 @@ def _without_secret(value: Any) -> Any:
         mapping = cast("Mapping[str, Any]", value)
         return STAND_IN_VALUE if "secure" in mapping else {name: _without_secret(one) for name, one in mapping.items()}
     return [_without_secret(one) for one in cast("list[Any]", value)] if isinstance(value, list) else value
+
+
+def own_charts(plan: Plan, project: Path) -> Path | None:
+    """The stack file's own mirror of charts, where it is a directory; the copy names the rehearsal's instead."""
+    named = {chart.directory for chart in plan.charts.values() if chart.directory}
+    return next((path for name in named if (path := project / name).is_dir()), None)
