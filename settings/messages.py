@@ -109,7 +109,7 @@ def _type_words(detail: ErrorDetails, value: Any) -> tuple[str, str | None]:
     if kind in {"int_parsing", "int_type", "int_from_float"}:
         return f"{_shown(value)} must be a valid integer", "write digits alone, without unit or separators"
     if kind == "invalid_key":
-        return f"key `{detail['loc'][-2]}` must be a word", "put it in quotes"
+        return "keys must be words", "put a key that is a number in quotes, or remove it"
     message = detail["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
     return f"{_shown(value)} must be {message}" if detail["msg"].startswith("Input should") else message, None
 

@@ -20,6 +20,7 @@ BAD: list[tuple[str, str, dict[str, Any], str, str]] = [
     ("a word or a mapping", "dev", {"models.0.layout": 4}, "models[0].layout", "auto, a mapping of data, expert, pipeline, tensor"),
     ("a secret in plain", "dev", {"models.0.api_key": "abc"}, "models[0].api_key", "its keys: kind"),
     ("a list that is a word", "dev", {"target.admins": "me"}, "target.admins", "must be a list"),
+    ("a key that is a number", "dev", {"5": 1}, "[5]", "must be words"),
     ("an empty list", "dev", {"target.admins": []}, "target.admins", "at least 1"),
     ("a version without quotes", "dev", {"target.kubernetes_version": 1.35}, "target.kubernetes_version", "quotes"),
     ("a bare off", "dev", {"protection": False}, "protection", "quotes"),
