@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ops.console import FINDINGS, OK, PROJECT_DIRECTORY, USAGE, err, out, print_json, table
+from ops.console import OK, PROJECT_DIRECTORY, USAGE, err, out, print_json, table
 from planner import Plan, StackFileError, load_and_plan
 from planner.plan import CostPlan, EksPlan, ModelPlan
 from settings.load import stack_file
@@ -161,4 +161,4 @@ def check(stacks: list[str], *, as_json: bool) -> int:
             out.print(f"{stack}: fine, worst month {plan.cost.peak_usd_per_month:,.0f} $")
     if as_json:
         print_json(results)
-    return OK if all(result["ok"] for result in results) else FINDINGS
+    return OK if all(result["ok"] for result in results) else USAGE

@@ -170,9 +170,10 @@ def _pool(pool: PoolPlan) -> Iterator[CostLine]:
     for rung in pool.rungs:
         # A capacity block is prepaid: it costs the same whether its nodes run or not.
         floor = rung.max_nodes if rung.kind == "capacity_block" else rung.min_nodes
+        count = f"{floor}, prepaid," if rung.kind == "capacity_block" else f"{floor} to {rung.max_nodes}"
         yield CostLine(
             item=f"Pool {pool.name}",
-            detail=f"{rung.kind.replace('_', ' ')}, {floor} to {rung.max_nodes} x {pool.hardware.instance_type}",
+            detail=f"{rung.kind.replace('_', ' ')}, {count} x {pool.hardware.instance_type}",
             idle_usd_per_hour=rung.usd_per_node_hour * floor,
             peak_usd_per_hour=rung.usd_per_node_hour * rung.max_nodes,
             source=rung.price_note,

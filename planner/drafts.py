@@ -225,7 +225,8 @@ def _layout_problems(model: Model, card: ModelCard, node: Node) -> list[tuple[st
     found: list[tuple[str, str, str]] = []
     reason = tensor_problem(card, layout.tensor)
     if reason:
-        legal = ", ".join(map(str, legal_tensor_degrees(card, max(16, layout.tensor))))
+        most = max(16, layout.tensor) if node.gdr else node.gpus
+        legal = ", ".join(map(str, legal_tensor_degrees(card, most)))
         found.append(("tensor", reason, f"degrees that divide: {legal}"))
     ranks = layout.tensor * layout.pipeline
     if ranks > node.gpus and not reason:
@@ -238,7 +239,7 @@ def _layout_problems(model: Model, card: ModelCard, node: Node) -> list[tuple[st
                 (
                     "tensor",
                     f"{ranks} ranks need more than one {node.name}, which has no GPUDirect RDMA between nodes",
-                    f"stay within {node.gpus} GPUs, or use p4d, p5, p5e, p5en or p6",
+                    f"stay within the {node.gpus} GPU(s) of one node, or use p4d, p5, p5e, p5en or p6",
                 )
             )
     if layout.pipeline > card.layers:

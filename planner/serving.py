@@ -221,6 +221,11 @@ def _check_lws_replicas(sketch: Draft, pool: PoolPlan, findings: Findings) -> No
         )
     elif layout.nodes > 1:
         _remark_on_groups(sketch, pool, findings)
+    elif per_node * pool.max_nodes < replicas.max and per_node * pool.max_nodes >= replicas.min:
+        findings.remark(
+            f"models[{sketch.index}]",
+            f"`{pool.name}` has room for {per_node * pool.max_nodes} of {replicas.max} replicas",
+        )
     elif per_node * pool.max_nodes < replicas.min:
         findings.problem(
             (*sketch.path, "replicas", "min"),

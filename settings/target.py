@@ -2,11 +2,29 @@
 
 from __future__ import annotations
 
+import ipaddress
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from settings.base import Arn, Ipv4Cidr, Section, WrongValueError
+
+# Ranges that EKS refuses in publicAccessCidrs. Source: RFC 1918, RFC 6598, RFC 3927, RFC 1122.
+_NEVER_PUBLIC = tuple(
+    ipaddress.IPv4Network(text)
+    for text in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "169.254.0.0/16", "127.0.0.0/8")
+)
+
+
+def _network(cidr: str, index: int) -> ipaddress.IPv4Network:
+    try:
+        return ipaddress.IPv4Network(cidr)
+    except ValueError as error:
+        raise WrongValueError(
+            f"`{cidr}` is not a network: {str(error).removeprefix(f'{cidr} ')}",
+            help="write the first address of the range, as in 203.0.113.0/24, or one address with /32",
+            at=(index,),
+        ) from None
 
 
 class PublicAndPrivateEndpoint(Section):
@@ -20,7 +38,14 @@ class PublicAndPrivateEndpoint(Section):
     @classmethod
     def _not_the_world(cls, cidrs: list[str]) -> list[str]:
         for index, cidr in enumerate(cidrs):
-            if int(cidr.rsplit("/", 1)[1]) < 8:
+            network = _network(cidr, index)
+            if any(network.subnet_of(private) for private in _NEVER_PUBLIC):
+                raise WrongValueError(
+                    f"{cidr} is a private range, which never reaches a public endpoint: EKS refuses it",
+                    help="name the public address that your office or runner comes from, such as 203.0.113.0/24",
+                    at=(index,),
+                )
+            if network.prefixlen < 8:
                 raise WrongValueError(
                     f"{cidr} opens the API server to the internet",
                     help="name the address range of your office, VPN or runner, such as 203.0.113.0/24",

@@ -29,6 +29,8 @@ BAD: list[tuple[str, str, dict[str, Any], str, str]] = [
     ("unknown key at the top", "dev", {"modells": []}, "modells", "did you mean `models`"),
     ("wrong type", "dev", {"models.0.context_tokens": "many"}, "models[0].context_tokens", "valid integer"),
     ("open to the world", "dev", {"target.endpoint.admin_cidrs": ["0.0.0.0/0"]}, "target.endpoint.admin_cidrs[0]", "office"),
+    ("private range at the public endpoint", "dev", {"target.endpoint.admin_cidrs": ["10.0.0.0/8"]}, "target.endpoint.admin_cidrs[0]", "EKS refuses"),
+    ("range with host bits", "dev", {"target.endpoint.admin_cidrs": ["203.0.113.7/24"]}, "target.endpoint.admin_cidrs[0]", "host bits"),
     ("an admin that is no role", "dev", {"target.admins": ["arn:aws:sts::111122223333:assumed-role/a/b"]}, "target.admins[0]", "role"),
     ("private endpoint nobody reaches", "dev", {"target.endpoint": {"access": "private"}}, "target.endpoint", "transit gateway"),
     ("unknown kubernetes", "dev", {"target.kubernetes_version": "1.12"}, "target.kubernetes_version", "supported"),
