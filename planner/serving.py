@@ -22,6 +22,7 @@ from planner.plan import (
     CachePlan,
     ContainerPlan,
     DrainPlan,
+    LayoutPlan,
     LoadPlan,
     ModelPlan,
     PoolPlan,
@@ -33,7 +34,7 @@ from planner.plan import (
 )
 from planner.problems import Findings
 from planner.scaling import plan_scaling
-from planner.speed import knee_concurrency
+from planner.speed import NodeLink, knee_concurrency
 from settings.root import Settings
 from settings.secrets import KubernetesSecret
 
@@ -86,6 +87,7 @@ def plan_model(
         precision=_matrix_precision(sketch),
         tensor=layout.tensor,
         pipeline=layout.pipeline,
+        between=_link(layout, pool),
     )
     if knee == 0:
         findings.problem(
@@ -336,6 +338,12 @@ def _ray(sketch: Draft, request: EngineRequest, scaling: ScalingPlan) -> RayPlan
 
 def _round_down(count: int) -> int:
     return count if count < 16 else count // 8 * 8
+
+
+def _link(layout: LayoutPlan, pool: PoolPlan) -> NodeLink | None:
+    """The network that sums cross: only where tensor parallel ranks span nodes; pipeline stages send little."""
+    nodes = layout.tensor // layout.gpus_per_node
+    return NodeLink(nodes=nodes, gbps=pool.hardware.network_gbps) if nodes > 1 else None
 
 
 def _matrix_precision(sketch: Draft) -> Literal["bf16", "fp8"]:

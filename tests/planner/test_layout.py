@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from catalog.load import load
 from planner.layout import candidates, choose, fit, legal_tensor_degrees, node_of, tensor_problem
 from planner.memory import Serving, attention_params_billion, budget
+from planner.speed import NodeLink, decode_step_ms
 from settings.serving import Layout
 
 CATALOG = load()
@@ -132,3 +133,24 @@ def test_more_memory_never_makes_a_fit_worse(card, tensor, small, more):
         card, replace(gpu, memory_mib=int((small + more) * 1024)), serving(card), tensor=tensor, pipeline=1, data=1
     )
     assert high.kv_tokens >= low.kv_tokens
+
+
+def test_tensor_parallel_over_nodes_pays_for_the_network():
+    """R1 over 16 H100: 61 layers x two sums x at least EFA's latency, more on a slower network."""
+    gpu = CATALOG.gpus["H100"]
+
+    def step(between):
+        return decode_step_ms(
+            R1,
+            gpu,
+            weights_gb=43,
+            kv_bytes_per_token=70272,
+            batch=32,
+            tokens=16384,
+            precision="fp8",
+            tensor=16,
+            between=between,
+        )
+
+    inside, fast, slow = step(None), step(NodeLink(nodes=2, gbps=3200)), step(NodeLink(nodes=2, gbps=400))
+    assert inside + 61 * 2 * 0.050 * 0.9 < fast < slow
