@@ -18,6 +18,7 @@ from rehearsal.engines.values import Properties
 
 # The provider's default (helm_release.go: defaultTimeoutSeconds); the rehearsal has no slow image to pull.
 _TIMEOUT_SECONDS: Final = 300
+_LONGEST_WAIT_SECONDS: Final = 150
 _FLAGS: Final[Mapping[str, str]] = {
     "atomic": "--atomic",
     "cleanupOnFail": "--cleanup-on-fail",
@@ -76,7 +77,8 @@ class Helm:
             HelmError: helm's own message.
         """
         namespace = str(declared.get("namespace") or "default")
-        timeout = int(declared.get("timeout") or _TIMEOUT_SECONDS)
+        # On simulated nodes pods are ready within seconds: what is not by then never will be.
+        timeout = min(int(declared.get("timeout") or _TIMEOUT_SECONDS), _LONGEST_WAIT_SECONDS)
         command = ["upgrade", "--install", name, *self._chart(declared), "--namespace", namespace, "--output", "json"]
         command += [flag for key, flag in _FLAGS.items() if declared.get(key)]
         if not declared.get("skipAwait"):
