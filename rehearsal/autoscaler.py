@@ -78,10 +78,11 @@ class Autoscaler:
         return len(made)
 
     def set_capacity(self, capacity: Mapping[str, int]) -> None:
-        """Change what can be had from now on; forgets every back-off."""
+        """Change what can be had from now on; forgets every back-off, and why pods waited: that may hold no longer."""
         with self._lock:
             self._capacity = dict(capacity)
             self._backoff.clear()
+            self.waiting = {}
 
     def reconcile(self, caches: Caches, now: float) -> float | None:
         """Hand over machines that are due and ask for what pending pods need."""

@@ -137,6 +137,7 @@ def test_a_pod_waits_with_its_reason_and_gets_its_node_when_there_is_one() -> No
     case.look(BACKOFF_SECONDS)
     assert case.autoscaler.waiting["inference", "a"] == reason
     case.autoscaler.set_capacity({})
+    assert case.autoscaler.waiting == {}  # else a look at once would take it for stuck for good
     case.look(FAILURE_SECONDS)  # the question that was under way is still answered with no
     case.look(case.boot("h100-spot"))
     assert case.nodes() == ["h100-spot-1"]
