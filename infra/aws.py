@@ -19,7 +19,7 @@ from infra.network import Network, NetworkArgs, NetworkOutputs, existing_network
 from infra.node_groups import GpuPool, GpuPoolArgs, NodeHome, NodeRole, SystemNodes, SystemNodesArgs
 from infra.providers import Account
 from infra.weights import Weights, WeightsArgs
-from planner.plan import CreatedNetworkPlan, EksPlan, ExistingNetworkPlan, Plan
+from planner.plan import EksPlan, ExistingNetworkPlan, Plan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -186,14 +186,13 @@ class _Layer:
         return Network("network", args, self._options).outputs
 
     def _cluster(self, network: NetworkOutputs, key_arn: pulumi.Output[str]) -> Cluster:
-        connected = self._plan.network.connection_cidrs if isinstance(self._plan.network, CreatedNetworkPlan) else ()
         return Cluster(
             "cluster",
             ClusterArgs(
                 plan=self._target,
                 account=self._account,
                 subnet_ids=[network.private_subnets[zone] for zone in network.control_plane_zones],
-                private_cidrs=tuple(dict.fromkeys((*self._target.private_cidrs, *connected))),
+                private_cidrs=self._target.private_cidrs,
                 key_arn=key_arn,
                 protect=self._plan.protect_cluster,
                 after=network.egress,

@@ -63,7 +63,7 @@ def legal_tensor_degrees(card: ModelCard, limit: int) -> list[int]:
     return [t for t in range(1, limit + 1) if tensor_problem(card, t) is None]
 
 
-def place(node: Node, layout: Layout | LayoutPlan) -> tuple[int, int]:
+def place(node: Node, layout: Layout) -> tuple[int, int]:
     """(nodes, GPUs a node) that tensor x pipeline ranks take, filling nodes one after the other."""
     ranks = layout.tensor * layout.pipeline
     if ranks <= node.gpus:

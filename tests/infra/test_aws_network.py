@@ -20,7 +20,9 @@ ATTACHMENT = "aws:ec2transitgateway/vpcAttachment:VpcAttachment"
 
 
 def world_of(network: CreatedNetworkPlan) -> World:
-    return deploy(lambda: declare(plans.plan(network=network, pools=())))
+    # As the planner does it: who is connected reaches the private endpoint.
+    target = plans.eks(private_cidrs=network.connection_cidrs)
+    return deploy(lambda: declare(plans.plan(network=network, target=target, pools=())))
 
 
 @pytest.fixture(scope="module")

@@ -166,3 +166,19 @@ def test_what_prometheus_wrote_is_kept_like_other_data(protection, kept, tmp_pat
     """`none` promises that a destroy leaves nothing; a retained volume would be billed for ever."""
     plan = load_and_plan(changed(tmp_path, "dev", {"protection": protection}))[1]
     assert (plan.observability.storage_class == RETAINED_STORAGE_CLASS) == kept == plan.protect_data
+
+
+def test_who_is_connected_reaches_the_private_endpoint(tmp_path):
+    connection = {"transit_gateway": "tgw-0123456789abcdef0", "cidrs": ["172.16.0.0/16"]}
+    plan = load_and_plan(
+        changed(
+            tmp_path,
+            "dev",
+            {
+                "network.connection": connection,
+                "target.endpoint": {"access": "private", "admin_cidrs": ["192.168.0.0/24", "172.16.0.0/16"]},
+            },
+        )
+    )[1]
+    assert plan.target.private_cidrs == ("172.16.0.0/16", "192.168.0.0/24")
+    assert plan.target.public_cidrs == ()
