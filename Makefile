@@ -16,7 +16,7 @@ STAMP := $(VENV)/.installed
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-10s %s\n", $$1, $$2}'
 
-$(STAMP): requirements.txt requirements-dev.txt
+$(STAMP): requirements.txt requirements-simulation.txt requirements-dev.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "error: Python 3.11 or newer is needed, this is %d.%d\n  help: make PYTHON=python3.12 ..." % sys.version_info[:2])'
 	@echo "making $(VENV) with the pinned packages: a minute or two"
 	@$(PYTHON) -m venv $(VENV)

@@ -19,6 +19,7 @@ OURS = {
     "rehearsal",
     "ops",
     "program",
+    "simulation",
     "bench",
     "tests",
 }
@@ -31,13 +32,15 @@ ALLOWED = {
     "components": {"components", "infra", "planner", "settings", "catalog"},
     "policy": {"policy", "planner", "settings", "catalog"},
     "rehearsal": {"rehearsal", "planner", "settings", "catalog"},
-    "ops": {"ops", "rehearsal", "planner", "settings", "catalog", "components"},
+    "simulation": {"simulation", "planner", "settings", "catalog"},
+    "ops": {"ops", "rehearsal", "simulation", "planner", "settings", "catalog", "components"},
 }
 # What a layer must not know of the world. `components.scripts` runs inside pods and in `ops` alike: plain Python.
 FORBIDDEN = {
     "settings": {"pulumi_aws", "pulumi_kubernetes", "boto3", "kubernetes"},
     "catalog": {"pulumi", "pulumi_aws", "pulumi_kubernetes", "boto3", "kubernetes"},
     "planner": {"pulumi", "pulumi_aws", "pulumi_kubernetes", "boto3", "kubernetes"},
+    "simulation": {"pulumi", "pulumi_aws", "pulumi_kubernetes", "boto3", "kubernetes"},
     "components": {"boto3", "kubernetes"},
     "infra": {"boto3", "kubernetes"},
 }
