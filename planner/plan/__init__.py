@@ -7,6 +7,7 @@ Memory is in GiB (2^30), weights and disks in GB (10^9) as vendors state them, t
 from __future__ import annotations
 
 from planner.plan.cache import CachePlan, FsxPlan, LoadPlan, VolumeClaimPlan, WeightsPlan
+from planner.plan.explain import Explained, Input
 from planner.plan.models import (
     ContainerPlan,
     CronFloor,
@@ -52,9 +53,11 @@ __all__ = [
     "ExistingClusterPlan",
     "ExistingNetworkPlan",
     "ExistingSubnetPlan",
+    "Explained",
     "Finding",
     "FsxPlan",
     "Hardware",
+    "Input",
     "LayoutPlan",
     "LoadPlan",
     "MemoryBudget",
