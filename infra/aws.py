@@ -89,7 +89,9 @@ class _Layer:
         self._plan = plan
         self._target = target
         region = providers.region_of(plan)
-        self._provider = providers.aws_provider(region, plan.tags)
+        self._provider = providers.aws_provider(
+            region, plan.tags, account_id=target.account_id, profile=plan.aws_profile
+        )
         self._account = providers.account_of(self._provider, region)
         self._options = pulumi.ResourceOptions(providers=[self._provider])
 
@@ -151,6 +153,7 @@ class _Layer:
                 endpoint=cluster.endpoint,
                 certificate_authority=cluster.certificate_authority,
                 region=self._account.region,
+                profile=self._plan.aws_profile,
                 ready=ready,
                 parent=cluster,
             ),

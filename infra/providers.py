@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pulumi
 import pulumi_aws as aws
@@ -36,9 +37,21 @@ def region_of(plan: Plan) -> str:
     return plan.region
 
 
-def aws_provider(region: str, tags: Mapping[str, str]) -> aws.Provider:
-    """The AWS provider of the stack's region; everything it makes carries the tags."""
-    return aws.Provider("aws", region=region, default_tags=aws.ProviderDefaultTagsArgs(tags=dict(tags)))
+def aws_provider(
+    region: str, tags: Mapping[str, str], *, account_id: str | None = None, profile: str | None = None
+) -> aws.Provider:
+    """The AWS provider of the stack's region; everything it makes carries the tags.
+
+    With an `account_id` it refuses the credentials of any other account. It gets the profile from here because an
+    explicit provider reads none of the stack's `aws:` configuration.
+    """
+    return aws.Provider(
+        "aws",
+        region=region,
+        profile=profile,
+        allowed_account_ids=[account_id] if account_id else None,
+        default_tags=aws.ProviderDefaultTagsArgs(tags=dict(tags)),
+    )
 
 
 def account_of(provider: aws.Provider, region: str) -> Account:
@@ -59,6 +72,7 @@ def eks_kubernetes_provider(
     endpoint: pulumi.Input[str],
     certificate_authority: pulumi.Input[str],
     region: str,
+    profile: str | None,
     ready: Sequence[pulumi.Resource],
     parent: pulumi.Resource,
 ) -> k8s.Provider:
@@ -71,7 +85,7 @@ def eks_kubernetes_provider(
     """
     return k8s.Provider(
         "kubernetes",
-        kubeconfig=_kubeconfig(cluster_name, endpoint, certificate_authority, region),
+        kubeconfig=_kubeconfig(cluster_name, endpoint, certificate_authority, region, profile),
         # Not the name or ARN: a replaced cluster has the same ones, but none of the objects. Without an identifier a
         # cosmetic change of the kubeconfig replaces every object (pulumi-kubernetes #4019).
         cluster_identifier=endpoint,
@@ -102,14 +116,17 @@ def _kubeconfig(
     endpoint: pulumi.Input[str],
     certificate_authority: pulumi.Input[str],
     region: str,
+    profile: str | None,
 ) -> pulumi.Output[str]:
     # A command instead of a token: a token would be in the state, and would have expired by the next `up`.
-    command = {
+    command: dict[str, Any] = {
         "apiVersion": "client.authentication.k8s.io/v1beta1",
         "command": "aws",
         "args": ["eks", "get-token", "--cluster-name", cluster_name, "--region", region, "--output", "json"],
         "interactiveMode": "Never",
     }
+    if profile:
+        command["env"] = [{"name": "AWS_PROFILE", "value": profile}]
     return pulumi.Output.json_dumps(
         {
             "apiVersion": "v1",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,10 @@ from settings.load import stack_file
 
 def plan_of(stack: str) -> Plan:
     """The Plan of a stack; raises StackFileError with every problem of its file."""
-    return load_and_plan(stack_file(PROJECT_DIRECTORY, stack))[1]
+    plan = load_and_plan(stack_file(PROJECT_DIRECTORY, stack))[1]
+    if plan.aws_profile:
+        os.environ.setdefault("AWS_PROFILE", plan.aws_profile)  # as `pulumi up` will ask
+    return plan
 
 
 def region_of(plan: Plan) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from planner.plan import Plan
@@ -37,4 +38,4 @@ def plan_document(document: Document, *, stack: str) -> tuple[Settings, Plan]:
             problems = validation.merged(error.problems)
     if problems or validation.settings is None or found is None:
         raise StackFileError(document.file, problems)
-    return validation.settings, found
+    return validation.settings, replace(found, aws_profile=document.aws_profile)

@@ -78,6 +78,7 @@ def plan_target(
     names = [*_ALWAYS, *(["aws-fsx-csi-driver"] if uses_fsx else [])]
     return EksPlan(
         cluster_name=f"{PROJECT}-{stack}"[:100],
+        account_id=target.account_id,
         kubernetes_version=version.name,
         admins=tuple(target.admins),
         public_cidrs=tuple(endpoint.admin_cidrs) if isinstance(endpoint, PublicAndPrivateEndpoint) else (),

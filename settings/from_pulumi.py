@@ -9,7 +9,7 @@ from typing import Any, cast
 import pulumi
 
 from settings.errors import PLATFORM_KEY, Problem, StackFileError
-from settings.load import REGION_KEY, Document, stack_file
+from settings.load import PROFILE_KEY, REGION_KEY, Document, stack_file
 
 
 def current_document(directory: Path) -> Document:
@@ -26,7 +26,9 @@ def current_document(directory: Path) -> Document:
     name = f"Pulumi.{stack}.yaml"
     if not isinstance(platform, Mapping):
         raise StackFileError(name, [Problem(path=(), message=f"has no `{PLATFORM_KEY}`", help="see Pulumi.dev.yaml")])
-    group, key = REGION_KEY.split(":")
+    group, region_key = REGION_KEY.split(":")
+    _, profile_key = PROFILE_KEY.split(":")
+    aws = pulumi.Config(group)
     try:
         text = stack_file(directory, stack).read_text(encoding="utf-8")
     except (StackFileError, OSError):
@@ -34,8 +36,9 @@ def current_document(directory: Path) -> Document:
     return Document(
         file=name,
         platform=cast("Mapping[str, Any]", platform),
-        region=pulumi.Config(group).get(key),
+        region=aws.get(region_key),
         text=text,
+        aws_profile=aws.get(profile_key),
     )
 
 

@@ -16,6 +16,7 @@ from settings.remainder import original, without
 from settings.root import Settings
 
 REGION_KEY = "aws:region"
+PROFILE_KEY = "aws:profile"
 
 _Loader: type[Any] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -30,6 +31,8 @@ class Document:
     region: str | None
     text: str | None
     """The file's text where there is one, for positions."""
+    aws_profile: str | None = None
+    """Profile of the AWS configuration files that the stack is deployed with; whoever calls, where None."""
     config_keys: tuple[str, ...] = ()
     """All keys of `config`, so that a missing flat secret can be told."""
 
@@ -92,6 +95,7 @@ def read(path: FilePath) -> Document:
         platform=cast(Mapping[str, Any], platform),
         region=None if region is None else str(region),
         text=text,
+        aws_profile=None if typed.get(PROFILE_KEY) is None else str(typed[PROFILE_KEY]),
         config_keys=tuple(typed),
     )
 

@@ -88,6 +88,8 @@ class EksTarget(Section):
     kind: Literal["eks"]
     kubernetes_version: str = "1.35"
     """Minor version, quoted, for instance "1.35"."""
+    account_id: Annotated[str, Field(pattern=r"^[0-9]{12}$")] | None = None
+    """The AWS account of this stack, quoted; with credentials of any other account nothing is made."""
     admins: list[Arn] = Field(min_length=1)
     """IAM principals with cluster-admin; the one that runs `pulumi up` must be among them."""
     endpoint: Endpoint

@@ -124,6 +124,8 @@ class Plan:
     """Protect the cluster and the cache too."""
     cost: CostPlan
     findings: tuple[Finding, ...]
+    aws_profile: str | None = None
+    """Profile of the AWS configuration files; None: whatever credentials the caller has."""
 
     def pool(self, name: str) -> PoolPlan:
         """The pool of that name; raises KeyError."""

@@ -45,6 +45,8 @@ class EksPlan:
 
     kind: Literal["eks"] = "eks"
     cluster_name: str
+    account_id: str | None = None
+    """The one account that may be deployed to; None: any."""
     kubernetes_version: str
     admins: tuple[str, ...]
     public_cidrs: tuple[str, ...]

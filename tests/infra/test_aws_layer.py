@@ -102,6 +102,22 @@ def test_the_kubeconfig_asks_for_a_token_and_holds_none(world: World) -> None:
     assert "deleteUnreachable" not in inputs
 
 
+def test_account_and_profile_of_the_stack_bind_both_providers() -> None:
+    base = plans.plan()
+    own = replace(base, aws_profile="platform-prod", target=plans.eks(account_id="111122223333"))
+    bound = deploy(lambda: declare(own))
+    provider = bound["pulumi:providers:aws", "aws"].inputs
+    assert json.loads(provider["allowedAccountIds"]) == ["111122223333"]
+    assert provider["profile"] == "platform-prod"
+    user = json.loads(bound[PROVIDER, "kubernetes"].inputs["kubeconfig"])["users"][0]["user"]
+    assert user["exec"]["env"] == [{"name": "AWS_PROFILE", "value": "platform-prod"}]
+
+
+def test_without_them_any_caller_may_deploy(world: World) -> None:
+    provider = world["pulumi:providers:aws", "aws"].inputs
+    assert not {"allowedAccountIds", "profile"} & set(provider)
+
+
 @pytest.mark.parametrize("name", ["system-nodes", "pool-h100-spot-nodes", "pool-h100-capacity-block-nodes"])
 def test_nodes_wait_for_network_cluster_permissions_and_cni(world: World, name: str) -> None:
     group = world[NODE_GROUP, name]
