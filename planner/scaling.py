@@ -47,6 +47,13 @@ def target_concurrency(model: Model, knee: int) -> int:
     return max(1, math.floor(knee * assumed("knee_share")))
 
 
+def scale_up_replicas(model: Model) -> int:
+    """Replicas added at once: the user's number, or a quarter of the room between the least and the most."""
+    if isinstance(model.autoscaling.scale_up_replicas, int):
+        return model.autoscaling.scale_up_replicas
+    return max(1, math.ceil((model.replicas.max - model.replicas.min) / 4))
+
+
 def plan_scaling(
     model: Model, engine: Engine, *, runtime: str, namespace: str, knee: int, startup_seconds: int, boot_seconds: int
 ) -> ScalingPlan:
@@ -87,8 +94,8 @@ def plan_scaling(
             for f in model.autoscaling.floors
         ),
         polling_seconds=_POLLING_SECONDS,
-        # A quarter of the room at once, again when the first of them can have started.
-        scale_up_pods=max(1, math.ceil((high - low) / 4)),
+        # Again when the first of them can have started.
+        scale_up_pods=scale_up_replicas(model),
         scale_up_period_seconds=min(300, max(60, startup_seconds)),
         scale_down_pods=1,
         scale_down_period_seconds=600,

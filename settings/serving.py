@@ -6,11 +6,15 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from settings import cron
 from settings.base import Name, Section, WrongValueError
 from settings.secrets import GeneratedSecret, SecretSource
 
 CommitSha = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
 """A full commit of the weights' repository: a branch name would change what is served without a change here."""
+
+
+EfaGateMode = Literal["auto", "all_reduce", "provider", "off"]
 
 
 class Layout(Section):
@@ -89,6 +93,32 @@ class ScheduledFloor(Section):
     replicas: int = Field(ge=1, le=200)
     """Replicas at least between start and end."""
 
+    @field_validator("timezone")
+    @classmethod
+    def _known_zone(cls, value: str) -> str:
+        try:
+            cron.zone_of(value)
+        except ValueError as error:
+            raise WrongValueError(str(error), help="for instance `UTC` or `Europe/Berlin`") from None
+        return value
+
+    @field_validator("start", "end")
+    @classmethod
+    def _parses(cls, value: str) -> str:
+        try:
+            cron.parse(value)
+        except ValueError as error:
+            raise WrongValueError(
+                str(error), help="`30 7 * * 1-5` is half past seven from Monday to Friday; Sunday is 0"
+            ) from None
+        return value
+
+    @model_validator(mode="after")
+    def _apart(self) -> ScheduledFloor:
+        if self.start == self.end:
+            raise WrongValueError("start and end are the same", help="KEDA refuses that", at=("end",))
+        return self
+
 
 class Autoscaling(Section):
     """When replicas are added and removed."""
@@ -97,8 +127,10 @@ class Autoscaling(Section):
     """Requests running and waiting for each replica that scaling aims at; from the planned concurrency where `auto`."""
     floors: list[ScheduledFloor] = Field(default_factory=list[ScheduledFloor], max_length=20)
     """Scheduled minimum replicas."""
+    scale_up_replicas: int | Literal["auto"] = "auto"
+    """Replicas added at once; a quarter of the room between min and max where `auto`."""
 
-    @field_validator("target_concurrency")
+    @field_validator("target_concurrency", "scale_up_replicas")
     @classmethod
     def _positive(cls, value: int | str) -> int | str:
         if isinstance(value, int) and value < 1:
@@ -149,6 +181,9 @@ class Model(Section):
     replicas: Replicas = Replicas()
     objectives: Objectives = Objectives()
     autoscaling: Autoscaling = Autoscaling()
+    efa_gate: EfaGateMode = "auto"
+    """What pods of a model over several nodes prove before the engine starts: `all_reduce` that NCCL uses EFA fast,
+    `provider` that devices and libfabric are there; `auto` is the most that the runtime allows."""
     api_key: SecretSource = GeneratedSecret()
     """Key that clients must send."""
     image: Image | None = None

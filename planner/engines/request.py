@@ -43,8 +43,13 @@ class EngineRequest:
 
     @property
     def queue_limit(self) -> int:
-        """Requests that may wait before the engine answers 503: a full batch twice over."""
-        return 2 * self.max_running
+        """Requests that may wait before the engine answers 503."""
+        return queue_limit(self.max_running)
+
+
+def queue_limit(max_running: int) -> int:
+    """Requests that may wait at one replica before its engine answers 503: a full batch twice over."""
+    return 2 * max_running
 
 
 def shared_env(request: EngineRequest) -> list[EnvVar]:
