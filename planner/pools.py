@@ -8,17 +8,16 @@ from dataclasses import dataclass
 from catalog.assumptions import assumed
 from catalog.load import Catalog
 from catalog.types import Gpu, Instance, Price, Region
+from planner.efa import HUGEPAGES_NODE_MIB, efa_interfaces, max_pods
 from planner.layout import Node, node_of
 from planner.naming import GPU_TAINT, NODE_GROUP_PREFIX_LIMIT, POOL_LABEL, RUNG_LABEL, node_group_prefix
-from planner.plan import Hardware, NetworkInterfacePlan, PoolPlan, RungPlan, Taint
+from planner.plan import Hardware, PoolPlan, RungPlan, Taint
 from planner.problems import Findings
 from settings.errors import did_you_mean
 from settings.pools import CapacityBlockRung, ExistingPool, NodeGroupPool, Pool, SpotRung
 
 _GPU_AMI = "AL2023_x86_64_NVIDIA"
 # The root volume holds the OS only where instance-store NVMe takes images and pods; else images go there too.
-# 5128 pages of 2 MiB. Source: EKS user guide, EFA on AL2023 accelerated AMIs.
-_EFA_HUGEPAGES_MIB = 10256
 _ROOT_GIB_WITH_NVME = 100
 _ROOT_GIB_WITHOUT_NVME = 300
 
@@ -127,23 +126,6 @@ def _check_zone(
         )
 
 
-def efa_interfaces(instance: Instance) -> tuple[NetworkInterfacePlan, ...]:
-    """Interfaces of a node whose pods use EFA.
-
-    Card 0 carries IP traffic as well, so it is `efa` (or a plain interface where the card takes no EFA, p6-b300); the
-    other cards are `efa-only`, which burns no addresses. Source: facts-checked rule of DescribeInstanceTypes per-card
-    limits, catalog/instances.yaml.
-    """
-    first = NetworkInterfacePlan(
-        card_index=0, device_index=0, interface_type="interface" if instance.card0_is_ena_only else "efa"
-    )
-    others = (
-        NetworkInterfacePlan(card_index=card, device_index=1, interface_type="efa-only")
-        for card in range(1, instance.network_cards)
-    )
-    return (first, *others)
-
-
 def plan_pool(
     facts: PoolFacts, catalog: Catalog, region: str | None, *, kubernetes_version: str, uses_efa: bool
 ) -> PoolPlan:
@@ -183,11 +165,11 @@ def _hardware(instance: Instance, gpu: Gpu, *, uses_efa: bool) -> Hardware:
         nvlink=instance.nvlink,
         efa_devices=instance.efa_interfaces if uses_efa else 0,
         gdr=instance.gdr,
-        hugepages_mib=_EFA_HUGEPAGES_MIB if uses_efa else 0,
+        hugepages_mib=HUGEPAGES_NODE_MIB if uses_efa else 0,
         network_gbps=instance.network_gbps,
         card0_gbps=instance.card0_gbps,
         nvme_gb=instance.nvme_gb_total,
-        max_pods=instance.max_pods,
+        max_pods=max_pods(instance),
     )
 
 

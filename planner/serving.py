@@ -13,6 +13,7 @@ from catalog.measurements import factors
 from catalog.types import Engine, ModelCard
 from planner.cache import Crowd, medium_of, plan_load
 from planner.drafts import Draft
+from planner.efa import HUGEPAGES_POD_MIB, plan_gate
 from planner.engines import ray, sglang, vllm
 from planner.engines.request import EngineRequest
 from planner.images import mirrored
@@ -42,7 +43,6 @@ _PRE_STOP_SECONDS = 15
 """Endpoints are removed at the same time as SIGTERM is sent: without a pause, requests arrive at a closing server."""
 _DRAIN_SECONDS = 300
 _MAX_RUNNING = 256
-_HUGEPAGES_MIB = 5120
 _PROBE_PERIOD_SECONDS = 10
 _RAY_HEAD_CPU = 2
 _RAY_HEAD_MEMORY_GIB = 8
@@ -96,7 +96,10 @@ def plan_model(
             "raise it, use more GPUs or quantised weights",
         )
         knee = 1
-    startup = startup_seconds(sketch.card, load)
+    gate = plan_gate(
+        model.efa_gate, layout, pool, runtime=sketch.runtime, path=(*sketch.path, "efa_gate"), findings=findings
+    )
+    startup = startup_seconds(sketch.card, load) + (gate.seconds if gate else 0)
     image, carries_efa = _image(sketch, settings, catalog)
     uses_efa = layout.nodes > 1
     if uses_efa and not carries_efa:
@@ -160,6 +163,7 @@ def plan_model(
         api_key=api_key,
         service_port=sketch.engine.port,
         priority_class=SERVING_PRIORITY,
+        efa_gate=gate,
         why=_reasons(sketch, load, knee, pool),
     )
 
@@ -278,7 +282,7 @@ def _container(sketch: Draft, request: EngineRequest, pool: PoolPlan, image: str
         memory_gib=memory,
         gpus=layout.gpus_per_node,
         efa_devices=hardware.efa_devices if request.uses_efa else 0,
-        hugepages_mib=_HUGEPAGES_MIB if request.uses_efa else 0,
+        hugepages_mib=HUGEPAGES_POD_MIB if request.uses_efa else 0,
         shared_memory_gib=shared,
         capabilities=("IPC_LOCK",) if request.uses_efa else (),
         **_probes(request, engine),

@@ -167,6 +167,37 @@ class RayPlan:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EfaGatePlan:
+    """What every pod of a group over several nodes proves before its engine starts: that NCCL talks EFA."""
+
+    mode: Literal["all_reduce", "provider"]
+    """`provider`: devices and libfabric of this node; `all_reduce`: also NCCL's choice and speed over the group."""
+    devices: int
+    """EFA devices that the pod must see."""
+    gpus: int
+    """GPUs of the pod, each a rank of the all-reduce."""
+    nodes: int
+    floor_gb_per_s: float | None
+    """Least bus bandwidth of an all-reduce of 1 GiB; None: the provider alone decides."""
+    floor_note: str
+    gdr: bool
+    """Whether NCCL must report GPUDirect RDMA."""
+    seconds: int
+    """Planned, once all pods of the group are there."""
+    timeout_seconds: int
+    """A check that takes longer has failed."""
+    peers_timeout_seconds: int
+    """How long a pod waits for the others of its group."""
+    attempts: int
+    """Failures on the same machines after which the GPUs are left alone for `hold_seconds` at a time."""
+    hold_seconds: int
+    cache_seconds: int
+    """How long a proof of the same machines and the same image stands."""
+    port: int
+    """On the leader; the next one is NCCL's rendezvous."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ModelPlan:
     """One model, ready to be declared."""
 
@@ -199,6 +230,8 @@ class ModelPlan:
     """What the engine calls its metrics; dashboards, alerts and triggers read the same names."""
     service_port: int
     priority_class: str
+    efa_gate: EfaGatePlan | None = None
+    """None where the model stays on one node, or where the stack file turns the gate off."""
     gang: Literal["none"] = "none"
     why: Mapping[str, str] = field(default_factory=dict[str, str])
     """Decision -> its reason, for people."""

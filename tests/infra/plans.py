@@ -8,6 +8,7 @@ from functools import cache
 from typing import Any
 
 from catalog import Catalog, load
+from planner.efa import efa_interfaces
 from planner.plan import (
     AddonPlan,
     CachePlan,
@@ -26,7 +27,6 @@ from planner.plan import (
     Taint,
     ZonePlan,
 )
-from planner.pools import efa_interfaces
 
 ZONES = ("us-east-1a", "us-east-1b", "us-east-1c")
 ADMINS = ("arn:aws:iam::111122223333:role/platform", "arn:aws:iam::111122223333:role/ci/deploy")

@@ -213,7 +213,7 @@ def test_system_nodes_span_the_zones_of_the_control_plane_and_give_way_to_the_au
     assert template["blockDeviceMappings"][0]["ebs"]["encrypted"] == "true"
 
 
-def _request(inputs: Mapping[str, Any]) -> dict[str, Any]:
+def request_of(inputs: Mapping[str, Any]) -> dict[str, Any]:
     """A launch template as EC2's API takes it: upper camel case, booleans as booleans, tags as a list."""
     own = {"description", "name", "tags", "updateDefaultVersion"}  # of the template itself, not of its data
     request = _upper({key: value for key, value in inputs.items() if key not in own})
@@ -240,7 +240,7 @@ def test_ec2_takes_every_template_and_gives_it_back(instance_type: str) -> None:
     client = boto3.client("ec2", region_name="us-east-1", aws_access_key_id="x", aws_secret_access_key="x")
     world = world_of(instance_type, efa=instance_type in INTERFACES)
     for record in world.of_type(TEMPLATE):
-        request = _request(record.inputs)
+        request = request_of(record.inputs)
         client.create_launch_template(LaunchTemplateName=record.name, LaunchTemplateData=request)
         (version,) = client.describe_launch_template_versions(LaunchTemplateName=record.name)["LaunchTemplateVersions"]
         data = version["LaunchTemplateData"]

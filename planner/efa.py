@@ -1,0 +1,113 @@
+"""Elastic Fabric Adapter: the interfaces of a node, the pods that fit beside them, and what proves that it works."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+from catalog.assumptions import assumed
+from catalog.efa import reference
+from catalog.types import Instance
+from planner.plan import EfaGatePlan, LayoutPlan, NetworkInterfacePlan, PoolPlan
+from planner.problems import Findings
+from settings.errors import Path
+from settings.serving import EfaGateMode
+
+GATE_PORT = 20010
+"""Where the pods of a group tell each other what they found; the next port is the one of NCCL's rendezvous."""
+
+HUGEPAGES_NODE_MIB = 10256
+"""5128 pages of 2 MiB that the AMI sets aside where it finds EFA devices. Source: EKS user guide, EFA on AL2023
+accelerated AMIs."""
+
+HUGEPAGES_POD_MIB = 5120
+"""Huge pages of a pod that uses EFA: libfabric's registered buffers. Source: as above, the example of a pod."""
+
+# EKS caps maxPods of managed node groups: 110 below 30 vCPUs, else 250, with and without prefix delegation. Source: EKS
+# user guide, "Increase the available IP addresses for your Amazon EKS node".
+_SMALL_NODE_VCPUS = 30
+_MAX_PODS_SMALL, _MAX_PODS_LARGE = 110, 250
+
+# A pod whose peers have no node yet only waits; what ends the wait is capacity, or the release of a group that stalls.
+_PEERS_TIMEOUT_SECONDS = 24 * 3600
+_ATTEMPTS = 3
+# A start of the same pods on the same machines within a day needs no second proof; a reboot makes the first one void.
+_CACHE_SECONDS = 24 * 3600
+_HOLD_SECONDS = 600
+
+
+def efa_interfaces(instance: Instance) -> tuple[NetworkInterfacePlan, ...]:
+    """Interfaces of a node whose pods use EFA.
+
+    Card 0 carries IP traffic as well, so it is `efa` (or a plain interface where the card takes no EFA, p6-b300); the
+    other cards are `efa-only`, which burns no addresses. Checked for every type against the limits that EC2 states of
+    each card (tests/infra/test_aws_efa.py).
+    """
+    first = NetworkInterfacePlan(
+        card_index=0, device_index=0, interface_type="interface" if instance.card0_is_ena_only else "efa"
+    )
+    others = (
+        NetworkInterfacePlan(card_index=card, device_index=1, interface_type="efa-only")
+        for card in range(1, instance.network_cards)
+    )
+    return (first, *others)
+
+
+def max_pods(instance: Instance) -> int:
+    """Pods that a managed node takes: what the addresses of card 0 serve, or EKS's cap where that is lower."""
+    cap = _MAX_PODS_SMALL if instance.vcpus < _SMALL_NODE_VCPUS else _MAX_PODS_LARGE
+    return min(instance.max_pods, cap)
+
+
+def plan_gate(
+    wanted: EfaGateMode, layout: LayoutPlan, pool: PoolPlan, *, runtime: str, path: Path, findings: Findings
+) -> EfaGatePlan | None:
+    """The check that a group's pods pass before their engine starts; None for a model on one node.
+
+    `all_reduce` needs a leader that the others can find by name, which LeaderWorkerSet gives and Ray does not.
+    """
+    if layout.nodes < 2 or not pool.hardware.efa_devices:
+        return None
+    if wanted == "off":
+        findings.remark(f"models[{path[1]}]", "no EFA gate: a fall back to TCP would show as slow tokens alone")
+        return None
+    mode = _mode(wanted, runtime, path, findings)
+    known = reference(pool.hardware.instance_type)
+    floor = None
+    if mode == "all_reduce" and known is not None:
+        floor = round(known.all_reduce_gb_per_s * assumed("efa_gate_floor_share"), 1)
+    seconds = assumed("efa_gate_seconds_all_reduce" if mode == "all_reduce" else "efa_gate_seconds_provider")
+    return EfaGatePlan(
+        mode=mode,
+        devices=pool.hardware.efa_devices,
+        gpus=layout.gpus_per_node,
+        nodes=layout.nodes,
+        floor_gb_per_s=floor,
+        floor_note=(
+            f"{assumed('efa_gate_floor_share'):.0%} of {known.all_reduce_gb_per_s:g} GB/s ({known.evidence}: "
+            f"{known.source})"
+            if known is not None and floor is not None
+            else "none: the provider alone decides"
+        ),
+        gdr=pool.hardware.gdr,
+        seconds=math.ceil(seconds),
+        # Ten times what it should take: a slow image or a busy host is no fallback, a hang is.
+        timeout_seconds=max(120, 10 * math.ceil(seconds)),
+        peers_timeout_seconds=_PEERS_TIMEOUT_SECONDS,
+        attempts=_ATTEMPTS,
+        hold_seconds=_HOLD_SECONDS,
+        cache_seconds=_CACHE_SECONDS,
+        port=GATE_PORT,
+    )
+
+
+def _mode(wanted: EfaGateMode, runtime: str, path: Path, findings: Findings) -> Literal["all_reduce", "provider"]:
+    if runtime != "ray_service":
+        return "provider" if wanted == "provider" else "all_reduce"
+    if wanted == "all_reduce":
+        findings.problem(
+            path,
+            "the hosts of a Ray replica do not know each other before Ray runs, so no all-reduce can precede it",
+            "use `efa_gate: provider` (devices and provider of each host), or runtime leader_worker_set",
+        )
+    return "provider"
