@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic import AwareDatetime, Discriminator, Field, Tag, field_validator, model_validator
 
 from settings.base import AvailabilityZone, Name, Section, WrongValueError
+from settings.calendar import MaintenanceWindow, ScheduledNodes, check_calendar
+
+ReservationId = Annotated[str, Field(pattern=r"^cr-[0-9a-f]{8,17}$")]
 
 
 class NodeRange(Section):
@@ -25,11 +28,27 @@ class NodeRange(Section):
         return self
 
 
+def _takes_no_reservation(value: Any, kind: str) -> Any:
+    """Refuses a reservation on capacity that is bought by the hour: each has its own market, and a launch has one."""
+    if isinstance(value, Mapping) and "reservation" in value:
+        raise WrongValueError(
+            f"{kind} capacity cannot come out of a reservation: a launch asks one market only",
+            help="use `kind: capacity_block` or `kind: capacity_reservation` for it, and a rung of its own for the rest",
+            at=("reservation",),
+        )
+    return value
+
+
 class SpotRung(Section):
     """Spare capacity, taken back with two minutes' notice."""
 
     kind: Literal["spot"]
     nodes: NodeRange
+
+    @model_validator(mode="before")
+    @classmethod
+    def _own_market(cls, value: Any) -> Any:
+        return _takes_no_reservation(value, "spot")
 
 
 class OnDemandRung(Section):
@@ -38,18 +57,58 @@ class OnDemandRung(Section):
     kind: Literal["on_demand"]
     nodes: NodeRange
 
+    @model_validator(mode="before")
+    @classmethod
+    def _own_market(cls, value: Any) -> Any:
+        return _takes_no_reservation(value, "on-demand")
+
 
 class CapacityBlockRung(Section):
     """A bought EC2 Capacity Block for ML: prepaid, of fixed size, in one zone."""
 
     kind: Literal["capacity_block"]
-    reservation: Annotated[str, Field(pattern=r"^cr-[0-9a-f]{8,17}$")]
+    reservation: ReservationId
     """Id of the block's capacity reservation."""
     nodes: int = Field(ge=1, le=64)
     """Instances in the block."""
+    starts: AwareDatetime | None = None
+    """When the block begins, quoted, for instance "2026-12-01T11:30:00Z": groups climb to it from then on."""
+    ends: AwareDatetime | None = None
+    """When the block ends: its groups move down the ladder before AWS takes its instances, 30 minutes earlier."""
+    placement_group: str | None = None
+    """Must be left out: a block is one placement already."""
+
+    @field_validator("placement_group")
+    @classmethod
+    def _no_placement_group(cls, name: str | None) -> str | None:
+        if name is not None:
+            raise WrongValueError(
+                "a placement group with a capacity block: the block's instances are outside of it, so none would launch",
+                help="leave it out; a block's instances lie close together already",
+            )
+        return name
+
+    @model_validator(mode="after")
+    def _ordered(self) -> CapacityBlockRung:
+        if self.starts and self.ends and self.ends <= self.starts:
+            raise WrongValueError("the block ends before it starts", help="exchange the two", at=("ends",))
+        return self
 
 
-Rung = Annotated[SpotRung | OnDemandRung | CapacityBlockRung, Field(discriminator="kind")]
+class CapacityReservationRung(Section):
+    """An On-Demand Capacity Reservation: held for you in one zone, and billed whether it is used or not."""
+
+    kind: Literal["capacity_reservation"]
+    reservation: ReservationId
+    """Id of the reservation."""
+    nodes: int = Field(ge=1, le=500)
+    """Instances in the reservation."""
+    placement_group: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,254}$")] | None = None
+    """Name of the cluster placement group that the reservation was created in, and only then: instances in any other
+    group cannot use it."""
+
+
+Rung = Annotated[SpotRung | OnDemandRung | CapacityBlockRung | CapacityReservationRung, Field(discriminator="kind")]
 
 
 class NodeGroupPool(Section):
@@ -64,16 +123,81 @@ class NodeGroupPool(Section):
     """The one zone of all its nodes."""
     capacity: list[Rung] = Field(min_length=1, max_length=6)
     """The ladder: rungs are tried in this order."""
+    calendar: list[ScheduledNodes] = Field(default_factory=list[ScheduledNodes], max_length=10)
+    """Nodes that are there at known hours, before any pod asks for them."""
+    maintenance_window: MaintenanceWindow | None = None
+    """When replicas may climb back to better rungs; the target's where left out, never without either."""
 
     @model_validator(mode="after")
     def _one_rung_a_kind(self) -> NodeGroupPool:
-        seen: set[str] = set()
-        for index, rung in enumerate(self.capacity):
-            key = rung.reservation if isinstance(rung, CapacityBlockRung) else rung.kind
-            if key in seen:
-                raise WrongValueError(f"a second rung `{key}`", help="merge the two", at=("capacity", index))
-            seen.add(key)
+        check_rungs(self.capacity)
         return self
+
+    @model_validator(mode="after")
+    def _calendar(self) -> NodeGroupPool:
+        check_calendar(
+            self.calendar, sum(rung.nodes.max for rung in self.capacity if isinstance(rung, SpotRung | OnDemandRung))
+        )
+        return self
+
+
+class KarpenterDisruption(Section):
+    """When Karpenter may take a node away by itself. It never moves pods to pack nodes more tightly."""
+
+    empty_minutes: int = Field(default=10, ge=1, le=1440)
+    """How long a node without pods is kept, for a model that scales down and up again."""
+    nodes_at_once: int = Field(default=1, ge=1, le=100)
+    """Nodes of a rung that are replaced at the same time after a change, for instance of the AMI."""
+    expire_after_days: int | None = Field(default=None, ge=1, le=365)
+    """Age at which a node is replaced, pods or not; never where left out."""
+
+
+class KarpenterPool(Section):
+    """Nodes that Karpenter launches one by one in one zone, one NodePool a rung; for models that fit one node."""
+
+    name: Name
+    provisioner: Literal["karpenter"]
+    instance_types: list[str] = Field(min_length=1, max_length=10)
+    """EC2 types with the same number of the same GPU, for instance `g6e.xlarge` and `g6e.2xlarge`; models are sized
+    for the smallest, and Karpenter takes the cheapest that EC2 has."""
+    availability_zone: AvailabilityZone
+    """The one zone of all its nodes."""
+    capacity: list[Rung] = Field(min_length=1, max_length=6)
+    """The ladder: rungs are tried in this order. Karpenter keeps no empty node, so every `nodes.min` is 0."""
+    efa: bool = False
+    """Attach the type's EFA interfaces, for traffic between replicas; a model on one node does without."""
+    disruption: KarpenterDisruption = KarpenterDisruption()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> KarpenterPool:
+        check_rungs(self.capacity)
+        for index, rung in enumerate(self.capacity):
+            if isinstance(rung.nodes, NodeRange) and rung.nodes.min:
+                raise WrongValueError(
+                    "Karpenter launches nodes for pods that wait, and keeps none without",
+                    help="set min to 0 (a model's `replicas.min` keeps its nodes), or use `provisioner: node_group`",
+                    at=("capacity", index, "nodes", "min"),
+                )
+        for index, name in enumerate(self.instance_types):
+            if name in self.instance_types[:index]:
+                raise WrongValueError(f"`{name}` is named twice", help="remove one", at=("instance_types", index))
+        if self.efa and len(self.instance_types) > 1:
+            raise WrongValueError(
+                "each type has network cards of its own, so a pool with EFA has one type",
+                help="keep one type, or leave `efa` out",
+                at=("instance_types",),
+            )
+        return self
+
+
+def check_rungs(capacity: list[Rung]) -> None:
+    """Raises WrongValueError where a ladder has the same rung twice."""
+    seen: set[str] = set()
+    for index, rung in enumerate(capacity):
+        key = rung.kind if isinstance(rung, SpotRung | OnDemandRung) else rung.reservation
+        if key in seen:
+            raise WrongValueError(f"a second rung `{key}`", help="merge the two", at=("capacity", index))
+        seen.add(key)
 
 
 class ExistingPool(Section):
@@ -103,6 +227,8 @@ def _pool_kind(value: Any) -> str:
 
 
 Pool = Annotated[
-    Annotated[NodeGroupPool, Tag("node_group")] | Annotated[ExistingPool, Tag("existing")],
+    Annotated[NodeGroupPool, Tag("node_group")]
+    | Annotated[KarpenterPool, Tag("karpenter")]
+    | Annotated[ExistingPool, Tag("existing")],
     Discriminator(_pool_kind),
 ]

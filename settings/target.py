@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from settings.base import Arn, Ipv4Cidr, Section, WrongValueError
+from settings.calendar import MaintenanceWindow
 
 # Ranges that EKS refuses in publicAccessCidrs. Source: RFC 1918, RFC 6598, RFC 3927, RFC 1122.
 _NEVER_PUBLIC = tuple(
@@ -96,8 +97,13 @@ class EksTarget(Section):
     """Who can reach the API server."""
     system_nodes: SystemNodes = SystemNodes()
     """The CPU node group."""
+    load_balancer_controller: bool = True
+    """Install the AWS Load Balancer Controller, which Services of type LoadBalancer and Ingresses need; turn it off
+    where you bring your own."""
     log_retention_days: Literal[7, 14, 30, 60, 90, 180, 365] = 30
     """Days that control-plane logs are kept in CloudWatch."""
+    maintenance_window: MaintenanceWindow | None = None
+    """When groups of any pool may climb back to better capacity; a pool's own wins."""
 
     @field_validator("admins")
     @classmethod
