@@ -67,7 +67,7 @@ def demands(plan: Plan) -> tuple[Demand, ...]:
         for rung in pool.rungs:
             code = quota_code(instances[pool.hardware.instance_type], rung) if pool.hardware.instance_type else None
             if code is not None:
-                found.setdefault(code, []).append((rung.name, rung.max_nodes * pool.hardware.vcpus))
+                found.setdefault(code, []).append((rung.name, rung.max_nodes * pool.peak_vcpus_per_node))
     return tuple(
         Demand(code=code, peak_vcpus=sum(count for _, count in users), users=tuple(name for name, _ in users))
         for code, users in sorted(found.items())

@@ -14,6 +14,9 @@ _NAMESPACES = {
     "kube-prometheus-stack": MONITORING_NAMESPACE,
     "aws-efa-k8s-device-plugin": SYSTEM_NAMESPACE,
     "cluster-autoscaler": SYSTEM_NAMESPACE,
+    "karpenter-crd": SYSTEM_NAMESPACE,
+    "karpenter": SYSTEM_NAMESPACE,
+    "aws-load-balancer-controller": SYSTEM_NAMESPACE,
     "kuberay-operator": "kuberay-system",
     "lws": "lws-system",
     "keda": "keda",
@@ -25,6 +28,7 @@ def plan_charts(
     mirror: str | None,
     *,
     on_eks: bool,
+    load_balancers: bool,
     pools: tuple[PoolPlan, ...],
     models: tuple[ModelPlan, ...],
 ) -> Mapping[str, ChartPlan]:
@@ -33,6 +37,10 @@ def plan_charts(
     wanted = ["cert-manager", "kube-prometheus-stack", "gpu-operator"]
     if on_eks:
         wanted.append("cluster-autoscaler")
+    if load_balancers:
+        wanted.append("aws-load-balancer-controller")
+    if any(pool.karpenter for pool in pools):
+        wanted += ["karpenter-crd", "karpenter"]
     if any(pool.hardware.efa_devices for pool in pools):
         wanted.append("aws-efa-k8s-device-plugin")
     if "ray_service" in runtimes:

@@ -15,6 +15,7 @@ from planner.plan import PoolPlan
 from planner.pools import PoolFacts
 from planner.problems import Findings
 from settings.errors import Path, did_you_mean
+from settings.pools import KarpenterPool
 from settings.root import Settings
 from settings.serving import InlineCard, Layout, Model
 
@@ -83,7 +84,7 @@ def draft(
     if found is None:
         return None
     runtime = _runtime(path, model, found, findings)
-    if runtime is None:
+    if runtime is None or not _provisioner_keeps_it_whole(path, found, facts, findings):
         return None
     engine = catalog.engines["ray-llm" if runtime == "ray_service" else model.engine]
     return Draft(
@@ -258,6 +259,20 @@ def _layout_problems(model: Model, card: ModelCard, node: Node) -> list[tuple[st
             )
         )
     return found
+
+
+def _provisioner_keeps_it_whole(path: Path, found: Fit, facts: PoolFacts, findings: Findings) -> bool:
+    """ADR 1: a group of nodes lands whole on one rung, and Karpenter launches node by node."""
+    nodes = found.layout.nodes
+    if nodes == 1 or not isinstance(facts.pool, KarpenterPool):
+        return True
+    findings.problem(
+        (*path, "pool"),
+        f"one replica spans {nodes} nodes, and `{facts.pool.name}` is Karpenter's, which launches node by node: a "
+        "group may get half of its nodes",
+        "use a pool with `provisioner: node_group`, or a layout that fits one node",
+    )
+    return False
 
 
 def _runtime(path: Path, model: Model, found: Fit, findings: Findings) -> Runtime | None:

@@ -82,7 +82,7 @@ def _existing(network: ExistingNetwork, settings: Settings, region: Region, find
                 "zones: " + ", ".join(zone_names(region)),
             )
     for index, pool in enumerate(settings.pools):
-        if pool.provisioner == "node_group" and pool.availability_zone not in zones:
+        if pool.provisioner != "existing" and pool.availability_zone not in zones:
             findings.problem(
                 ("pools", index, "availability_zone"),
                 f"the network has no subnet in `{pool.availability_zone}`",
@@ -162,11 +162,17 @@ def _created(
     return CreatedNetworkPlan(
         cidr=str(cidr),
         zones=plans,
-        interface_endpoints=() if internet else INTERFACE_ENDPOINTS,
+        interface_endpoints=() if internet else _endpoints(settings),
         transit_gateway=network.connection.transit_gateway if network.connection else None,
         connection_cidrs=connection_cidrs,
         flow_log_retention_days=network.flow_log_retention_days,
     )
+
+
+def _endpoints(settings: Settings) -> tuple[str, ...]:
+    """Karpenter reads its interruption queue."""
+    karpenter = any(pool.provisioner == "karpenter" for pool in settings.pools)
+    return (*INTERFACE_ENDPOINTS, *(("sqs",) if karpenter else ()))
 
 
 def zone_names(region: Region) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ import hashlib
 
 from catalog.load import Catalog, load
 from catalog.types import Region
+from planner import karpenter
 from planner.alerts import plan_alerts
 from planner.cache import Crowd, check_sharing, plan_cache
 from planner.charts import plan_charts
@@ -40,6 +41,7 @@ from planner.serving import plan_model, secret_of
 from planner.tags import plan_tags
 from planner.target import check_heads, kubernetes_version, plan_target
 from settings.errors import REGION_PATH, did_you_mean
+from settings.pools import KarpenterPool
 from settings.root import Settings
 from settings.target import EksTarget, ExistingClusterTarget
 
@@ -132,7 +134,12 @@ def plan(settings: Settings, *, stack: str, region: str | None, catalog: Catalog
         ),
         models=models,
         charts=plan_charts(
-            facts.versions.charts, settings.charts.mirror, on_eks=on_eks, pools=tuple(pools.values()), models=models
+            facts.versions.charts,
+            settings.charts.mirror,
+            on_eks=on_eks,
+            load_balancers=isinstance(settings.target, EksTarget) and settings.target.load_balancer_controller,
+            pools=tuple(pools.values()),
+            models=models,
         ),
         image_mirror=settings.images.mirror,
         observability=_observability(settings, drafts, models),
@@ -141,6 +148,7 @@ def plan(settings: Settings, *, stack: str, region: str | None, catalog: Catalog
         protect_cluster=settings.protection == "all",
         cost=cost,
         findings=tuple(findings.remarks),
+        karpenter=karpenter.plan_controller(target, network, tuple(pools.values())),
     )
 
 
@@ -170,7 +178,11 @@ def _hardware(
 ) -> dict[str, PoolFacts]:
     found: dict[str, PoolFacts] = {}
     for index, pool in enumerate(settings.pools):
-        facts = look_up(index, pool, catalog, region, on_eks=on_eks, findings=findings)
+        facts = (
+            karpenter.look_up(index, pool, catalog, region, on_eks=on_eks, findings=findings)
+            if isinstance(pool, KarpenterPool)
+            else look_up(index, pool, catalog, region, on_eks=on_eks, findings=findings)
+        )
         if facts is not None:
             found[pool.name] = facts
     return found
@@ -181,7 +193,9 @@ def _pools(
 ) -> dict[str, PoolPlan]:
     spanning = {d.model.pool for d in drafts if d.fit.layout.nodes > 1}
     return {
-        name: plan_pool(facts, catalog, region, kubernetes_version=version, uses_efa=name in spanning)
+        name: karpenter.plan_pool(facts, catalog, region, kubernetes_version=version)
+        if isinstance(facts.pool, KarpenterPool)
+        else plan_pool(facts, catalog, region, kubernetes_version=version, uses_efa=name in spanning)
         for name, facts in hardware.items()
     }
 

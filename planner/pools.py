@@ -14,12 +14,14 @@ from planner.naming import GPU_TAINT, NODE_GROUP_PREFIX_LIMIT, POOL_LABEL, RUNG_
 from planner.plan import Hardware, PoolPlan, RungPlan, Taint
 from planner.problems import Findings
 from settings.errors import did_you_mean
-from settings.pools import CapacityBlockRung, ExistingPool, NodeGroupPool, Pool, SpotRung
+from settings.pools import CapacityBlockRung, ExistingPool, KarpenterPool, NodeGroupPool, Pool, Rung, SpotRung
 
-_GPU_AMI = "AL2023_x86_64_NVIDIA"
+GPU_AMI = "AL2023_x86_64_NVIDIA"
 # The root volume holds the OS only where instance-store NVMe takes images and pods; else images go there too.
 _ROOT_GIB_WITH_NVME = 100
 _ROOT_GIB_WITHOUT_NVME = 300
+GPU_TAINTS = (Taint(key=GPU_TAINT, value="true", effect="NoSchedule"),)
+"""Of every GPU node that this program makes: nothing but GPU pods and DaemonSets may fill it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,26 +65,38 @@ def look_up(
             "describe them with `provisioner: existing` (gpu, gpus_per_node, nodes, node_selector)",
         )
         return None
+    assert isinstance(pool, NodeGroupPool)  # noqa: S101 - planner.karpenter looks up the third form
     return _look_up_instance(path, pool, catalog, region, findings)
+
+
+def gpu_instance(
+    path: tuple[str | int, ...], name: str, catalog: Catalog, findings: Findings
+) -> tuple[Instance, Gpu] | None:
+    """An instance type of the catalog and its GPU; None (and a problem at `path`) where it is unknown or has none."""
+    instance = catalog.instances.get(name)
+    if instance is None:
+        with_gpus = [known for known, entry in catalog.instances.items() if entry.gpus]
+        findings.problem(
+            path,
+            f"`{name}` is not in the catalog of GPU instances",
+            did_you_mean(name, with_gpus) or "add it to catalog/instances.yaml with its source",
+        )
+        return None
+    if not instance.gpu:
+        findings.problem(path, f"{instance.name} has no GPU", "CPU nodes are `target.system_nodes`")
+        return None
+    return instance, catalog.gpus[instance.gpu]
 
 
 def _look_up_instance(
     path: tuple[str | int, ...], pool: NodeGroupPool, catalog: Catalog, region: Region | None, findings: Findings
 ) -> PoolFacts | None:
-    instance = catalog.instances.get(pool.instance_type)
-    if instance is None:
-        with_gpus = [name for name, entry in catalog.instances.items() if entry.gpus]
-        findings.problem(
-            (*path, "instance_type"),
-            f"`{pool.instance_type}` is not in the catalog of GPU instances",
-            did_you_mean(pool.instance_type, with_gpus) or "add it to catalog/instances.yaml with its source",
-        )
+    found = gpu_instance((*path, "instance_type"), pool.instance_type, catalog, findings)
+    if found is None:
         return None
-    if not instance.gpu:
-        findings.problem((*path, "instance_type"), f"{instance.name} has no GPU", "CPU nodes are `target.system_nodes`")
-        return None
+    instance, gpu = found
     if region is not None:
-        _check_zone(path, pool, instance, region, findings)
+        check_zone(path, pool, instance, region, findings)
     for position, rung in enumerate(pool.capacity):
         name = rung_name(pool, position)
         if len(name) > NODE_GROUP_PREFIX_LIMIT:
@@ -97,18 +111,28 @@ def _look_up_instance(
                 f"pools[{path[1]}].capacity[{position}]",
                 f"`up` waits for {rung.nodes.min} node(s) of `{name}`: EKS itself waits for a group's minimum",
             )
-        if isinstance(rung, CapacityBlockRung) and not instance.capacity_blocks:
-            findings.problem(
-                (*path, "capacity", position),
-                f"capacity blocks are not sold for {instance.name}",
-                "use spot or on_demand here; blocks exist for P types",
-            )
-    return PoolFacts(pool=pool, gpu=catalog.gpus[instance.gpu], instance=instance)
+        check_block(path, position, rung, instance, findings)
+    return PoolFacts(pool=pool, gpu=gpu, instance=instance)
 
 
-def _check_zone(
-    path: tuple[str | int, ...], pool: NodeGroupPool, instance: Instance, region: Region, findings: Findings
+def check_block(path: tuple[str | int, ...], position: int, rung: Rung, instance: Instance, findings: Findings) -> None:
+    """Refuses a capacity block of a type that none is sold for."""
+    if isinstance(rung, CapacityBlockRung) and not instance.capacity_blocks:
+        findings.problem(
+            (*path, "capacity", position),
+            f"capacity blocks are not sold for {instance.name}",
+            "use spot or on_demand here; blocks exist for P types",
+        )
+
+
+def check_zone(
+    path: tuple[str | int, ...],
+    pool: NodeGroupPool | KarpenterPool,
+    instance: Instance,
+    region: Region,
+    findings: Findings,
 ) -> None:
+    """Refuses a zone that is not there, or that does not offer the type."""
     zone = pool.availability_zone
     names = tuple(entry.name for entry in region.zones)
     if zone not in names:
@@ -133,27 +157,34 @@ def plan_pool(
     pool = facts.pool
     if isinstance(pool, ExistingPool):
         return _existing_pool(pool, facts.gpu)
+    assert isinstance(pool, NodeGroupPool)  # noqa: S101 - planner.karpenter plans the third form
     assert facts.instance is not None  # noqa: S101 - a node group pool has passed look_up
     instance = facts.instance
-    ami = catalog.versions.amis[_GPU_AMI]
+    ami = catalog.versions.amis[GPU_AMI]
     return PoolPlan(
         name=pool.name,
         zone=pool.availability_zone,
-        hardware=_hardware(instance, facts.gpu, uses_efa=uses_efa),
+        hardware=hardware_of(instance, facts.gpu, uses_efa=uses_efa),
         network_interfaces=efa_interfaces(instance) if uses_efa else (),
         rungs=tuple(
             _rung(pool, position, instance, facts.gpu, catalog, region or "", uses_efa=uses_efa)
             for position in range(len(pool.capacity))
         ),
         node_selector={POOL_LABEL: pool.name},
-        taints=(Taint(key=GPU_TAINT, value="true", effect="NoSchedule"),),
+        taints=GPU_TAINTS,
         ami_type=ami.ami_type,
         release_version=ami.releases[kubernetes_version],
-        root_volume_gib=_ROOT_GIB_WITH_NVME if instance.nvme_gb_total else _ROOT_GIB_WITHOUT_NVME,
+        root_volume_gib=root_volume_gib(instance.nvme_gb_total),
     )
 
 
-def _hardware(instance: Instance, gpu: Gpu, *, uses_efa: bool) -> Hardware:
+def root_volume_gib(nvme_gb: int) -> int:
+    """Size of a node's root volume: the OS alone where instance-store NVMe takes images and pods, else all of it."""
+    return _ROOT_GIB_WITH_NVME if nvme_gb else _ROOT_GIB_WITHOUT_NVME
+
+
+def hardware_of(instance: Instance, gpu: Gpu, *, uses_efa: bool) -> Hardware:
+    """What one node of an instance type is made of."""
     return Hardware(
         instance_type=instance.name,
         vcpus=instance.vcpus,
@@ -206,7 +237,7 @@ def _rung(
     )
 
 
-def rung_name(pool: NodeGroupPool, position: int) -> str:
+def rung_name(pool: NodeGroupPool | KarpenterPool, position: int) -> str:
     """Name of a rung, unique in the stack."""
     rung = pool.capacity[position]
     return node_group_prefix(pool.name, rung.kind, getattr(rung, "reservation", None))
@@ -272,6 +303,7 @@ def _existing_pool(pool: ExistingPool, gpu: Gpu) -> PoolPlan:
     return PoolPlan(
         name=pool.name,
         zone=None,
+        provisioner="existing",
         hardware=hardware,
         network_interfaces=(),
         rungs=(rung,),

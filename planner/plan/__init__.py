@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from planner.plan.cache import CachePlan, FsxPlan, LoadPlan, VolumeClaimPlan, WeightsPlan
 from planner.plan.explain import Explained, Input
+from planner.plan.karpenter import CapacityType, KarpenterPlan, KarpenterPoolPlan, NodeClassPlan, NodePoolPlan
 from planner.plan.models import (
     ContainerPlan,
     CronFloor,
@@ -42,6 +43,7 @@ __all__ = [
     "AlertPlan",
     "AnySecretSource",
     "CachePlan",
+    "CapacityType",
     "ChartPlan",
     "ContainerPlan",
     "CostLine",
@@ -60,12 +62,16 @@ __all__ = [
     "FsxPlan",
     "Hardware",
     "Input",
+    "KarpenterPlan",
+    "KarpenterPoolPlan",
     "LayoutPlan",
     "LoadPlan",
     "MemoryBudget",
     "MetricTrigger",
     "ModelPlan",
     "NetworkInterfacePlan",
+    "NodeClassPlan",
+    "NodePoolPlan",
     "ObservabilityPlan",
     "Plan",
     "PoolPlan",

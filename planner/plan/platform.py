@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from planner.plan.cache import CachePlan
+from planner.plan.karpenter import KarpenterPlan
 from planner.plan.models import ModelPlan, WarmupPlan
 from planner.plan.pools import PoolPlan
 from planner.plan.secrets import SecretPlan
@@ -124,8 +125,15 @@ class Plan:
     """Protect the cluster and the cache too."""
     cost: CostPlan
     findings: tuple[Finding, ...]
+    karpenter: KarpenterPlan | None = None
+    """The second provisioner; None where no pool is its."""
     aws_profile: str | None = None
     """Profile of the AWS configuration files; None: whatever credentials the caller has."""
+
+    @property
+    def own_tags(self) -> Mapping[str, str]:
+        """The tags of ours alone: free of what a user's may hold and a controller's command line would split."""
+        return {key: value for key, value in self.tags.items() if key.startswith(f"{self.project}/")}
 
     def pool(self, name: str) -> PoolPlan:
         """The pool of that name; raises KeyError."""

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from planner.plan.karpenter import KarpenterPoolPlan
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NetworkInterfacePlan:
@@ -91,6 +93,14 @@ class PoolPlan:
     ami_type: str | None
     release_version: str | None
     root_volume_gib: int
+    provisioner: Literal["node_group", "karpenter", "existing"] = "node_group"
+    karpenter: KarpenterPoolPlan | None = None
+    """There where the provisioner is Karpenter."""
+
+    @property
+    def peak_vcpus_per_node(self) -> int:
+        """vCPUs of the largest node that the pool may get; `hardware` is what every node has at least."""
+        return self.karpenter.most_vcpus if self.karpenter else self.hardware.vcpus
 
     @property
     def min_nodes(self) -> int:
