@@ -52,6 +52,7 @@ def _platform_aws(cloud: AwsOutputs) -> PlatformAws | None:
         provider=cloud.aws,
         account=cloud.eks.account,
         cluster_arn=cloud.eks.arn,
+        vpc_id=cloud.eks.vpc_id,
         volume_key_arn=cloud.eks.key_arn,
     )
 

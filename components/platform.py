@@ -14,6 +14,7 @@ from components.efa import Efa, EfaArgs
 from components.gpu import Gpu, GpuArgs
 from components.keda import Keda, KedaArgs
 from components.kuberay import KubeRay, KubeRayArgs
+from components.load_balancers import LoadBalancers, LoadBalancersArgs
 from components.lws import LeaderWorkerSets, LeaderWorkerSetsArgs
 from components.namespaces import Namespaces, NamespacesArgs, levels
 from components.observability.alerts import Alerts, AlertsArgs
@@ -22,6 +23,7 @@ from components.observability.stack import Monitoring, MonitoringArgs
 from components.priorities import Priorities, PrioritiesArgs
 from components.storage import Storage, StorageArgs
 from infra import permissions
+from infra.load_balancer_permissions import load_balancer_controller
 from infra.providers import Account
 from planner import naming
 from planner.plan import EksPlan, Plan
@@ -37,6 +39,7 @@ class PlatformAws:
     provider: pulumi.ProviderResource
     account: Account
     cluster_arn: pulumi.Input[str]
+    vpc_id: pulumi.Input[str]
     volume_key_arn: pulumi.Input[str]
     """KMS key of volumes."""
 
@@ -157,6 +160,22 @@ def declare(
                 statements=permissions.cluster_autoscaler(plan.target.cluster_name, aws.account),
                 # Its ServiceMonitor lies in the namespace of Prometheus.
                 after=(*before("cluster-autoscaler"), namespaces[naming.MONITORING_NAMESPACE], monitoring),
+            ),
+            opts,
+        ).release
+    if (chart := charts.get("aws-load-balancer-controller")) and isinstance(plan.target, EksPlan) and aws:
+        ready["aws-load-balancer-controller"] = LoadBalancers(
+            "load-balancers",
+            LoadBalancersArgs(
+                chart=chart,
+                image_mirror=mirror,
+                cluster_name=plan.target.cluster_name,
+                cluster_arn=aws.cluster_arn,
+                region=aws.account.region,
+                vpc_id=aws.vpc_id,
+                tags=plan.own_tags,
+                statements=load_balancer_controller(plan.target.cluster_name, aws.vpc_id, aws.account),
+                after=before("aws-load-balancer-controller"),
             ),
             opts,
         ).release

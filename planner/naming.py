@@ -30,6 +30,13 @@ CONTROLLER_PRIORITY = "inference-controllers"
 GPU_TAINT = "nvidia.com/gpu"
 
 CLUSTER_AUTOSCALER_ACCOUNT = "cluster-autoscaler"
+AUTOSCALER_STATUS = "cluster-autoscaler-status"
+"""ConfigMap in which cluster-autoscaler tells which node groups it leaves alone, and why."""
+LADDER_KEEPER = "ladder-keeper"
+"""Namespace, Deployment, ServiceAccount and Lease of the keeper of the capacity ladder."""
+HOLD_ANNOTATION = f"{PROJECT}/held-by-ladder-keeper"
+"""On nodes that the keeper has cordoned: why, for which group, and when."""
+LOAD_BALANCER_ACCOUNT = "aws-load-balancer-controller"
 
 STORAGE_CLASS = "gp3"
 """Default StorageClass on EKS: encrypted, deleted with its claim."""
@@ -48,10 +55,25 @@ NODE_GROUP_PREFIX_LIMIT = 36
 """Longest name of a rung: the provider takes 37 characters of prefix, `<rung>-`, and adds 26 of its own to EKS's 63."""
 
 
+_RESERVED = {"capacity_block": "block", "capacity_reservation": "reserved"}
+
+
 def node_group_prefix(pool: str, rung_kind: str, reservation: str | None = None) -> str:
     """Name of a rung, prefix of its node group; cluster-autoscaler's priority expander matches it.
 
-    A capacity block is named by the end of its reservation: when an expired one leaves the stack file, the others keep
+    What is reserved is named by the end of its reservation: when an expired one leaves the stack file, the others keep
     their groups and nodes.
     """
-    return f"{pool}-block-{reservation[-8:]}" if reservation else f"{pool}-{rung_kind}".replace("_", "-")
+    if reservation:
+        return f"{pool}-{_RESERVED[rung_kind]}-{reservation[-8:]}"
+    return f"{pool}-{rung_kind}".replace("_", "-")
+
+
+def scaling_group_pattern(rung: str) -> str:
+    """Regular expression of the Auto Scaling groups behind a rung's node group, and of no other rung's.
+
+    EKS calls a node group's scaling group `eks-<node group>-<uuid>`, and a node group carries its rung's name and a
+    hexadecimal suffix. What a rung's name adds to its pool's always holds a letter beyond `f`, so that the rung
+    `h100-spot` does not catch one of a pool `h100-spot`.
+    """
+    return f"^eks-{rung}-[0-9a-f-]+$"

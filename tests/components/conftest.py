@@ -39,6 +39,7 @@ def declared(plan: Plan, *, preview: bool = False) -> World:
                 provider=cloud,
                 account=account_of(cloud, plan.region or ""),
                 cluster_arn=CLUSTER_ARN,
+                vpc_id="vpc-0a1b2c3d",
                 volume_key_arn=KEY_ARN,
             )
         outputs = declare(plan, provider=provider, after=(), secrets=GivenSecrets(), aws=side)

@@ -6,7 +6,7 @@ from functools import cache
 from typing import Any
 
 from catalog import load
-from components import certificates, cluster_autoscaler, efa, gpu, keda, kuberay, lws
+from components import certificates, cluster_autoscaler, efa, gpu, keda, kuberay, load_balancers, lws
 from components.observability import stack
 from planner.plan import ChartPlan, ObservabilityPlan, PoolPlan, SecretPlan
 from settings.secrets import GeneratedSecret
@@ -105,4 +105,16 @@ def all_values(mirror: str | None = None) -> dict[str, dict[str, Any]]:
         "lws": lws.values(lws.LeaderWorkerSetsArgs(chart=pinned("lws"), image_mirror=mirror)),
         "keda": keda.values(keda.KedaArgs(chart=pinned("keda"), image_mirror=mirror)),
         "cluster-autoscaler": autoscaler_values(mirror),
+        "aws-load-balancer-controller": load_balancers.values(
+            load_balancers.LoadBalancersArgs(
+                chart=pinned("aws-load-balancer-controller"),
+                image_mirror=mirror,
+                cluster_name="inference-platform-test",
+                cluster_arn="arn:aws:eks:us-east-1:111122223333:cluster/inference-platform-test",
+                region="us-east-1",
+                vpc_id="vpc-0a1b2c3d",
+                tags={"inference-platform/stack": "test"},
+                statements=(),
+            )
+        ),
     }

@@ -99,7 +99,9 @@ def test_cluster_autoscaler_starts_with_its_permissions_and_ladder(world_of: Wor
     assert "kubernetes:core/v1:ConfigMap" in waits_for
     assert "aws:eks/podIdentityAssociation:PodIdentityAssociation" in waits_for
     assert "aws:iam/rolePolicy:RolePolicy" in waits_for
-    association = world.of_type("aws:eks/podIdentityAssociation:PodIdentityAssociation")[0]
+    association = world[
+        "aws:eks/podIdentityAssociation:PodIdentityAssociation", "cluster-autoscaler-identity-association"
+    ]
     account = releases(world)["cluster-autoscaler"].inputs["values"]["rbac"]["serviceAccount"]["name"]
     assert association.inputs["serviceAccount"] == account
     assert CLUSTER_ARN in str(world.of_type("aws:iam/role:Role")[0].inputs["assumeRolePolicy"])
