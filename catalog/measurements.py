@@ -145,14 +145,18 @@ class PrecisionFactors:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AllReduceFactors:
-    """us = latency + 2 (ranks - 1) / ranks x bytes / rate, by NCCL between GPUs of one host."""
+    """us = latency + 2 (ranks - 1) / ranks x bytes / rate, between GPUs of one host."""
 
     evidence: Literal["measured", "derived"]
     latency_us: float
+    """Of NCCL."""
     bus_gb_per_s: float
+    kernel_latency_us: float
+    """Of one-shot and two-shot kernels over peer memory, as engines bring them for messages up to some MiB."""
+    kernel_gb_per_s: float
 
     def us(self, *, size: float, ranks: int) -> float:
-        """Microseconds of one all-reduce of `size` bytes; 0 for one rank."""
+        """Microseconds of one all-reduce of `size` bytes by NCCL; 0 for one rank."""
         if ranks == 1:
             return 0.0
         return self.latency_us + 2 * (ranks - 1) / ranks * size / self.bus_gb_per_s / 1e3

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from catalog import load
@@ -32,6 +32,9 @@ MEASURED = {"H100": ("h100",), "H200": ("h200", "h200-x2")}
 """GPU -> measurements; the first is fitted to."""
 _HIDDEN = {"llama-70b-tp2-slice": 8192}
 _RANKS = {"llama-70b-tp2-slice": 2}
+
+KERNEL_BYTES = 8 * 2**20
+"""vLLM hands larger messages to NCCL (its custom all-reduce's `max_size`)."""
 
 Row = tuple[Sequence[float], float]
 
@@ -135,12 +138,26 @@ def fit(name: str, gpu: Gpu) -> GpuFactors:
 
 
 def fit_all_reduce(points: Iterable[AllReducePoint]) -> AllReduceFactors:
-    """Latency and rate of NCCL; its other ways are measured but no engine's default between all GPUs."""
-    rows = [([1.0, 2 * (p.ranks - 1) / p.ranks * p.bytes], p.us) for p in points if p.way == "nccl"]
-    latency, per_byte = least_squares(rows)
+    """Latency and rate of NCCL, and of the faster of the two kernels up to the size at which engines leave them."""
+    points = list(points)
+    latency, per_byte = least_squares([_all_reduce_row(p) for p in points if p.way == "nccl"])
+    quick: dict[tuple[int, int], AllReducePoint] = {}
+    for point in points:
+        key = (point.ranks, point.bytes)
+        if point.way != "nccl" and point.bytes <= KERNEL_BYTES and (key not in quick or point.us < quick[key].us):
+            quick[key] = point
+    kernel_latency, kernel_per_byte = least_squares([_all_reduce_row(p) for p in quick.values()])
     return AllReduceFactors(
-        evidence="measured", latency_us=round(latency, 1), bus_gb_per_s=round(1 / per_byte / 1e3, 1)
+        evidence="measured",
+        latency_us=round(latency, 1),
+        bus_gb_per_s=round(1 / per_byte / 1e3, 1),
+        kernel_latency_us=round(kernel_latency, 1),
+        kernel_gb_per_s=round(1 / kernel_per_byte / 1e3, 1),
     )
+
+
+def _all_reduce_row(point: AllReducePoint) -> Row:
+    return [1.0, 2 * (point.ranks - 1) / point.ranks * point.bytes], point.us
 
 
 def misses(factors: GpuFactors, gpu: Gpu) -> list[Miss]:
@@ -237,21 +254,32 @@ def factors_yaml(fitted: Sequence[GpuFactors]) -> str:
     for factors in fitted:
         reduce = factors.all_reduce or _borrowed(fitted)
         lines += _entry(factors, factors.source, reduce)
+    shared = _borrowed(fitted)
     for name, (low, high, fp8, why) in DERIVED.items():
-        lines += _entry(_mean(fitted, name, low, high, fp8=fp8), why, None)
+        reduce = _scaled(shared, load().gpus[name].nvlink_gb_per_s / load().gpus["H200"].nvlink_gb_per_s)
+        lines += _entry(_mean(fitted, name, low, high, fp8=fp8), why, reduce)
     lines += [
         "links:",
-        "  # Not measured: that needs two nodes with EFA. A guess with a wide band until somebody does.",
+        "  # Not measured: EFA needs two nodes, PCIe a machine with such GPUs. Guesses with wide bands until somebody does.",
         "  efa: {source: judgement, evidence: derived, latency_us: 50, line_rate_share: 0.7, band_low: 0.7,",
         "    band_high: 2.0}",
+        "  pcie: {source: judgement; through the host where peers cannot reach each other, evidence: derived,",
+        "    latency_us: 25, line_rate_share: 0.45, band_low: 0.7, band_high: 2.0}",
     ]
     return "\n".join(lines) + "\n"
 
 
+_AMPERE = "mean shares of the measured GPUs; one generation older, kernels without TMA"
+_BLACKWELL = "mean shares of the measured GPUs; one generation newer, kernels still being tuned"
 DERIVED = {
-    "A100-40": (0.7, 1.3, False, "mean shares of the measured GPUs; one generation older, kernels without TMA"),
-    "A100-80": (0.7, 1.3, False, "mean shares of the measured GPUs; one generation older, kernels without TMA"),
+    "A10G": (0.7, 1.5, False, "mean shares of the measured GPUs; GDDR6 and a power limit that throttles products"),
+    "A100-40": (0.7, 1.3, False, _AMPERE),
+    "A100-80": (0.7, 1.3, False, _AMPERE),
+    "L4": (0.7, 1.8, True, "mean shares of the measured GPUs; 72 W throttle products far below the datasheet"),
     "L40S": (0.7, 1.5, True, "mean shares of the measured GPUs; GDDR6 and a power limit that throttles products"),
+    "B200": (0.7, 1.4, True, _BLACKWELL),
+    "B300": (0.7, 1.4, True, _BLACKWELL),
+    "RTX-PRO-6000": (0.7, 1.5, True, "mean shares of the measured GPUs; GDDR7"),
 }
 """GPU -> band, whether it has FP8 units, why."""
 
@@ -259,7 +287,20 @@ DERIVED = {
 def _borrowed(fitted: Sequence[GpuFactors]) -> AllReduceFactors:
     """H100 and H200 have the same 18 NVLinks: the one that was measured stands for the other."""
     known = next(f.all_reduce for f in fitted if f.all_reduce is not None)
-    return AllReduceFactors(evidence="derived", latency_us=known.latency_us, bus_gb_per_s=known.bus_gb_per_s)
+    return replace(known, evidence="derived")
+
+
+def _scaled(known: AllReduceFactors, links: float) -> AllReduceFactors | None:
+    """Rates by the bandwidth of the links, latencies alike; None without NVLink."""
+    if not links:
+        return None
+    return AllReduceFactors(
+        evidence="derived",
+        latency_us=known.latency_us,
+        bus_gb_per_s=round(known.bus_gb_per_s * links, 1),
+        kernel_latency_us=known.kernel_latency_us,
+        kernel_gb_per_s=round(known.kernel_gb_per_s * links, 1),
+    )
 
 
 def _mean(fitted: Sequence[GpuFactors], name: str, low: float, high: float, *, fp8: bool) -> GpuFactors:

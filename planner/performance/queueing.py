@@ -34,7 +34,8 @@ class Curve:
         self.limit = max(1.0, min(replica.max_running, self.memory_limit, chunk_limit * self.costs.stages))
         fresh = self.fresh
         self.burst_ms = (
-            self.costs.compute_ms * fresh + self.costs.attention_ms(fresh, self.prefix) + self.costs.row_ms(fresh)
+            (self.costs.dense_row_ms + self.costs.routed_row_ms + self.costs.sum_row_ms) * fresh
+            + self.costs.attention_ms(fresh, self.prefix)
         ) * self.costs.stages
         self._grid()
 
@@ -77,9 +78,11 @@ class Curve:
             loaded = costs.matrices_ms(part + lump)
             matrices = plain + often * (loaded - plain)
         else:
-            matrices = plain + often * (costs.matrices_ms(lump) + costs.prefill_fixed_ms + costs.sum_ms)
-        stage = matrices + costs.cache_ms(part, self.context) + costs.row_ms(part + fresh)
-        stage += arriving * costs.attention_ms(self.fresh, self.prefix) + part * costs.sequence_ms + costs.fixed_ms
+            matrices = plain + often * (
+                costs.matrices_ms(lump) + costs.prefill_layers_ms + costs.sum_ms + costs.engine_ms
+            )
+        stage = matrices + costs.cache_ms(part, self.context) + costs.sum_row_ms * (part + fresh)
+        stage += arriving * costs.attention_ms(self.fresh, self.prefix) + part * costs.sequence_ms + costs.step_ms
         return costs.stages * stage
 
     def at_rate(self, rate: float) -> float:

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from catalog.types import Gpu, ModelCard
-from planner.performance.step import NodeLink, StepCosts
+from planner.performance.links import NodeLink
+from planner.performance.step import StepCosts
 from planner.plan import LayoutPlan, MemoryBudget
 
 if TYPE_CHECKING:

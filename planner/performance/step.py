@@ -1,39 +1,43 @@
 """Milliseconds of one step of a replica, from the roofline of one pipeline stage.
 
-A step takes some sequences one token further (decode) and may carry a chunk of new prompts (prefill). Its matrix products
-take as long as reading the weights that they touch or as computing, whichever is more; the KV cache, each layer's small
-kernels, the sums between ranks and the engine's own work come on top. Source of each factor: docs/explanation/performance.md.
+A step takes some sequences one token further (decode) and may carry a chunk of new prompts (prefill). Its matrix
+products take as long as reading the weights that they touch or as computing, whichever is more; the KV cache, each
+layer's small kernels, the sums between ranks and the engine's own work come on top. Source of each factor:
+docs/explanation/performance-model.md.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Literal
 
 from catalog.assumptions import assumed
-from catalog.measurements import GpuFactors, factors, links
+from catalog.measurements import GpuFactors, factors
 from catalog.types import Gpu, ModelCard
+from planner.performance.links import Links, NodeLink, links_of
 from planner.plan import LayoutPlan
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NodeLink:
-    """The network between the nodes of one replica."""
-
-    nodes: int
-    gbps: float
-    """Of one node, all cards together."""
+_WEIGHT_ONLY_BYTES = 1.5
+"""Fewer bytes a parameter than this under bf16 products: the weights are widened on the way."""
 
 
 def known_factors(gpu: Gpu) -> GpuFactors:
-    """Factors of a GPU."""
-    found = factors()
-    return found.get(gpu.name) or found["L40S"]
+    """Factors of a GPU of the catalog."""
+    return factors()[gpu.name]
+
+
+def chunk_tokens(engine: Literal["vllm", "sglang"], gpu: Gpu) -> int:
+    """Tokens that one step of the engine takes at most, by its defaults for the GPU."""
+    if engine == "vllm":
+        small = gpu.memory_gib < 70 or gpu.name.startswith("A100")
+        size = "small" if small else "70gib" if gpu.memory_gib < 160 else "160gib"
+    else:
+        size = "small" if gpu.memory_gib < 20 else "20gib" if gpu.memory_gib < 60 else "60gib"
+    return int(assumed(f"{engine}_chunk_tokens_{size}"))
 
 
 class StepCosts:
-    """Coefficients of a replica's step times; made once, asked often."""
+    """Coefficients of a replica's step times; made once, asked often. All are of one GPU of one pipeline stage."""
 
     def __init__(
         self,
@@ -50,118 +54,133 @@ class StepCosts:
     ) -> None:
         known = known_factors(gpu)
         at = known.at(precision)
-        ranks = layout.tensor * layout.pipeline
         self.stages = layout.pipeline
         self.groups = layout.data
         self.layers = card.layers / layout.pipeline
-        self.hidden = card.hidden
-        embedding = 0.0 if card.tied_embeddings else card.vocab * card.hidden / 1e9
-        weights_gb *= 1 - embedding / card.params_billion
-        routed = 0.0
-        self.experts = card.moe
+        self._matrices(card, gpu, known, layout, precision, weights_gb)
+        self._attention(card, gpu, known, layout, kv_bytes_per_value)
+        links: Links = links_of(card, known, layout, between, nvlink)
+        self.sum_ms, self.sum_row_ms = links.ms, links.row_ms
+        extra_us = 0.0
         if card.moe is not None:
-            expert_params = 3 * card.hidden * card.moe.intermediate * card.moe.experts / 1e9
-            routed = min(0.98, (card.layers - card.dense_layers) * expert_params / card.params_billion)
-        per_gb = 1e3 / (gpu.hbm_gb_per_s * at.weights_share)
-        self.always_ms = weights_gb * (1 - routed) * per_gb
-        self.routed_ms = weights_gb * routed * per_gb
-        self.miss = 1 - card.moe.top_k / card.moe.experts if card.moe else 0.0
-        fp8 = precision == "fp8" and known.fp8 is not None
-        peak = ((gpu.fp8_tflops if fp8 else None) or gpu.bf16_tflops) * at.matrix_share
-        self.compute_ms = 2 * (card.active_params_billion - embedding) / 1e3 / ranks / peak * 1e3
-        heads = card.heads / layout.tensor * layout.data
-        per_value = kv_bytes_per_value / 1e9 * 1e3 / (gpu.hbm_gb_per_s * known.kv_share)
-        flops_ms = 1e-12 / (gpu.bf16_tflops * known.attention_share) * 1e3
+            extra_us += assumed("moe_layer_us") * (1 - card.dense_layers / card.layers)
         if card.mla is not None:
-            mla = card.mla
-            values = mla.kv_lora_rank + mla.qk_rope_head_dim
-            decode_flops = 2 * heads * (2 * mla.kv_lora_rank + mla.qk_rope_head_dim)
-            prefill_flops = 2 * heads * (mla.qk_nope_head_dim + mla.qk_rope_head_dim + mla.v_head_dim)
-        else:
-            kv_heads = max(1, -(-card.kv_heads * layout.data // layout.tensor))
-            values = 2 * kv_heads * card.head_dim
-            decode_flops = prefill_flops = 4 * heads * card.head_dim
-        sliding = card.sliding_layers / layout.pipeline if card.sliding_window else 0.0
-        self.window = card.sliding_window or 0
-        self.full_layers, self.sliding_layers = self.layers - sliding, sliding
-        self.decode_token_ms = max(values * per_value, decode_flops * flops_ms)
-        self.prefill_pair_ms = prefill_flops * flops_ms / self.groups
-        self.decode_fixed_ms = self.layers * at.decode_layer_us / 1e3
-        self.prefill_fixed_ms = self.layers * at.prefill_layer_us / 1e3
-        self._links(known, card, layout, between)
+            extra_us += assumed("mla_layer_us")
+        self.decode_layers_ms = self.layers * (at.decode_layer_us + extra_us) / 1e3
+        self.prefill_layers_ms = self.layers * (at.prefill_layer_us + extra_us) / 1e3
         self.engine_ms = assumed(f"{engine}_step_ms")
         self.sequence_ms = assumed("engine_sequence_us") / 1e3
         self.mixed = engine == "vllm"
-        self.chunk = int(assumed("prefill_chunk_tokens"))
+        """Whether prompts and answers share a step; SGLang gives prompts steps of their own."""
+        self.chunk = chunk_tokens(engine, gpu)
 
-    def _links(self, known: GpuFactors, card: ModelCard, layout: LayoutPlan, between: NodeLink | None) -> None:
-        """Latency and milliseconds a row of all sums of one stage, and of the hand-over to the next."""
-        inside = min(layout.tensor, layout.gpus_per_node)
-        nodes = layout.tensor // layout.gpus_per_node
-        latency = per_row = 0.0
-        if inside > 1 and known.all_reduce is not None:
-            latency += known.all_reduce.latency_us
-            per_row += 2 * (inside - 1) / inside * card.hidden * 2 / known.all_reduce.bus_gb_per_s / 1e3
-        efa = links()["efa"]
-        per_us = between.gbps * efa.line_rate_share / 8 * 1e3 if between else math.inf
-        if nodes > 1:
-            latency += efa.latency_us
-            per_row += 2 * (nodes - 1) / nodes * card.hidden * 2 / per_us
-        self.sum_ms = 2 * self.layers * latency / 1e3
-        self.sum_row_ms = 2 * self.layers * per_row / 1e3
-        self.hand_ms = self.hand_row_ms = 0.0
-        if layout.pipeline > 1:
-            self.hand_ms = efa.latency_us / 1e3
-            self.hand_row_ms = card.hidden * 2 / per_us / 1e3
+    def _matrices(
+        self, card: ModelCard, gpu: Gpu, known: GpuFactors, layout: LayoutPlan, precision: str, weights_gb: float
+    ) -> None:
+        """Reading and computing of all weights but the embedding table, of which a step looks up some rows."""
+        at = known.at("fp8" if precision == "fp8" else "bf16")
+        ranks = layout.tensor * layout.pipeline
+        embedding = 0.0 if card.tied_embeddings else card.vocab * card.hidden / 1e9
+        read_gb = weights_gb * (1 - embedding / card.params_billion)
+        read_ms = 1e3 / (gpu.hbm_gb_per_s * at.weights_share)
+        fp8 = precision == "fp8" and known.fp8 is not None
+        peak = ((gpu.fp8_tflops if fp8 else None) or gpu.bf16_tflops) * at.matrix_share
+        if not fp8 and weights_gb * ranks / card.params_billion < _WEIGHT_ONLY_BYTES:
+            peak *= assumed("weight_only_matrix_share")
+        flop_ms = 2 / ranks / peak  # of 10^9 parameters and one row
+        active = card.active_params_billion - embedding
+        self.miss = self.routed_ms = 0.0
+        routed_active = 0.0
+        if card.moe is not None:
+            moe, layers = card.moe, card.layers - card.dense_layers
+            expert = 3 * card.hidden * moe.intermediate / 1e9
+            routed = min(0.98, layers * moe.experts * expert / card.params_billion)
+            routed_active = min(0.98 * active, layers * moe.top_k * expert)
+            self.routed_ms = read_gb * routed * read_ms / assumed("moe_weights_share")
+            self.miss = 1 - moe.top_k / moe.experts
+            read_gb *= 1 - routed
+        uneven = assumed("expert_imbalance") if layout.expert > 1 else 1.0
+        self.always_ms = read_gb * read_ms
+        self.dense_row_ms = (active - routed_active) * flop_ms
+        self.routed_row_ms = routed_active * flop_ms * uneven / assumed("moe_matrix_share") if routed_active else 0.0
+
+    def _attention(
+        self, card: ModelCard, gpu: Gpu, known: GpuFactors, layout: LayoutPlan, kv_bytes_per_value: float
+    ) -> None:
+        """Milliseconds of one cached token and layer in decode, of one pair of tokens and layer in prefill.
+
+        Latent attention decodes absorbed: every head reads the same latent, so many heads a GPU compute rather than
+        read; it prefills with the heads unfolded.
+        """
+        ranks = layout.tensor // layout.data
+        heads = card.heads / ranks
+        if card.mla is not None:
+            mla = card.mla
+            values = mla.kv_lora_rank + mla.qk_rope_head_dim
+            decode_flop = 2 * heads * (2 * mla.kv_lora_rank + mla.qk_rope_head_dim)
+            prefill_flop = 2 * heads * (mla.qk_nope_head_dim + mla.qk_rope_head_dim + mla.v_head_dim)
+        else:
+            values = 2 * max(1, -(-card.kv_heads // ranks)) * card.head_dim
+            decode_flop = prefill_flop = 4 * heads * card.head_dim
+        flop_ms = 1e-9 / (gpu.bf16_tflops * known.attention_share)
+        read_ms = 1e-6 / (gpu.hbm_gb_per_s * known.kv_share)
+        self.decode_token_ms = max(values * kv_bytes_per_value * read_ms, decode_flop * flop_ms) / self.groups
+        self.prefill_pair_ms = prefill_flop * flop_ms / self.groups
+        self.window = card.sliding_window or 0
+        self.sliding_layers = card.sliding_layers / layout.pipeline if self.window else 0.0
+        self.full_layers = self.layers - self.sliding_layers
 
     def matrices_ms(self, rows: float) -> float:
-        """Matrix products of one stage for `rows` tokens."""
-        read = self.always_ms
+        """Matrix products of one stage for `rows` tokens.
+
+        A mixture of experts touches 1 - (1 - top_k / experts)^rows of its experts.
+        """
+        computed = self.dense_row_ms * rows
+        total = self.always_ms if self.always_ms > computed else computed
         if self.routed_ms:
-            read += self.routed_ms * (1 - self.miss**rows)
-        computed = self.compute_ms * rows
-        return read if read > computed else computed
+            read = self.routed_ms * (1 - self.miss**rows)
+            computed = self.routed_row_ms * rows
+            total += read if read > computed else computed
+        return total
 
     def cache_ms(self, batch: float, context: float) -> float:
         """Attention of `batch` sequences of `context` tokens to their caches, on one stage."""
         tokens = self.full_layers * context
         if self.sliding_layers:
             tokens += self.sliding_layers * min(context, self.window)
-        return batch / self.groups * tokens * self.decode_token_ms
+        return batch * tokens * self.decode_token_ms
 
     def attention_ms(self, tokens: float, context: float) -> float:
         """Attention of `tokens` new tokens to themselves and the `context` before them, on one stage."""
-        pairs = self.full_layers * tokens * (context + tokens / 2)
+        reach = context + tokens / 2
+        pairs = self.full_layers * reach
         if self.sliding_layers:
-            pairs += self.sliding_layers * tokens * min(context + tokens / 2, self.window)
-        return pairs * self.prefill_pair_ms
-
-    def row_ms(self, rows: float) -> float:
-        """Sums and hand-over of `rows` tokens beyond their latency."""
-        return rows * (self.sum_row_ms + self.hand_row_ms)
+            pairs += self.sliding_layers * min(reach, self.window)
+        return tokens * pairs * self.prefill_pair_ms
 
     @property
-    def fixed_ms(self) -> float:
+    def step_ms(self) -> float:
         """What every step of one stage costs, whatever it carries."""
-        return self.decode_fixed_ms + self.sum_ms + self.hand_ms + self.engine_ms
+        return self.decode_layers_ms + self.sum_ms + self.engine_ms
 
     def decode_ms(self, batch: float, context: float) -> float:
-        """One token for each of `batch` sequences: all stages, the batch split over them."""
+        """One token for each of `batch` sequences: all stages in turn, the batch split over them."""
         part = max(1.0, batch / self.stages)
-        stage = self.matrices_ms(part) + self.cache_ms(part, context) + self.row_ms(part) + part * self.sequence_ms
-        return self.stages * (stage + self.fixed_ms)
+        stage = self.matrices_ms(part) + self.cache_ms(part, context)
+        stage += part * (self.sum_row_ms + self.sequence_ms) + self.step_ms
+        return self.stages * stage
 
     def prefill_ms(
         self, tokens: float, context: float = 0.0, *, beside: float = 0.0, beside_context: float = 0.0
     ) -> float:
         """The first pass over `tokens` tokens after `context` cached ones, in chunks, the stages in turn.
 
-        `beside` sequences of `beside_context` tokens decode in the same steps.
+        `beside` sequences of `beside_context` tokens decode in the same steps, where the engine mixes them.
         """
         chunks = max(1, math.ceil(tokens / self.chunk))
-        part = beside / self.stages
+        part = beside / self.stages if self.mixed else 0.0
         rows = tokens / chunks
-        stage = self.matrices_ms(rows + part) + self.row_ms(rows + part) + self.fixed_ms
-        stage += self.prefill_fixed_ms - self.decode_fixed_ms + part * self.sequence_ms
+        stage = self.matrices_ms(rows + part) + (rows + part) * self.sum_row_ms + part * self.sequence_ms
+        stage += self.prefill_layers_ms + self.sum_ms + self.engine_ms
         stage += self.cache_ms(part, beside_context) + self.attention_ms(tokens, context) / chunks
         return (chunks + self.stages - 1) * stage
