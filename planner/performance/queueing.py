@@ -14,6 +14,8 @@ from planner.performance.step import known_factors
 from planner.performance.workload import Z99, Band, Performance, Quantiles, TokenLengths, Workload
 
 _GRID = 24
+_RESERVED_SHARE = 0.75
+"""Of an answer, in the cache: half is there on average, all is kept free by engines that never evict."""
 _NEVER = Quantiles(p50=math.inf, p99=math.inf)
 
 
@@ -29,7 +31,8 @@ class Curve:
         self.tokens = max(1.0, output.mean)
         self.context = input.mean + output.mean * (1 + output.cv2) / 2
         """Of a running sequence at a random time: long answers run longer."""
-        self.memory_limit = replica.memory.kv_tokens / max(1.0, self.context - self.prefix * 0.5)
+        held = self.fresh + _RESERVED_SHARE * output.mean * (1 + output.cv2)
+        self.memory_limit = replica.memory.kv_tokens / held
         chunk_limit = self.costs.chunk / (1 + self.fresh / self.tokens)
         self.limit = max(1.0, min(replica.max_running, self.memory_limit, chunk_limit * self.costs.stages))
         fresh = self.fresh
@@ -65,18 +68,29 @@ class Curve:
         return self.rates[-1]
 
     def step_ms(self, mean_batch: float) -> float:
-        """Mean step time while `mean_batch` requests run on average, prefill of what replaces them included."""
-        costs = self.costs
+        """Mean time of the steps that a request runs in while `mean_batch` requests run on average.
+
+        Steps with nobody running are none, so few requests still see themselves: batch = mean / (1 - exp(-mean)).
+        """
         batch = mean_batch / -math.expm1(-mean_batch) if mean_batch > 1e-9 else 1.0
+        return self.closed_step_ms(batch, mean_batch / batch)
+
+    def closed_step_ms(self, batch: float, replaced: float = 1.0) -> float:
+        """Mean step time while `batch` requests run, each that ends replaced by another with this probability.
+
+        What replaces them is prefilled in the same steps (vLLM) or in steps between (SGLang): in each step
+        batch / output tokens requests, which come in lumps of at least a prompt or a chunk.
+        """
+        costs = self.costs
         part = max(1.0, batch / costs.stages)
-        arriving = part / self.tokens * mean_batch / batch
+        arriving = part / self.tokens * replaced
         fresh = arriving * self.fresh
         lump = min(costs.chunk, max(self.fresh, fresh))
         often = min(1.0, fresh / lump)
         plain = costs.matrices_ms(part)
         if costs.mixed:
-            loaded = costs.matrices_ms(part + lump)
-            matrices = plain + often * (loaded - plain)
+            matrices = plain + often * (costs.matrices_ms(part + lump) - plain)
+            matrices += often * (costs.prefill_layers_ms - costs.decode_layers_ms)
         else:
             matrices = plain + often * (
                 costs.matrices_ms(lump) + costs.prefill_layers_ms + costs.sum_ms + costs.engine_ms

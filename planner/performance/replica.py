@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from catalog.types import Gpu, ModelCard
 from planner.performance.links import NodeLink
-from planner.performance.step import StepCosts
+from planner.performance.step import StepCosts, chunk_tokens
 from planner.plan import LayoutPlan, MemoryBudget
 
 if TYPE_CHECKING:
@@ -37,6 +37,8 @@ class Replica:
     nvlink: bool = True
     """Whether GPUs of a node talk over NVLink; else over PCIe."""
     kv_bytes_per_value: float = 2.0
+    chunk_tokens: int | None = None
+    """Tokens that a step takes at most; the engine's default for the GPU where None."""
     costs: StepCosts = field(init=False, repr=False, compare=False)
     """Coefficients of its step times."""
 
@@ -51,6 +53,7 @@ class Replica:
             kv_bytes_per_value=self.kv_bytes_per_value,
             between=self.between,
             nvlink=self.nvlink,
+            chunk=self.chunk_tokens or chunk_tokens(self.engine, self.gpu),
         )
         object.__setattr__(self, "costs", costs)
 

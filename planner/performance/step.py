@@ -51,6 +51,7 @@ class StepCosts:
         kv_bytes_per_value: float,
         between: NodeLink | None,
         nvlink: bool,
+        chunk: int,
     ) -> None:
         known = known_factors(gpu)
         at = known.at(precision)
@@ -72,7 +73,7 @@ class StepCosts:
         self.sequence_ms = assumed("engine_sequence_us") / 1e3
         self.mixed = engine == "vllm"
         """Whether prompts and answers share a step; SGLang gives prompts steps of their own."""
-        self.chunk = chunk_tokens(engine, gpu)
+        self.chunk = chunk
 
     def _matrices(
         self, card: ModelCard, gpu: Gpu, known: GpuFactors, layout: LayoutPlan, precision: str, weights_gb: float
