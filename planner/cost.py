@@ -168,9 +168,10 @@ def _storage(
 
 def _pool(pool: PoolPlan) -> Iterator[CostLine]:
     for rung in pool.rungs:
-        # A capacity block is prepaid: it costs the same whether its nodes run or not.
-        floor = rung.max_nodes if rung.kind == "capacity_block" else rung.min_nodes
-        count = f"{floor}, prepaid," if rung.kind == "capacity_block" else f"{floor} to {rung.max_nodes}"
+        # Prepaid or reserved: it costs the same whether its nodes run or not.
+        floor = rung.max_nodes if rung.always_bills else rung.min_nodes
+        paid = {"capacity_block": "prepaid,", "capacity_reservation": "used or not,"}.get(rung.kind)
+        count = f"{floor}, {paid}" if paid else f"{floor} to {rung.max_nodes}"
         yield CostLine(
             item=f"Pool {pool.name}",
             detail=f"{rung.kind.replace('_', ' ')}, {count} x {pool.hardware.instance_type}",

@@ -30,6 +30,7 @@ CONTROLLER_PRIORITY = "inference-controllers"
 GPU_TAINT = "nvidia.com/gpu"
 
 CLUSTER_AUTOSCALER_ACCOUNT = "cluster-autoscaler"
+KARPENTER_ACCOUNT = "karpenter"
 AUTOSCALER_STATUS = "cluster-autoscaler-status"
 """ConfigMap in which cluster-autoscaler tells which node groups it leaves alone, and why."""
 LADDER_KEEPER = "ladder-keeper"

@@ -8,11 +8,12 @@ from catalog.load import Catalog, load
 from catalog.types import Region
 from planner import karpenter
 from planner.alerts import plan_alerts
-from planner.cache import Crowd, check_sharing, plan_cache
+from planner.cache import Crowd, check_load_target, check_sharing, plan_cache
 from planner.charts import plan_charts
 from planner.cost import plan_cost
 from planner.drafts import Draft, draft
 from planner.images import mirrored
+from planner.ladder import check_ladders, ladder_alerts, plan_ladder
 from planner.naming import (
     MONITORING_NAMESPACE,
     PROJECT,
@@ -27,6 +28,7 @@ from planner.plan import (
     CachePlan,
     EksPlan,
     ExistingClusterPlan,
+    LadderPlan,
     ModelPlan,
     ObservabilityPlan,
     Plan,
@@ -79,7 +81,8 @@ def plan(settings: Settings, *, stack: str, region: str | None, catalog: Catalog
         for index, model in enumerate(settings.models)
         if (found := draft(index, model, settings, hardware, facts, findings))
     ]
-    pools = _pools(drafts, hardware, facts, region, version.name)
+    pools = _pools(drafts, hardware, facts, region, version.name, settings)
+    check_ladders(settings, tuple(pools.values()), findings)
     zones = tuple(pool.zone for pool in pools.values() if pool.zone)
     network = plan_network(settings, where, zones, findings)
     cache = plan_cache(settings, zones, _busiest_zone(drafts, pools), findings)
@@ -102,6 +105,7 @@ def plan(settings: Settings, *, stack: str, region: str | None, catalog: Catalog
     )
     models = _models(drafts, settings, pools, cache, facts, findings)
     check_heads(target, models, findings)
+    check_load_target(settings, {m.name: m.weights.load for m in models if m.weights.medium == "lustre"}, findings)
     hub_token = _hub_token(settings, drafts, cache, findings)
     cost = plan_cost(
         target=target,
@@ -116,6 +120,8 @@ def plan(settings: Settings, *, stack: str, region: str | None, catalog: Catalog
         findings=findings,
     )
     findings.raise_if_any()
+    python = mirrored(facts.versions.images["python"].reference, settings.images.mirror)
+    ladder = plan_ladder(tuple(pools.values()), models, python)
     return Plan(
         project=PROJECT,
         stack=stack,
@@ -129,7 +135,7 @@ def plan(settings: Settings, *, stack: str, region: str | None, catalog: Catalog
         warmups=_warmups(
             models,
             hub_token,
-            mirrored(facts.versions.images["python"].reference, settings.images.mirror),
+            python,
             _warmup_rate(target, facts),
         ),
         models=models,
@@ -142,12 +148,13 @@ def plan(settings: Settings, *, stack: str, region: str | None, catalog: Catalog
             models=models,
         ),
         image_mirror=settings.images.mirror,
-        observability=_observability(settings, drafts, models),
+        observability=_observability(settings, drafts, models, ladder),
         hub_token=hub_token,
         protect_data=settings.protection in {"data", "all"},
         protect_cluster=settings.protection == "all",
         cost=cost,
         findings=tuple(findings.remarks),
+        ladder=ladder,
         karpenter=karpenter.plan_controller(target, network, tuple(pools.values())),
     )
 
@@ -189,13 +196,19 @@ def _hardware(
 
 
 def _pools(
-    drafts: list[Draft], hardware: dict[str, PoolFacts], catalog: Catalog, region: str | None, version: str
+    drafts: list[Draft],
+    hardware: dict[str, PoolFacts],
+    catalog: Catalog,
+    region: str | None,
+    version: str,
+    settings: Settings,
 ) -> dict[str, PoolPlan]:
     spanning = {d.model.pool for d in drafts if d.fit.layout.nodes > 1}
+    window = settings.target.maintenance_window if isinstance(settings.target, EksTarget) else None
     return {
         name: karpenter.plan_pool(facts, catalog, region, kubernetes_version=version)
         if isinstance(facts.pool, KarpenterPool)
-        else plan_pool(facts, catalog, region, kubernetes_version=version, uses_efa=name in spanning)
+        else plan_pool(facts, catalog, region, kubernetes_version=version, uses_efa=name in spanning, window=window)
         for name, facts in hardware.items()
     }
 
@@ -285,7 +298,9 @@ def _warmup_rate(target: EksPlan | ExistingClusterPlan, catalog: Catalog) -> flo
     return _HUB_MB_PER_S
 
 
-def _observability(settings: Settings, drafts: list[Draft], models: tuple[ModelPlan, ...]) -> ObservabilityPlan:
+def _observability(
+    settings: Settings, drafts: list[Draft], models: tuple[ModelPlan, ...], ladder: LadderPlan | None
+) -> ObservabilityPlan:
     wanted = settings.observability
     return ObservabilityPlan(
         scrape_interval_seconds=wanted.scrape_interval_seconds,
@@ -295,9 +310,12 @@ def _observability(settings: Settings, drafts: list[Draft], models: tuple[ModelP
         storage_class=_storage_class(settings),
         prometheus_url=f"http://{PROMETHEUS_SERVICE}.{MONITORING_NAMESPACE}.svc:9090",
         grafana_admin=secret_of(MONITORING_NAMESPACE, "grafana-admin", "admin-password", wanted.grafana_admin),
-        alerts=plan_alerts(
-            wanted.alerts,
-            tuple((sketch.model, model, sketch.engine) for sketch, model in zip(drafts, models, strict=True)),
+        alerts=(
+            *plan_alerts(
+                wanted.alerts,
+                tuple((sketch.model, model, sketch.engine) for sketch, model in zip(drafts, models, strict=True)),
+            ),
+            *ladder_alerts(ladder),
         ),
     )
 

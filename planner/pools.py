@@ -9,12 +9,23 @@ from catalog.assumptions import assumed
 from catalog.load import Catalog
 from catalog.types import Gpu, Instance, Price, Region
 from planner.efa import HUGEPAGES_NODE_MIB, efa_interfaces, max_pods
+from planner.ladder import instant, schedule_of, window_of
 from planner.layout import Node, node_of
 from planner.naming import GPU_TAINT, NODE_GROUP_PREFIX_LIMIT, POOL_LABEL, RUNG_LABEL, node_group_prefix
 from planner.plan import Hardware, PoolPlan, RungPlan, Taint
 from planner.problems import Findings
+from settings.calendar import MaintenanceWindow
 from settings.errors import did_you_mean
-from settings.pools import CapacityBlockRung, ExistingPool, KarpenterPool, NodeGroupPool, Pool, Rung, SpotRung
+from settings.pools import (
+    CapacityBlockRung,
+    CapacityReservationRung,
+    ExistingPool,
+    KarpenterPool,
+    NodeGroupPool,
+    Pool,
+    Rung,
+    SpotRung,
+)
 
 GPU_AMI = "AL2023_x86_64_NVIDIA"
 # The root volume holds the OS only where instance-store NVMe takes images and pods; else images go there too.
@@ -151,9 +162,15 @@ def check_zone(
 
 
 def plan_pool(
-    facts: PoolFacts, catalog: Catalog, region: str | None, *, kubernetes_version: str, uses_efa: bool
+    facts: PoolFacts,
+    catalog: Catalog,
+    region: str | None,
+    *,
+    kubernetes_version: str,
+    uses_efa: bool,
+    window: MaintenanceWindow | None = None,
 ) -> PoolPlan:
-    """A pool with its rungs. `uses_efa`: a model on it spans nodes."""
+    """A pool with its rungs. `uses_efa`: a model on it spans nodes. `window`: where the pool has none of its own."""
     pool = facts.pool
     if isinstance(pool, ExistingPool):
         return _existing_pool(pool, facts.gpu)
@@ -175,6 +192,7 @@ def plan_pool(
         ami_type=ami.ami_type,
         release_version=ami.releases[kubernetes_version],
         root_volume_gib=root_volume_gib(instance.nvme_gb_total),
+        maintenance_window=window_of(pool.maintenance_window or window),
     )
 
 
@@ -209,15 +227,14 @@ def _rung(
 ) -> RungPlan:
     rung = pool.capacity[position]
     prices = catalog.prices
+    reserved = isinstance(rung, CapacityBlockRung | CapacityReservationRung)
+    # What is reserved starts at 0: before a block begins, every launch would fail. It bills either way.
+    low, high = (0, rung.nodes) if reserved else (rung.nodes.min, rung.nodes.max)
     if isinstance(rung, CapacityBlockRung):
-        # Starts at 0: before the block begins, every launch would fail. Its price is prepaid either way.
-        low, high, desired = 0, rung.nodes, 0
         price = prices.capacity_block(instance.name, region)
     elif isinstance(rung, SpotRung):
-        low, high, desired = rung.nodes.min, rung.nodes.max, rung.nodes.min
         price = prices.spot(instance.name, region)
-    else:
-        low, high, desired = rung.nodes.min, rung.nodes.max, rung.nodes.min
+    else:  # A reservation costs as on demand.
         price = prices.on_demand(instance.name, region)
     name = rung_name(pool, position)
     return RungPlan(
@@ -225,15 +242,20 @@ def _rung(
         kind=rung.kind,
         min_nodes=low,
         max_nodes=high,
-        desired_nodes=desired,
+        desired_nodes=low,
         priority=100 - 10 * position,
-        reservation=rung.reservation if isinstance(rung, CapacityBlockRung) else None,
-        # A block is one placement already, and a group beside it would exclude it (terraform-aws-eks #3730).
-        placement_group=uses_efa and not isinstance(rung, CapacityBlockRung),
+        reservation=rung.reservation if reserved else None,
+        # A new group beside a reservation would exclude its instances (terraform-aws-eks #3730); a block is one
+        # placement already.
+        placement_group=uses_efa and not reserved,
+        placement_group_name=rung.placement_group if reserved else None,
         labels=rung_labels(pool.name, name, gpu, uses_efa=uses_efa),
         usd_per_node_hour=price.usd if price else 0.0,
         price_note=price_note(price, instance.name, rung.kind),
         boot_seconds=int(assumed("boot_seconds_eight_gpu" if instance.gpus >= 8 else "boot_seconds_single_gpu")),
+        starts=instant(rung.starts) if isinstance(rung, CapacityBlockRung) else None,
+        ends=instant(rung.ends) if isinstance(rung, CapacityBlockRung) else None,
+        schedule=schedule_of(pool, position),
     )
 
 

@@ -33,10 +33,10 @@ def _takes_no_reservation(value: Any, kind: str) -> Any:
     if isinstance(value, Mapping) and "reservation" in value:
         raise WrongValueError(
             f"{kind} capacity cannot come out of a reservation: a launch asks one market only",
-            help="use `kind: capacity_block` or `kind: capacity_reservation` for it, and a rung of its own for the rest",
+            help="use `kind: capacity_block` or `kind: capacity_reservation` for it, and another rung for the rest",
             at=("reservation",),
         )
-    return value
+    return value  # pyright: ignore[reportUnknownVariableType] - pydantic judges it next
 
 
 class SpotRung(Section):
@@ -83,7 +83,7 @@ class CapacityBlockRung(Section):
     def _no_placement_group(cls, name: str | None) -> str | None:
         if name is not None:
             raise WrongValueError(
-                "a placement group with a capacity block: the block's instances are outside of it, so none would launch",
+                "a placement group with a capacity block, whose instances are outside of it: none would launch",
                 help="leave it out; a block's instances lie close together already",
             )
         return name

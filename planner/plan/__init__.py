@@ -9,6 +9,14 @@ from __future__ import annotations
 from planner.plan.cache import CachePlan, FsxPlan, LoadPlan, VolumeClaimPlan, WeightsPlan
 from planner.plan.explain import Explained, Input
 from planner.plan.karpenter import CapacityType, KarpenterPlan, KarpenterPoolPlan, NodeClassPlan, NodePoolPlan
+from planner.plan.ladder import (
+    AutoscalerTimesPlan,
+    KeeperModelPlan,
+    KeeperPlan,
+    KeeperPoolPlan,
+    KeeperRungPlan,
+    LadderPlan,
+)
 from planner.plan.models import (
     ContainerPlan,
     CronFloor,
@@ -25,7 +33,15 @@ from planner.plan.models import (
     WarmupPlan,
 )
 from planner.plan.platform import AlertPlan, ChartPlan, CostLine, CostPlan, Finding, ObservabilityPlan, Plan
-from planner.plan.pools import Hardware, NetworkInterfacePlan, PoolPlan, RungPlan, Taint
+from planner.plan.pools import (
+    Hardware,
+    MaintenanceWindowPlan,
+    NetworkInterfacePlan,
+    PoolPlan,
+    RungPlan,
+    ScheduledSizePlan,
+    Taint,
+)
 from planner.plan.secrets import AnySecretSource, SecretPlan
 from planner.plan.target import (
     AddonPlan,
@@ -42,6 +58,7 @@ __all__ = [
     "AddonPlan",
     "AlertPlan",
     "AnySecretSource",
+    "AutoscalerTimesPlan",
     "CachePlan",
     "CapacityType",
     "ChartPlan",
@@ -64,8 +81,14 @@ __all__ = [
     "Input",
     "KarpenterPlan",
     "KarpenterPoolPlan",
+    "KeeperModelPlan",
+    "KeeperPlan",
+    "KeeperPoolPlan",
+    "KeeperRungPlan",
+    "LadderPlan",
     "LayoutPlan",
     "LoadPlan",
+    "MaintenanceWindowPlan",
     "MemoryBudget",
     "MetricTrigger",
     "ModelPlan",
@@ -79,6 +102,7 @@ __all__ = [
     "RayPlan",
     "RungPlan",
     "ScalingPlan",
+    "ScheduledSizePlan",
     "SecretPlan",
     "SystemGroupPlan",
     "Taint",

@@ -8,6 +8,7 @@ from typing import Literal
 
 from planner.plan.cache import CachePlan
 from planner.plan.karpenter import KarpenterPlan
+from planner.plan.ladder import LadderPlan
 from planner.plan.models import ModelPlan, WarmupPlan
 from planner.plan.pools import PoolPlan
 from planner.plan.secrets import SecretPlan
@@ -125,6 +126,8 @@ class Plan:
     """Protect the cluster and the cache too."""
     cost: CostPlan
     findings: tuple[Finding, ...]
+    ladder: LadderPlan | None = None
+    """Of the pools of node groups; None where there are none."""
     karpenter: KarpenterPlan | None = None
     """The second provisioner; None where no pool is its."""
     aws_profile: str | None = None

@@ -55,12 +55,38 @@ class Taint:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ScheduledSizePlan:
+    """A change of a rung's size that repeats every week."""
+
+    name: str
+    """Of the scheduled action, unique on its scaling group."""
+    timezone: str
+    recurrence: str
+    """Cron expression."""
+    min_nodes: int
+    desired_nodes: int | None
+    """None: leave as many as there are; cluster-autoscaler hands back what nobody needs."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MaintenanceWindowPlan:
+    """When groups may be moved to better rungs."""
+
+    timezone: str
+    days: tuple[str, ...]
+    """`mon` to `sun`."""
+    start: str
+    """Local time, `HH:MM`."""
+    hours: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RungPlan:
     """One kind of capacity of a pool; on EKS one managed node group."""
 
     name: str
     """`<pool>-<kind>`; unique in the stack, prefix of the node group's name."""
-    kind: Literal["capacity_block", "spot", "on_demand", "existing"]
+    kind: Literal["capacity_block", "capacity_reservation", "spot", "on_demand", "existing"]
     min_nodes: int
     max_nodes: int
     desired_nodes: int
@@ -75,6 +101,18 @@ class RungPlan:
     """Where the price comes from, and whether it is borrowed from another region or assumed."""
     boot_seconds: int
     """Planned time from the request for a node to `Ready`."""
+    starts: str | None = None
+    """When a capacity block begins, ISO 8601 in UTC."""
+    ends: str | None = None
+    """When it ends."""
+    placement_group_name: str | None = None
+    """An existing cluster placement group, which the reservation is in."""
+    schedule: tuple[ScheduledSizePlan, ...] = ()
+
+    @property
+    def always_bills(self) -> bool:
+        """Whether all its nodes cost the same used or not: prepaid, or reserved."""
+        return self.kind in {"capacity_block", "capacity_reservation"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,6 +132,8 @@ class PoolPlan:
     release_version: str | None
     root_volume_gib: int
     provisioner: Literal["node_group", "karpenter", "existing"] = "node_group"
+    maintenance_window: MaintenanceWindowPlan | None = None
+    """When groups may climb to better rungs; None: never by themselves."""
     karpenter: KarpenterPoolPlan | None = None
     """There where the provisioner is Karpenter."""
 
