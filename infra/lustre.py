@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import pulumi
@@ -68,6 +69,10 @@ class Lustre(pulumi.ComponentResource):
             subnet_ids=args.subnet_id,
             security_group_ids=[group.id],
             kms_key_id=args.key_arn,
+            efa_enabled=args.plan.efa or None,
+            metadata_configuration=(
+                aws.fsx.LustreFileSystemMetadataConfigurationArgs(mode="AUTOMATIC") if args.plan.efa else None
+            ),
             # FSx makes no backups of a file system that mirrors a bucket, and the bucket is the copy.
             automatic_backup_retention_days=0,
             skip_final_backup=True,
@@ -123,7 +128,37 @@ class Lustre(pulumi.ComponentResource):
                     )
                 )
             rules.append(self._ingress("nodes-from-servers", self._args.client_security_group_id, group.id, low, high))
+        if self._args.plan.efa:
+            rules += self._everything_between(group.id, peers)
         return group, rules
+
+    def _everything_between(
+        self, group_id: pulumi.Input[str], peers: Mapping[str, pulumi.Input[str]]
+    ) -> list[pulumi.Resource]:
+        """EFA bypasses ports: FSx refuses an EFA-enabled file system without all traffic to itself and its clients."""
+        rules: list[pulumi.Resource] = []
+        for peer, peer_id in peers.items():
+            rules.append(
+                aws.vpc.SecurityGroupIngressRule(
+                    f"{self._name}-efa-from-{peer}",
+                    security_group_id=group_id,
+                    referenced_security_group_id=peer_id,
+                    ip_protocol="-1",
+                    description="EFA",
+                    opts=self._child,
+                )
+            )
+            rules.append(
+                aws.vpc.SecurityGroupEgressRule(
+                    f"{self._name}-efa-to-{peer}",
+                    security_group_id=group_id,
+                    referenced_security_group_id=peer_id,
+                    ip_protocol="-1",
+                    description="EFA",
+                    opts=self._child,
+                )
+            )
+        return rules
 
     def _ingress(
         self, suffix: str, group_id: pulumi.Input[str], peer_id: pulumi.Input[str], low: int, high: int

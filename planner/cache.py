@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import accumulate
+from math import ceil
 
 from catalog.assumptions import assumed
 from planner.plan import CachePlan, FsxPlan, Hardware, LoadPlan, VolumeClaimPlan
@@ -17,11 +18,17 @@ from settings.target import EksTarget
 MOUNT_PATH = "/cache"
 DATA_REPOSITORY_PATH = "/models"
 CLAIM_NAME = "model-cache"
+CLIENT_LIMIT = "client network"
+SERVER_LIMIT = "file system, shared by all readers"
 
 # Baseline network throughput of PERSISTENT_2 SSD, MB/s for each TiB, by its disk throughput class.
 # Source: FSx for Lustre user guide, "Aggregate file system performance".
 _NETWORK_MBPS_PER_TIB = {125: 320, 250: 640, 500: 1300, 1000: 2600}
 _FSX_STEP_GIB = 2400
+# Steps of an EFA-enabled file system in GiB, by its disk throughput class. Source: FSx for Lustre user guide,
+# "EFA-enabled file systems".
+_FSX_EFA_STEP_GIB = {125: 38400, 250: 19200, 500: 9600, 1000: 4800}
+_FSX_LARGEST_GIB = 1_000_000
 _GBPS_TO_MB_PER_S = 125
 
 
@@ -100,14 +107,7 @@ def _kind_fits(cache: Cache, *, on_eks: bool, findings: Findings) -> bool:
 
 
 def _fsx(cache: FsxLustreCache, pool_zones: tuple[str, ...], default_zone: str | None, findings: Findings) -> FsxPlan:
-    if cache.storage_gib != 1200 and cache.storage_gib % _FSX_STEP_GIB:
-        below = max(1200, cache.storage_gib // _FSX_STEP_GIB * _FSX_STEP_GIB)
-        above = (cache.storage_gib // _FSX_STEP_GIB + 1) * _FSX_STEP_GIB
-        findings.problem(
-            ("cache", "storage_gib"),
-            f"{cache.storage_gib} GiB is no size that FSx for Lustre has",
-            f"the nearest are {below} and {above} (1200, 2400, then steps of 2400)",
-        )
+    _check_size(cache, findings)
     zone = cache.availability_zone or default_zone or ""
     if cache.availability_zone and pool_zones and cache.availability_zone not in pool_zones:
         findings.problem(
@@ -123,7 +123,67 @@ def _fsx(cache: FsxLustreCache, pool_zones: tuple[str, ...], default_zone: str |
         disk_mb_per_s=tib * cache.throughput_mbps_per_tib,
         network_mb_per_s=tib * _NETWORK_MBPS_PER_TIB[cache.throughput_mbps_per_tib],
         file_system_type_version="2.15",
+        efa=cache.efa,
     )
+
+
+def _check_size(cache: FsxLustreCache, findings: Findings) -> None:
+    """Refuses a size that FSx does not make, EFA-enabled or not."""
+    step = _FSX_EFA_STEP_GIB[cache.throughput_mbps_per_tib] if cache.efa else _FSX_STEP_GIB
+    smallest = step if cache.efa else 1200
+    if cache.storage_gib == smallest or cache.storage_gib % step == 0:
+        return
+    below = max(smallest, cache.storage_gib // step * step)
+    above = (cache.storage_gib // step + 1) * step
+    near = f"{below} and {above}" if below < cache.storage_gib else f"{above}"
+    what = (
+        f"EFA-enabled FSx for Lustre at {cache.throughput_mbps_per_tib} MB/s a TiB" if cache.efa else "FSx for Lustre"
+    )
+    legal = f"multiples of {step}" if cache.efa else "1200, 2400, then steps of 2400"
+    findings.problem(
+        ("cache", "storage_gib"),
+        f"{cache.storage_gib} GiB is no size that {what} has",
+        f"nearest: {near} ({legal})",
+    )
+
+
+def check_load_target(settings: Settings, loads: Mapping[str, LoadPlan], findings: Findings) -> None:
+    """Refuses a file system that gives some model its weights later than `cache.load_seconds`.
+
+    `loads` are those of the models that read the file system, by the model's name. A node's own network card bounds
+    the time whatever the file system; else the smallest size and the lowest throughput that reach the target are told.
+    """
+    cache = settings.cache
+    if not isinstance(cache, FsxLustreCache) or cache.load_seconds is None or not loads:
+        return
+    slowest, load = max(loads.items(), key=lambda item: item[1].seconds)
+    if load.seconds <= cache.load_seconds:
+        return
+    least = max(one.gigabytes_per_node * 1000 / one.limits_mb_per_s[CLIENT_LIMIT] for one in loads.values())
+    if least > cache.load_seconds:
+        findings.problem(
+            ("cache", "load_seconds"),
+            f"no file system loads {slowest} in {cache.load_seconds} s: its nodes' network cards need {least:.0f} s",
+            f"ask for {ceil(least)} or more, or use an instance type with a faster first card",
+        )
+        return
+    needed = load.seconds * load.limits_mb_per_s[SERVER_LIMIT] / cache.load_seconds
+    findings.problem(
+        ("cache", "load_seconds"),
+        f"{slowest} has its weights after {load.seconds:.0f} s, all {load.readers} reading nodes counted",
+        _large_enough(cache, needed),
+    )
+
+
+def _large_enough(cache: FsxLustreCache, megabytes_per_second: float) -> str:
+    """The nearest file systems that sustain a rate: more storage, or more throughput for each TiB."""
+    ways: list[str] = []
+    for tier in (tier for tier in _NETWORK_MBPS_PER_TIB if tier >= cache.throughput_mbps_per_tib):
+        step = _FSX_EFA_STEP_GIB[tier] if cache.efa else _FSX_STEP_GIB
+        size = max(ceil(megabytes_per_second / tier * 1024 / step) * step, ceil(cache.storage_gib / step) * step)
+        if size <= _FSX_LARGEST_GIB:
+            ways.append(f"storage_gib: {size} at throughput_mbps_per_tib: {tier}")
+    return f"use {', or '.join(ways[:2])}" if ways else "no file system is that fast: allow more seconds"
 
 
 def check_sharing(settings: Settings, pods: int, nodes: int, findings: Findings) -> None:
@@ -166,11 +226,11 @@ def plan_load(cache: Cache, plan: CachePlan, medium: str, reader: Reader, everyo
         assert plan.fsx is not None  # noqa: S101 - medium_of says lustre only with a file system
         client = min(client, assumed("client_lustre_mb_per_s"))
         server = min(plan.fsx.disk_mb_per_s, plan.fsx.network_mb_per_s)
-        limits = {"client network": client, "file system, shared by all readers": server}
-        seconds = {"client network": own_mb / client, "file system, shared by all readers": served_mb / server}
+        limits = {CLIENT_LIMIT: client, SERVER_LIMIT: server}
+        seconds = {CLIENT_LIMIT: own_mb / client, SERVER_LIMIT: served_mb / server}
     elif medium == "s3_stream":
         client *= assumed("s3_client_share")
-        limits, seconds, readers = {"client network": client}, {"client network": own_mb / client}, reader.nodes
+        limits, seconds, readers = {CLIENT_LIMIT: client}, {CLIENT_LIMIT: own_mb / client}, reader.nodes
     else:
         assert isinstance(cache, VolumeClaimCache)  # noqa: S101 - medium_of says volume only for a claim
         limits = {"volume": float(cache.read_mb_per_s)}

@@ -19,6 +19,12 @@ class FsxLustreCache(Section):
     """Disk throughput in MB/s for each TiB of storage."""
     availability_zone: AvailabilityZone | None = None
     """Zone of the file system; the zone of the pool that loads most where left out."""
+    load_seconds: int | None = Field(default=None, ge=10, le=7200)
+    """Seconds within which every node must have its weights when all minimum replicas start together; a file system
+    that is too slow for it is refused, with the smallest one that is not."""
+    efa: bool = False
+    """Make an EFA-enabled file system, which only comes in large steps and can never be changed to another throughput.
+    Nodes reach it over TCP until their image sets Lustre up for EFA; load times are planned over TCP."""
 
 
 class S3Cache(Section):

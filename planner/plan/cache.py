@@ -17,6 +17,8 @@ class FsxPlan:
     disk_mb_per_s: float
     network_mb_per_s: float
     file_system_type_version: str
+    efa: bool = False
+    """EFA-enabled: fixed at creation, as is its throughput from then on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

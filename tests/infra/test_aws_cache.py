@@ -118,3 +118,25 @@ def test_a_file_system_without_a_bucket_is_refused() -> None:
     plan = plans.plan(cache=replace(plans.lustre_cache(), bucket=False))
     with pytest.raises(ValueError, match="mirrors a bucket"):
         deploy(lambda: declare(plan))
+
+
+def test_an_efa_enabled_file_system_lets_everything_between_itself_and_its_clients() -> None:
+    plan = plans.plan()
+    assert plan.cache.fsx is not None
+    cache = replace(plan.cache, fsx=replace(plan.cache.fsx, storage_gib=4800, throughput_mbps_per_tib=1000, efa=True))
+    world = deploy(lambda: declare(replace(plan, cache=cache)))
+    files = world[FILES, "lustre-files"]
+    assert files.inputs["efaEnabled"] is True
+    assert files.inputs["metadataConfiguration"] == {"mode": "AUTOMATIC"}
+    rules = [r for r in world if r.type in {INGRESS, EGRESS} and "-efa-" in r.name and r.name.startswith("lustre")]
+    assert {r.name for r in rules} == {
+        f"lustre-efa-{way}-{peer}" for way in ("from", "to") for peer in ("servers", "nodes")
+    }
+    assert all(r.inputs["ipProtocol"] == "-1" and r.urn in files.depends_on for r in rules)
+
+
+def test_a_file_system_without_efa_opens_lustres_ports_alone(world: World) -> None:
+    assert "efaEnabled" not in world[FILES, "lustre-files"].inputs
+    rules = [r for r in world if r.type in {INGRESS, EGRESS} and r.name.startswith("lustre")]
+    assert rules
+    assert all(r.inputs["ipProtocol"] == "tcp" for r in rules)
