@@ -11,20 +11,52 @@ from dataclasses import dataclass, field
 from datetime import date
 from typing import Literal
 
+from catalog.model_card import (
+    AttentionKind,
+    Checkpoint,
+    CheckpointFormat,
+    LinearAttention,
+    Mla,
+    ModelCard,
+    Moe,
+)
+from catalog.sourced import Evidence, Sourced
+
+__all__ = [
+    "Addon",
+    "Ami",
+    "AttentionKind",
+    "Carries",
+    "Chart",
+    "Checkpoint",
+    "CheckpointFormat",
+    "CrdKind",
+    "CrdSet",
+    "Engine",
+    "EngineHealth",
+    "EngineMetrics",
+    "Evidence",
+    "Gpu",
+    "Image",
+    "Instance",
+    "KubernetesVersion",
+    "LinearAttention",
+    "Mla",
+    "ModelCard",
+    "Moe",
+    "Price",
+    "Region",
+    "Scale",
+    "Sourced",
+    "Unit",
+    "UsageClass",
+    "Versions",
+    "Zone",
+]
+
 UsageClass = Literal["on-demand", "spot", "capacity-block"]
-Evidence = Literal["datasheet", "source", "measured", "unverified"]
 Carries = Literal["yes", "no", "unknown"]
-CheckpointFormat = Literal["bf16", "fp8", "fp8_block128", "mxfp4", "awq_int4"]
-AttentionKind = Literal["mha", "gqa", "mla", "sliding"]
 Unit = Literal["hour", "month", "gb", "gb_month", "million_requests"]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Sourced:
-    """Provenance that every entry carries: its own, else that of the file."""
-
-    source: str
-    as_of: date
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -98,87 +130,6 @@ class Gpu(Sourced):
     def memory_gib(self) -> float:
         """Memory in GiB, as EC2 states it."""
         return self.memory_mib / 1024
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Mla:
-    """Multi-head latent attention: the KV cache holds `kv_lora_rank + qk_rope_head_dim` values a token and layer."""
-
-    q_lora_rank: int
-    kv_lora_rank: int
-    qk_nope_head_dim: int
-    qk_rope_head_dim: int
-    v_head_dim: int
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Moe:
-    """Mixture-of-experts feed-forward of the layers that are not dense."""
-
-    experts: int
-    shared: int = 0
-    top_k: int
-    intermediate: int
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Checkpoint:
-    """The files as downloaded, multi-token-prediction layers included."""
-
-    format: CheckpointFormat
-    gigabytes: float
-    """Decimal GB."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ModelCard(Sourced):
-    """The numbers of a model's config.json that size it, and what an engine must be told."""
-
-    name: str
-    """Hub id, such as `deepseek-ai/DeepSeek-R1`."""
-    layers: int
-    dense_layers: int
-    """Layers with a dense feed-forward; all of them in a dense model."""
-    hidden: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    intermediate: int
-    """Width of the dense feed-forward; 0 where every layer is a mixture of experts."""
-    vocab: int
-    tied_embeddings: bool = False
-    max_context: int
-    params_billion: float
-    """All weights but the multi-token-prediction layers."""
-    active_params_billion: float
-    attention: AttentionKind
-    sliding_window: int | None = None
-    sliding_layers: int = 0
-    """Layers whose KV cache stops growing at `sliding_window` tokens."""
-    mla: Mla | None = None
-    moe: Moe | None = None
-    mtp_layers: int = 0
-    mtp_params_billion: float = 0
-    checkpoint: Checkpoint
-    gated: bool
-    """Needs a hub token whose owner accepted the licence."""
-    license: str
-    revision: str | None = None
-    """40-hex commit of the hub repository; None where none could be verified."""
-    reasoning_parser: Mapping[str, str] = field(default_factory=dict[str, str])
-    """Engine key -> value of its reasoning-parser option."""
-    tool_parser: Mapping[str, str] = field(default_factory=dict[str, str])
-
-    def kv_bytes_per_token(self, *, bytes_per_value: float = 2) -> float:
-        """Bytes of KV cache that one token of a long sequence adds over all layers, before any sharding.
-
-        Layers with a sliding window count in full: this is what a token shorter than the window costs.
-        """
-        if self.mla is not None:
-            per_layer = self.mla.kv_lora_rank + self.mla.qk_rope_head_dim
-        else:
-            per_layer = 2 * self.kv_heads * self.head_dim
-        return self.layers * per_layer * bytes_per_value
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
