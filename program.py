@@ -8,12 +8,14 @@ from typing import Any
 import pulumi
 
 from components import platform
+from components.karpenter import KarpenterNodes
 from components.model_cache import FileSystem
 from components.platform import PlatformAws
 from components.serving import declare as serving
 from components.serving.model_server import WeightsBucket
 from infra import aws as aws_layer
-from infra.aws import AwsOutputs
+from infra.aws import AwsOutputs, EksOutputs
+from infra.karpenter import KarpenterOutputs
 from infra.secret_values import GivenSecrets
 from planner.instructions import instructions
 from planner.plan import Plan
@@ -30,7 +32,7 @@ def build(plan: Plan) -> Mapping[str, Any]:
         serving.ServingArgs(
             plan=plan,
             platform={**base.charts, **base.namespaces, **base.priority_classes},
-            node_groups=cloud.node_groups,
+            node_groups={**cloud.node_groups, **base.node_pools},
             file_system=_file_system(cloud),
             bucket=_bucket(cloud),
             secrets=secrets,
@@ -54,6 +56,21 @@ def _platform_aws(cloud: AwsOutputs) -> PlatformAws | None:
         cluster_arn=cloud.eks.arn,
         vpc_id=cloud.eks.vpc_id,
         volume_key_arn=cloud.eks.key_arn,
+        karpenter=_karpenter_nodes(cloud.karpenter, cloud.eks),
+    )
+
+
+def _karpenter_nodes(karpenter: KarpenterOutputs | None, eks: EksOutputs) -> KarpenterNodes | None:
+    if karpenter is None:
+        return None
+    return KarpenterNodes(
+        endpoint=eks.endpoint,
+        queue_name=karpenter.queue_name,
+        instance_profile=karpenter.instance_profile,
+        subnet_ids=karpenter.subnet_ids,
+        security_group_ids=karpenter.security_group_ids,
+        volume_key_arn=eks.key_arn,
+        ready=karpenter.ready,
     )
 
 

@@ -42,7 +42,12 @@ def manifest(item: CustomObject) -> dict[str, Any]:
 
 
 def custom_resource(
-    name: str, item: CustomObject, *, parent: pulumi.Resource, after: Sequence[pulumi.Resource]
+    name: str,
+    item: CustomObject,
+    *,
+    parent: pulumi.Resource,
+    after: Sequence[pulumi.Resource],
+    delete_minutes: int | None = None,
 ) -> kubernetes.apiextensions.CustomResource:
     """Declares a custom resource.
 
@@ -51,14 +56,16 @@ def custom_resource(
         item: its spec.
         parent: the component; its Kubernetes provider is used.
         after: the release that brings its definition, and what else must exist before.
+        delete_minutes: how long its finalizers may take; the provider's own patience where left out.
     """
+    timeouts = pulumi.CustomTimeouts(delete=f"{delete_minutes}m") if delete_minutes else None
     return kubernetes.apiextensions.CustomResource(
         name,
         api_version=item.api_version,
         kind=item.kind,
         metadata=item.metadata(),
         spec=item.spec(),
-        opts=pulumi.ResourceOptions(parent=parent, depends_on=list(after)),
+        opts=pulumi.ResourceOptions(parent=parent, depends_on=list(after), custom_timeouts=timeouts),
     )
 
 

@@ -12,6 +12,7 @@ from components.certificates import Certificates, CertificatesArgs
 from components.cluster_autoscaler import ClusterAutoscaler, ClusterAutoscalerArgs
 from components.efa import Efa, EfaArgs
 from components.gpu import Gpu, GpuArgs
+from components.karpenter import ControllerArgs, Karpenter, KarpenterArgs, KarpenterNodes
 from components.keda import Keda, KedaArgs
 from components.kuberay import KubeRay, KubeRayArgs
 from components.load_balancers import LoadBalancers, LoadBalancersArgs
@@ -42,6 +43,8 @@ class PlatformAws:
     vpc_id: pulumi.Input[str]
     volume_key_arn: pulumi.Input[str]
     """KMS key of volumes."""
+    karpenter: KarpenterNodes | None = None
+    """There where a pool is Karpenter's."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,6 +58,8 @@ class PlatformOutputs:
     charts: Mapping[str, pulumi.Resource]
     """Releases by the chart's name in the Plan; each brings its custom resources. Certificates can be asked for once
     `cert-manager` is there."""
+    node_pools: Mapping[str, tuple[pulumi.Resource, ...]]
+    """Karpenter's NodePools by pool: its nodes must outlive the pods on them."""
 
 
 def declare(
@@ -179,8 +184,34 @@ def declare(
             ),
             opts,
         ).release
+    node_pools: Mapping[str, tuple[pulumi.Resource, ...]] = {}
+    if plan.karpenter and isinstance(plan.target, EksPlan) and aws:
+        if aws.karpenter is None:
+            raise ValueError("Karpenter needs its AWS side")
+        karpenter = Karpenter(
+            "karpenter",
+            KarpenterArgs(
+                controller=ControllerArgs(
+                    chart=charts["karpenter"],
+                    image_mirror=mirror,
+                    plan=plan.karpenter,
+                    cluster_name=plan.target.cluster_name,
+                    endpoint=aws.karpenter.endpoint,
+                    region=aws.account.region,
+                    queue_name=aws.karpenter.queue_name,
+                ),
+                definitions=charts["karpenter-crd"],
+                nodes=aws.karpenter,
+                pools=plan.pools,
+                tags=plan.tags,
+                after=(*before("karpenter"), monitoring, *aws.karpenter.ready),
+            ),
+            opts,
+        )
+        ready["karpenter"], node_pools = karpenter.release, karpenter.node_pools
     return PlatformOutputs(
         namespaces={f"namespace/{name}": namespace for name, namespace in namespaces.items()},
         priority_classes=priorities,
         charts=ready,
+        node_pools=node_pools,
     )

@@ -14,6 +14,7 @@ from infra import keys, permissions, providers
 from infra.addons import EBS_CSI_DRIVER, FSX_CSI_DRIVER, Addons, AddonsArgs
 from infra.cluster import Cluster, ClusterArgs
 from infra.identity import Statement
+from infra.karpenter import Karpenter, KarpenterArgs, KarpenterOutputs
 from infra.lustre import Lustre, LustreArgs
 from infra.network import Network, NetworkArgs, NetworkOutputs, existing_network
 from infra.node_groups import GpuPool, GpuPoolArgs, NodeHome, NodeRole, SystemNodes, SystemNodesArgs
@@ -73,6 +74,8 @@ class AwsOutputs:
     """Pool -> its node groups, in the order of the ladder. Nothing should wait for them: capacity may be scarce."""
     weights: WeightsOutputs | None = None
     lustre: LustreOutputs | None = None
+    karpenter: KarpenterOutputs | None = None
+    """There where a pool is Karpenter's."""
 
 
 def declare(plan: Plan) -> AwsOutputs:
@@ -143,7 +146,7 @@ class _Layer:
                 self._options,
             )
             for pool in self._plan.pools
-            if pool.zone is not None
+            if pool.zone is not None and pool.provisioner == "node_group"
         }
         weights = self._weights(data_key_arn)
         ready = (*cluster.access, *first, system.group, *later)
@@ -171,6 +174,7 @@ class _Layer:
             node_groups={name: pool.groups for name, pool in pools.items()},
             weights=weights,
             lustre=self._lustre(network, cluster, weights, key_arn),
+            karpenter=self._karpenter(network, cluster, data_key_arn, after=(*network.egress, *first)),
         )
 
     def _key(self, name: str, description: str, *statements: dict[str, Any], keep: bool) -> pulumi.Output[str]:
@@ -223,10 +227,34 @@ class _Layer:
         return Addons(name, args, self._options).addons
 
     def _data_key(self) -> pulumi.Output[str]:
-        imports = [keys.for_lustre_imports(self._account)] if self._plan.cache.fsx else []
+        users = [keys.for_lustre_imports(self._account)] if self._plan.cache.fsx else []
+        users += keys.for_launched_volumes(self._account) if self._plan.karpenter else ()
         return self._key(
-            "data-key", "Model weights, their cache and persistent volumes", *imports, keep=self._plan.protect_data
+            "data-key", "Model weights, their cache and persistent volumes", *users, keep=self._plan.protect_data
         )
+
+    def _karpenter(
+        self,
+        network: NetworkOutputs,
+        cluster: Cluster,
+        data_key_arn: pulumi.Output[str],
+        after: tuple[pulumi.Resource, ...],
+    ) -> KarpenterOutputs | None:
+        if self._plan.karpenter is None:
+            return None
+        args = KarpenterArgs(
+            cluster_name=self._target.cluster_name,
+            cluster=cluster.cluster_name,
+            cluster_arn=cluster.arn,
+            cluster_security_group_id=cluster.security_group_id,
+            vpc_id=network.vpc_id,
+            account=self._account,
+            pools=[pool for pool in self._plan.pools if pool.karpenter],
+            private_subnets=network.private_subnets,
+            volume_key_arn=data_key_arn,
+            after=after,
+        )
+        return Karpenter("karpenter", args, self._options).outputs
 
     def _weights(self, key_arn: pulumi.Output[str]) -> WeightsOutputs | None:
         if not self._plan.cache.bucket:

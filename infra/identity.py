@@ -21,10 +21,10 @@ class Statement:
     sid: str
     actions: tuple[str, ...]
     resources: tuple[pulumi.Input[str], ...]
-    condition: Mapping[str, Mapping[str, pulumi.Input[str]]] = field(
-        default_factory=dict[str, Mapping[str, pulumi.Input[str]]]
+    condition: Mapping[str, Mapping[str, pulumi.Input[str] | Sequence[str]]] = field(
+        default_factory=dict[str, Mapping[str, pulumi.Input[str] | Sequence[str]]]
     )
-    """Operator -> key -> value, as IAM writes it."""
+    """Operator -> key -> value or values, as IAM writes it."""
 
     def __post_init__(self) -> None:
         """Refuses what no controller needs."""

@@ -1,7 +1,8 @@
 """KMS keys: one for the cluster (Kubernetes Secrets, logs), one for data that outlives it (weights, cache, volumes).
 
-Root disks of nodes use the account's default EBS key: a key of ours would have to trust Auto Scaling's service-linked
-role, which an account without any scaling group does not have yet (KMS refuses a principal that does not exist).
+Root disks of node groups use the account's default EBS key: a key of ours would have to trust Auto Scaling's
+service-linked role, which an account without any scaling group does not have yet (KMS refuses a principal that does not
+exist). Karpenter's nodes, which it launches itself, use the key of data.
 """
 
 from __future__ import annotations
@@ -96,6 +97,33 @@ def for_lustre_imports(account: Account) -> dict[str, Any]:
             },
         },
     }
+
+
+def for_launched_volumes(account: Account) -> tuple[dict[str, Any], ...]:
+    """Lets EC2 encrypt volumes of instances that somebody of this account launches, as the account's default key does.
+
+    For Karpenter's nodes: a fleet uses the key as EC2's own service-linked role, which may not exist yet, so callers
+    are matched by account. Source: Karpenter, troubleshooting of encrypted volumes; policy of the key `aws/ebs`.
+    """
+    through_ec2 = {
+        "kms:CallerAccount": account.account_id,
+        "kms:ViaService": pulumi.Output.concat("ec2.", account.region, ".", account.dns_suffix),
+    }
+    common: dict[str, Any] = {"Effect": "Allow", "Principal": {"AWS": "*"}, "Resource": "*"}
+    return (
+        {
+            **common,
+            "Sid": "LaunchedVolumes",
+            "Action": ["kms:Decrypt", "kms:DescribeKey", "kms:GenerateDataKeyWithoutPlaintext", "kms:ReEncrypt*"],
+            "Condition": {"StringEquals": through_ec2},
+        },
+        {
+            **common,
+            "Sid": "LaunchedVolumesGrants",
+            "Action": ["kms:CreateGrant"],
+            "Condition": {"StringEquals": through_ec2, "Bool": {"kms:GrantIsForAWSResource": "true"}},
+        },
+    )
 
 
 def _owner(account: Account) -> dict[str, Any]:

@@ -9,22 +9,31 @@ import pulumi
 import pulumi_aws as aws
 
 from infra import launch_template
+from infra.efa import efa_security_group
 from infra.identity import service_trust
 from infra.providers import Account
 from planner.plan import PoolPlan, RungPlan, SystemGroupPlan
 
-_CAPACITY_TYPE = {"spot": "SPOT", "on_demand": "ON_DEMAND", "capacity_block": "CAPACITY_BLOCK"}
+_CAPACITY_TYPE = {
+    "spot": "SPOT",
+    "on_demand": "ON_DEMAND",
+    "capacity_reservation": "ON_DEMAND",  # which reservation it fills is the template's word
+    "capacity_block": "CAPACITY_BLOCK",
+}
 _TAINT_EFFECT = {"NoSchedule": "NO_SCHEDULE", "NoExecute": "NO_EXECUTE", "PreferNoSchedule": "PREFER_NO_SCHEDULE"}
 # cluster-autoscaler owns the number of nodes from the first start on.
 # https://github.com/kubernetes/autoscaler/tree/master/cluster-autoscaler/cloudprovider/aws
 _OWNED_BY_AUTOSCALER = ["scalingConfig.desiredSize"]
+# A calendar's scheduled actions move the minimum as well; its last `end` puts it back to the rung's own.
+_OWNED_BY_CALENDAR = ["scalingConfig.minSize"]
 _SYSTEM_ROOT_GIB = 100
 
 
 class NodeRole(pulumi.ComponentResource):
-    """The one role of all nodes: join, pull images, be reached through Session Manager (nodes have no SSH key)."""
+    """A role of nodes: join, pull images, be reached through Session Manager (nodes have no SSH key)."""
 
     arn: pulumi.Output[str]
+    name: pulumi.Output[str]
     permissions: tuple[pulumi.Resource, ...]
     """Node groups wait for them, and are gone before them: a node without them can neither join nor leave."""
 
@@ -51,6 +60,7 @@ class NodeRole(pulumi.ComponentResource):
             )
         )
         self.arn = role.arn
+        self.name = role.name
         self.register_outputs({"arn": self.arn})
 
 
@@ -141,37 +151,10 @@ class GpuPool(pulumi.ComponentResource):
         groups: list[pulumi.Input[str]] = [args.home.cluster_security_group_id]
         edges: tuple[pulumi.Resource, ...] = ()
         if args.plan.hardware.efa_devices:
-            efa, edges = self._efa_security_group()
+            efa, edges = efa_security_group(name, args.plan.name, vpc_id=args.home.vpc_id, opts=self._child)
             groups.append(efa.id)
         self.groups = tuple(self._rung(rung, groups, edges) for rung in args.plan.rungs)
         self.register_outputs({})
-
-    def _efa_security_group(self) -> tuple[aws.ec2.SecurityGroup, tuple[pulumi.Resource, ...]]:
-        """The pool's own group for EFA traffic, which passes below NetworkPolicies: nobody but its own nodes get in.
-
-        EFA wants all traffic to and from the group itself; egress to 0.0.0.0/0 is not enough.
-        """
-        group = aws.ec2.SecurityGroup(
-            f"{self._name}-efa",
-            vpc_id=self._args.home.vpc_id,
-            description=f"EFA between the nodes of pool {self._args.plan.name}",
-            opts=self._child,
-        )
-        ingress = aws.vpc.SecurityGroupIngressRule(
-            f"{self._name}-efa-in",
-            security_group_id=group.id,
-            referenced_security_group_id=group.id,
-            ip_protocol="-1",
-            opts=self._child,
-        )
-        egress = aws.vpc.SecurityGroupEgressRule(
-            f"{self._name}-efa-out",
-            security_group_id=group.id,
-            referenced_security_group_id=group.id,
-            ip_protocol="-1",
-            opts=self._child,
-        )
-        return group, (ingress, egress)
 
     def _rung(
         self, rung: RungPlan, security_groups: Sequence[pulumi.Input[str]], edges: tuple[pulumi.Resource, ...]
@@ -209,10 +192,13 @@ class GpuPool(pulumi.ComponentResource):
                 for taint in plan.taints
             ],
             opts=pulumi.ResourceOptions(
-                parent=self, depends_on=[*home.after, *edges], ignore_changes=_OWNED_BY_AUTOSCALER
+                parent=self,
+                depends_on=[*home.after, *edges],
+                ignore_changes=_OWNED_BY_AUTOSCALER + (_OWNED_BY_CALENDAR if rung.schedule else []),
             ),
         )
         self._scaling_hints(base, group)
+        self._scheduled_sizes(base, rung, group)
         return group
 
     def _template(
@@ -223,18 +209,21 @@ class GpuPool(pulumi.ComponentResource):
         if rung.placement_group:
             cluster = aws.ec2.PlacementGroup(f"{base}-placement", strategy="cluster", opts=self._child)
             placement = aws.ec2.LaunchTemplatePlacementArgs(group_name=cluster.name)
+        elif rung.placement_group_name is not None:
+            placement = aws.ec2.LaunchTemplatePlacementArgs(group_name=rung.placement_group_name)
         interfaces = launch_template.network_interfaces(plan.network_interfaces, security_groups)
-        market, reservation, instance_type = None, None, None
-        if rung.reservation is not None:
+        market, instance_type = None, None
+        if rung.kind == "capacity_block":
             market = aws.ec2.LaunchTemplateInstanceMarketOptionsArgs(market_type="capacity-block")
-            reservation = launch_template.capacity_block(rung.reservation)
             instance_type = plan.hardware.instance_type
         return aws.ec2.LaunchTemplate(
             f"{base}-template",
             update_default_version=True,
             instance_type=instance_type,
             instance_market_options=market,
-            capacity_reservation_specification=reservation,
+            capacity_reservation_specification=(
+                launch_template.reserved(rung.reservation) if rung.reservation is not None else None
+            ),
             placement=placement,
             network_interfaces=interfaces or None,
             # EC2 takes security groups on the interfaces or on the template, not both.
@@ -245,6 +234,22 @@ class GpuPool(pulumi.ComponentResource):
             tag_specifications=launch_template.tag_specifications({**home.tags, "Name": rung.name}),
             opts=self._child,
         )
+
+    def _scheduled_sizes(self, base: str, rung: RungPlan, group: aws.eks.NodeGroup) -> None:
+        """The calendar, as scheduled actions of the scaling group: it asks this rung alone, whoever waits."""
+        for step in rung.schedule:
+            aws.autoscaling.Schedule(
+                f"{base}-{step.name}",
+                scheduled_action_name=step.name,
+                autoscaling_group_name=group.resources.apply(scaling_group_of),
+                time_zone=step.timezone,
+                recurrence=step.recurrence,
+                min_size=step.min_nodes,
+                # -1: as it is then.
+                max_size=-1,
+                desired_capacity=-1 if step.desired_nodes is None else step.desired_nodes,
+                opts=self._child,
+            )
 
     def _scaling_hints(self, base: str, group: aws.eks.NodeGroup) -> None:
         """Tags that tell cluster-autoscaler what a node of an empty group will offer beyond what EC2 says of its type.
@@ -260,7 +265,7 @@ class GpuPool(pulumi.ComponentResource):
             offers["vpc.amazonaws.com/efa"] = str(hardware.efa_devices)
         if hardware.hugepages_mib:
             offers["hugepages-2Mi"] = f"{hardware.hugepages_mib}Mi"
-        scaling_group = group.resources.apply(_scaling_group)
+        scaling_group = group.resources.apply(scaling_group_of)
         for resource, quantity in offers.items():
             aws.autoscaling.Tag(
                 f"{base}-offers-{resource.rpartition('/')[2]}",
@@ -274,7 +279,7 @@ class GpuPool(pulumi.ComponentResource):
             )
 
 
-def _scaling_group(resources: Sequence[aws.eks.outputs.NodeGroupResource]) -> str:
+def scaling_group_of(resources: Sequence[aws.eks.outputs.NodeGroupResource]) -> str:
     """The Auto Scaling group behind a managed node group; there is exactly one."""
     for resource in resources:
         for group in resource.autoscaling_groups or ():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -47,6 +48,8 @@ words, since it would derive fewer from the interfaces and does not know that th
 _CAPACITY_TYPES: dict[str, CapacityType] = {"spot": "spot", "on_demand": "on-demand"}
 _REPLICAS = 2
 _SECONDS_A_DAY = 24 * 3600
+_BOOT_AND_END_MINUTES = 20
+"""A node that is being launched when a destroy begins first comes up, then ends: EC2 takes minutes for either."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -256,6 +259,7 @@ def _node_classes(plan: PoolPlan, groups: Mapping[str, str | None]) -> tuple[Nod
 def _karpenter(pool: KarpenterPool, facts: KarpenterFacts, plan: PoolPlan, release: str) -> KarpenterPoolPlan:
     disruption = pool.disruption
     days = disruption.expire_after_days
+    grace = plan_drain(plan).grace_seconds
     groups = {rung_name(pool, at): _placement_group(rung) for at, rung in enumerate(pool.capacity)}
     return KarpenterPoolPlan(
         instance_types=tuple(instance.name for instance in facts.instances),
@@ -263,7 +267,8 @@ def _karpenter(pool: KarpenterPool, facts: KarpenterFacts, plan: PoolPlan, relea
         ami_alias=f"al2023@v{release.rpartition('-')[2]}",
         consolidate_after_seconds=disruption.empty_minutes * 60,
         expire_after_seconds=days * _SECONDS_A_DAY if days else None,
-        termination_grace_seconds=plan_drain(plan).grace_seconds,
+        termination_grace_seconds=grace,
+        leave_minutes=_BOOT_AND_END_MINUTES + math.ceil(grace / 60),
         nodes_at_once=disruption.nodes_at_once,
         node_classes=_node_classes(plan, groups),
         node_pools=tuple(

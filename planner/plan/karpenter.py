@@ -51,6 +51,8 @@ class KarpenterPoolPlan:
     termination_grace_seconds: int
     """How long a node may take to leave. Karpenter deletes pods that must not be disrupted (all of ours) once no more
     than their own grace period is left of it, so that equal numbers start the drain at once."""
+    leave_minutes: int
+    """How long a destroy waits for the last node of a class."""
     nodes_at_once: int
     node_classes: tuple[NodeClassPlan, ...]
     node_pools: tuple[NodePoolPlan, ...]
