@@ -98,6 +98,17 @@ class Prices:
         """
         return self._pick(self.instances[instance].capacity_block, region)
 
+    def of_rung(self, kind: str, instance: str, region: str) -> Price | None:
+        """Dollars an hour of one kind of capacity; None where no price is known, and for nodes that exist.
+
+        A capacity reservation bills what on-demand instances do, used or not.
+        """
+        if kind == "existing" or instance not in self.instances:
+            return None
+        if kind == "capacity_block":
+            return self.capacity_block(instance, region)
+        return (self.spot if kind == "spot" else self.on_demand)(instance, region)
+
     def service(self, name: str, region: str) -> Price:
         """Price of a service such as `eks_control_plane`, per its unit.
 
@@ -105,7 +116,7 @@ class Prices:
             KeyError: no such service.
         """
         entry = self.services[name]
-        at = region if region in entry.regions else self.home_region
+        at = self._nearest(entry.regions, region)
         return Price(
             usd=entry.regions[at],
             unit=entry.unit,
@@ -117,10 +128,10 @@ class Prices:
         )
 
     def _pick(self, quotes: Mapping[str, Quote], region: str) -> Price | None:
-        """The region's quote, else the home region's, else any other region's, which are both borrowed."""
+        """The region's quote, else the nearest region's, which is borrowed."""
         if not quotes:
             return None
-        at = next((r for r in (region, self.home_region) if r in quotes), min(quotes))
+        at = self._nearest(quotes, region)
         quote = quotes[at]
         return Price(
             usd=quote.usd,
@@ -132,3 +143,12 @@ class Prices:
             source=quote.source,
             as_of=quote.as_of,
         )
+
+    def _nearest(self, known: Mapping[str, object], region: str) -> str:
+        """The region itself, else one of its own part of the world (`eu-`), best with its direction (`eu-west-`), else
+        the home region, else any."""
+        if region in known:
+            return region
+        beside = [other for other in known if other.split("-")[0] == region.split("-", 1)[0]]
+        beside.sort(key=lambda other: (other.rsplit("-", 1)[0] != region.rsplit("-", 1)[0], other))
+        return next((other for other in (*beside, self.home_region) if other in known), min(known))

@@ -10,7 +10,7 @@ from planner import karpenter
 from planner.alerts import plan_alerts
 from planner.cache import Crowd, check_load_target, check_sharing, plan_cache
 from planner.charts import plan_charts
-from planner.cost import plan_cost
+from planner.cost import Decided, plan_cost
 from planner.drafts import Draft, draft
 from planner.images import mirrored
 from planner.ladder import check_ladders, ladder_alerts, plan_ladder
@@ -108,14 +108,9 @@ def plan(settings: Settings, *, stack: str, region: str | None, catalog: Catalog
     check_load_target(settings, {m.name: m.weights.load for m in models if m.weights.medium == "lustre"}, findings)
     hub_token = _hub_token(settings, drafts, cache, findings)
     cost = plan_cost(
-        target=target,
-        network=network,
-        pools=tuple(pools.values()),
-        cache=cache,
-        models=models,
-        prometheus_gib=settings.observability.prometheus.storage_gib,
+        Decided(target=target, network=network, pools=pools, cache=cache, models=models, loads={}),
+        settings,
         region=region,
-        budget=settings.budget,
         catalog=facts,
         findings=findings,
     )

@@ -39,11 +39,22 @@ class Secrets(Section):
     """Token of the model hub, for gated models that are downloaded inside the cluster."""
 
 
+class ModelBudget(Section):
+    """The most that one model's tokens may cost."""
+
+    model: Name
+    """Name of the model in this file."""
+    max_usd_per_million_output_tokens: float = Field(gt=0)
+    """Dollars of GPUs for a million output tokens at the planned load; a plan above it is refused."""
+
+
 class Budget(Section):
     """The most that this stack may cost."""
 
     monthly_usd: float = Field(gt=0)
     """List-price ceiling for 730 hours with every pool at its maximum; a plan above it is refused."""
+    models: list[ModelBudget] = Field(default_factory=list[ModelBudget], max_length=1000)
+    """Ceilings for tokens, by model."""
 
 
 class Settings(Section):

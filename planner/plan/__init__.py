@@ -7,6 +7,7 @@ Memory is in GiB (2^30), weights and disks in GB (10^9) as vendors state them, t
 from __future__ import annotations
 
 from planner.plan.cache import CachePlan, FsxPlan, LoadPlan, VolumeClaimPlan, WeightsPlan
+from planner.plan.cost import AvailabilityPlan, CostLine, CostPlan, RungCostPlan, RungTokenCost, TokenCostPlan
 from planner.plan.explain import Explained, Input
 from planner.plan.karpenter import CapacityType, KarpenterPlan, KarpenterPoolPlan, NodeClassPlan, NodePoolPlan
 from planner.plan.ladder import (
@@ -32,7 +33,7 @@ from planner.plan.models import (
     ScalingPlan,
     WarmupPlan,
 )
-from planner.plan.platform import AlertPlan, ChartPlan, CostLine, CostPlan, Finding, ObservabilityPlan, Plan
+from planner.plan.platform import AlertPlan, ChartPlan, Finding, ObservabilityPlan, Plan
 from planner.plan.pools import (
     Hardware,
     MaintenanceWindowPlan,
@@ -59,6 +60,7 @@ __all__ = [
     "AlertPlan",
     "AnySecretSource",
     "AutoscalerTimesPlan",
+    "AvailabilityPlan",
     "CachePlan",
     "CapacityType",
     "ChartPlan",
@@ -100,12 +102,15 @@ __all__ = [
     "PoolPlan",
     "ProbePlan",
     "RayPlan",
+    "RungCostPlan",
     "RungPlan",
+    "RungTokenCost",
     "ScalingPlan",
     "ScheduledSizePlan",
     "SecretPlan",
     "SystemGroupPlan",
     "Taint",
+    "TokenCostPlan",
     "VolumeClaimPlan",
     "WarmupPlan",
     "WeightsPlan",

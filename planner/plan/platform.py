@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from planner.plan.cache import CachePlan
+from planner.plan.cost import CostPlan
 from planner.plan.karpenter import KarpenterPlan
 from planner.plan.ladder import LadderPlan
 from planner.plan.models import ModelPlan, WarmupPlan
@@ -67,37 +68,6 @@ class ObservabilityPlan:
     """Inside the cluster."""
     grafana_admin: SecretPlan
     alerts: tuple[AlertPlan, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CostLine:
-    """Something that bills."""
-
-    item: str
-    detail: str
-    idle_usd_per_hour: float
-    """With every pool at its minimum."""
-    peak_usd_per_hour: float
-    """With every pool at its maximum."""
-    source: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CostPlan:
-    """List prices, without taxes, discounts and data transfer."""
-
-    lines: tuple[CostLine, ...]
-    base_usd_per_hour: float
-    """At the start: system nodes and what the minimum replicas need on the first rung that has room."""
-    idle_usd_per_hour: float
-    peak_usd_per_hour: float
-    hours_per_month: int
-    budget_monthly_usd: float | None
-
-    @property
-    def peak_usd_per_month(self) -> float:
-        """The worst month."""
-        return self.peak_usd_per_hour * self.hours_per_month
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
