@@ -1,0 +1,234 @@
+"""Whole answers: a replica that serves, how many of them, on which nodes, at which prices."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from planner.performance import Performance, Workload, performance
+from planner.sizing.money import Offer
+from planner.sizing.request import Dimension, SizeRequest
+from planner.sizing.resilience import Risk, availability, nines, surviving_share
+from planner.sizing.serving import Served, layout_words
+
+MOST_REPLICAS = 200
+"""Of one model in a stack file."""
+_LATENCY_STEP = 0.1
+"""Of the objective: closer latencies count as equal, since predictions are no better."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Option:
+    """One way to serve the load."""
+
+    served: Served
+    offer: Offer
+    replicas: int
+    needed_replicas: float
+    """The load over what one replica serves within the objectives."""
+    nodes_per_unit: int
+    """Nodes that go together: those of one replica, or the one that holds several."""
+    on_demand_nodes: int
+    spot_nodes: int
+    performance: Performance
+    """Of each replica at its share of the load."""
+    usd_per_hour: float
+    availability: float
+    """Share of requests that meet enough capacity."""
+    survives_node: float
+    """Share of the load within the objectives after one node, with all that stands on it, is gone."""
+    survives_spot: float
+    """The same after all spot nodes are gone."""
+    risk: Risk
+    ttft_share: float
+    """p99 over the objective."""
+    tpot_share: float
+
+    @property
+    def nodes(self) -> int:
+        """All nodes."""
+        return self.on_demand_nodes + self.spot_nodes
+
+    @property
+    def spot_share(self) -> float:
+        """Share of the nodes that are spot."""
+        return self.spot_nodes / self.nodes
+
+    @property
+    def spare_replicas(self) -> int:
+        """Replicas beyond what the load needs."""
+        return self.replicas - math.ceil(self.needed_replicas)
+
+    @property
+    def latency(self) -> float:
+        """The worse of both latencies as a share of its objective."""
+        return max(self.ttft_share, self.tpot_share)
+
+    @property
+    def words(self) -> str:
+        """For people."""
+        served = self.served
+        return (
+            f"{self.nodes} x {self.offer.instance.name} in {self.offer.region}, {self.replicas} replica(s) of "
+            f"{served.layout.gpus} x {served.gpu} ({layout_words(served.layout)}), {served.engine}, "
+            f"{served.variant.words}"
+        )
+
+    def vector(self, front: Sequence[Dimension]) -> tuple[float, ...]:
+        """What the option is weighed by; the lower the better."""
+        values: dict[Dimension, tuple[float, ...]] = {
+            "cost": (round(self.usd_per_hour, 4),),
+            "latency": (math.ceil(self.latency / _LATENCY_STEP - 1e-9),),
+            "resilience": (-math.floor(nines(self.availability) + 1e-9), 0.0 if self.survives_node >= 1 else 1.0),
+        }
+        return tuple(number for name in front for number in values[name])
+
+    def tie(self) -> tuple[object, ...]:
+        """Which of two equals is told: quoted prices and published weights first, then the simpler and the faster."""
+        layout = self.served.layout
+        guesses = self.offer.guesses(on_demand_nodes=self.on_demand_nodes, spot_nodes=self.spot_nodes)
+        return (
+            round(self.usd_per_hour, 4),
+            guesses,
+            not self.served.variant.published,
+            layout.nodes,
+            round(self.latency, 6),
+            -self.availability,
+            layout.gpus,
+            self.nodes,
+            self.offer.instance.name,
+            self.offer.region,
+            self.served.words,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spread:
+    """How replicas of one kind fill nodes of one type."""
+
+    served: Served
+    replicas_per_unit: int
+    nodes_per_unit: int
+    needed_replicas: float
+
+    @property
+    def needed_units(self) -> float:
+        """Fractional: how many units the load fills."""
+        return self.needed_replicas / self.replicas_per_unit
+
+    @property
+    def fewest_units(self) -> int:
+        """Whole units that serve the load."""
+        return max(1, math.ceil(self.needed_units - 1e-9))
+
+
+def spread_of(served: Served, gpus_per_node: int, request: SizeRequest) -> Spread:
+    """A node is filled with replicas; a replica over several nodes takes them whole."""
+    layout = served.layout
+    return Spread(
+        served=served,
+        replicas_per_unit=1 if layout.nodes > 1 else gpus_per_node // layout.gpus_per_node,
+        nodes_per_unit=layout.nodes,
+        needed_replicas=request.requests_per_second / served.capacity.requests_per_second,
+    )
+
+
+def mixes(spread: Spread, request: SizeRequest, risk: Risk) -> Iterator[tuple[int, int]]:
+    """(on demand, spot) units worth pricing.
+
+    All on demand, half of each, a floor of one on demand, all spot, as far as the share of spot allows; of each kind
+    just enough units, one and two to spare, half as many again and, where an availability is asked for, the fewest
+    that reach it.
+    """
+    fewest, most = spread.fewest_units, most_units(spread, request)
+    seen: set[tuple[int, int]] = set()
+    for kind in _KINDS if request.spot_share else _KINDS[:1]:
+        counts = {fewest, fewest + 1, fewest + 2, math.ceil(1.5 * fewest)}
+        if request.availability is not None:
+            counts.add(_enough(kind, spread, request, risk, most))
+        for units in sorted(count for count in counts if count <= most):
+            spot = min(kind(units), int(request.spot_share * units + 1e-9))
+            if (units - spot, spot) not in seen:
+                seen.add((units - spot, spot))
+                yield units - spot, spot
+
+
+_KINDS: tuple[Callable[[int], int], ...] = (
+    lambda _: 0,
+    lambda units: units // 2,
+    lambda units: units - 1,
+    lambda units: units,
+)
+"""Spot units of so many: none, half, all but one, all."""
+
+
+def most_units(spread: Spread, request: SizeRequest) -> int:
+    """What `--max-nodes` and a stack file's replicas leave room for."""
+    return min(request.max_nodes // spread.nodes_per_unit, MOST_REPLICAS // spread.replicas_per_unit)
+
+
+def _enough(kind: Callable[[int], int], spread: Spread, request: SizeRequest, risk: Risk, most: int) -> int:
+    """Fewest units of a kind of mix that reach the availability asked for: more never reach less."""
+    low, high = spread.fewest_units, max(spread.fewest_units, most)
+    while low < high:
+        middle = (low + high) // 2
+        spot = min(kind(middle), int(request.spot_share * middle + 1e-9))
+        if availability(risk, on_demand=middle - spot, spot=spot, needed=spread.needed_units) < (
+            request.availability or 0.0
+        ):
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+class Loads:
+    """Performance of a replica at its share of the load, worked out once for each number of replicas."""
+
+    def __init__(self, request: SizeRequest) -> None:
+        self._request = request
+        self._known: dict[tuple[int, int], Performance] = {}
+
+    def of(self, served: Served, replicas: int) -> Performance:
+        """Of each of `replicas`."""
+        key = (id(served), replicas)
+        found = self._known.get(key)
+        if found is None:
+            request = self._request
+            found = self._known[key] = performance(
+                served.replica,
+                Workload(
+                    requests_per_second=request.requests_per_second / replicas,
+                    input=request.input,
+                    output=request.output,
+                    cached_share=request.cached_share,
+                ),
+            )
+        return found
+
+
+def option(
+    spread: Spread, offer: Offer, request: SizeRequest, risk: Risk, loads: Loads, *, on_demand: int, spot: int, usd: float
+) -> Option:
+    """An answer of `on_demand` and `spot` units at `usd` an hour."""
+    replicas = (on_demand + spot) * spread.replicas_per_unit
+    found = loads.of(spread.served, replicas)
+    per_node = spread.nodes_per_unit
+    return Option(
+        served=spread.served,
+        offer=offer,
+        replicas=replicas,
+        needed_replicas=spread.needed_replicas,
+        nodes_per_unit=per_node,
+        on_demand_nodes=on_demand * per_node,
+        spot_nodes=spot * per_node,
+        performance=found,
+        usd_per_hour=usd,
+        availability=availability(risk, on_demand=on_demand, spot=spot, needed=spread.needed_units),
+        survives_node=surviving_share(units=on_demand + spot, lost=1, needed=spread.needed_units),
+        survives_spot=surviving_share(units=on_demand + spot, lost=spot, needed=spread.needed_units),
+        risk=risk,
+        ttft_share=found.ttft_ms.p99 / request.ttft_p99_ms,
+        tpot_share=found.tpot_ms.p99 / request.tpot_p99_ms,
+    )

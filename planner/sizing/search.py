@@ -1,0 +1,149 @@
+"""The search: every variant, engine, layout, instance type, mix of capacity and region.
+
+Regions change prices alone and types with the same GPUs share what their replicas serve, so the work grows with
+models x (GPUs x layouts + instance types x mixes + instance types x regions).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from catalog.load import Catalog
+from catalog.types import ModelCard
+from planner.sizing.losses import Losses
+from planner.sizing.money import Offer, offers
+from planner.sizing.options import Loads, Option, Spread, mixes, most_units, option, spread_of
+from planner.sizing.request import SizeRequest, card_of
+from planner.sizing.resilience import Risk, risk_of
+from planner.sizing.serving import Trials, trials
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Searched:
+    """How much was looked at."""
+
+    instance_types: int
+    regions: int
+    replicas: int
+    """Combinations of variant, engine and layout on one kind of GPU."""
+    options: int
+    """Whole answers: replicas x counts x mixes of capacity x instance types x regions."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """A search before its front: what `nearest` reads where there are no options."""
+
+    card: ModelCard
+    trials: Trials
+    spreads: tuple[tuple[Spread, Offer], ...]
+    """What serves, on each instance type that has an offer."""
+    options: tuple[Option, ...]
+    unavailable: tuple[Option, ...]
+    """Options that would serve but do not reach the availability asked for."""
+    losses: Losses
+    searched: Searched
+
+
+def look(request: SizeRequest, catalog: Catalog) -> Found:
+    """Everything that serves, without weighing it; raises SizeError for a question that makes no sense."""
+    card = card_of(request, catalog)
+    losses = Losses()
+    places, missing = offers(catalog, request.regions, spot=request.spot_share > 0)
+    for name, reason in missing.items():
+        losses.add("place", name, reason)
+    tried = trials(card, request, (offered[0].instance for offered in places.values()), catalog)
+    losses.of_trials(tried, request)
+    loads = Loads(request)
+    spreads: list[tuple[Spread, Offer]] = []
+    options: list[Option] = []
+    unavailable: list[Option] = []
+    looked = 0
+    for name, offered in places.items():
+        instance = offered[0].instance
+        risks: dict[tuple[str, int], tuple[Risk, ...]] = {}
+        for served in tried.served[name]:
+            card_served = served.variant.card
+            spread = spread_of(served, instance.gpus, request)
+            spreads.append((spread, offered[0]))
+            key = (card_served.name, spread.nodes_per_unit)
+            if key not in risks:
+                risks[key] = tuple(risk_of(card_served, instance, offer.region, key[1]) for offer in offered)
+            made, count = _options(spread, offered, risks[key], request, loads, losses)
+            looked += count
+            for item in made:
+                if request.availability is not None and item.availability < request.availability:
+                    unavailable.append(item)
+                    losses.add("availability", item.words, f"below {request.availability:g}")
+                else:
+                    options.append(item)
+    return Found(
+        card=card,
+        trials=tried,
+        spreads=tuple(spreads),
+        options=tuple(options),
+        unavailable=tuple(unavailable),
+        losses=losses,
+        searched=Searched(
+            instance_types=len(places), regions=len(request.regions), replicas=tried.tried, options=looked
+        ),
+    )
+
+
+def _options(
+    spread: Spread,
+    offered: Sequence[Offer],
+    risks: Sequence[Risk],
+    request: SizeRequest,
+    loads: Loads,
+    losses: Losses,
+) -> tuple[list[Option], int]:
+    """(options on one instance type, in the regions that may be best; how many were looked at)."""
+    if spread.fewest_units > most_units(spread, request):
+        losses.add("nodes", f"{spread.served.words} on {offered[0].instance.name}", _too_many(spread, request))
+        return [], 1
+    made: list[Option] = []
+    looked = 0
+    per_node = spread.nodes_per_unit
+    for on_demand, spot in mixes(spread, request, risks[0]):
+        on_demand_nodes, spot_nodes = on_demand * per_node, spot * per_node
+        looked += len(offered)
+        priced = [
+            (usd, offer.guesses(on_demand_nodes=on_demand_nodes, spot_nodes=spot_nodes), at)
+            for at, offer in enumerate(offered)
+            if (usd := offer.usd_per_hour(on_demand_nodes=on_demand_nodes, spot_nodes=spot_nodes)) is not None
+        ]
+        if len(priced) < len(offered):
+            losses.count("price", len(offered) - len(priced))
+        best = _undominated(priced, risks, spot=spot > 0)
+        losses.count("region", len(priced) - len(best))
+        made += (
+            option(spread, offered[at], request, risks[at], loads, on_demand=on_demand, spot=spot, usd=usd)
+            for usd, at in best
+        )
+    return made, looked
+
+
+def _undominated(
+    priced: Sequence[tuple[float, int, int]], risks: Sequence[Risk], *, spot: bool
+) -> list[tuple[float, int]]:
+    """(price, offer) of regions that no cheaper one matches: only prices and, on spot, reclaims differ between them.
+
+    Of equal prices a quoted one is taken before a borrowed one.
+    """
+    best: list[tuple[float, int]] = []
+    calmest = float("inf")
+    for usd, _, at in sorted(priced):
+        reclaims = risks[at].reclaims_per_hour if spot else 0.0
+        if reclaims < calmest:
+            best.append((usd, at))
+            calmest = reclaims
+    return best
+
+
+def _too_many(spread: Spread, request: SizeRequest) -> str:
+    nodes = spread.fewest_units * spread.nodes_per_unit
+    if nodes > request.max_nodes:
+        return f"more than {request.max_nodes} nodes (--max-nodes)"
+    return "more replicas than one model of a stack file has"
