@@ -16,15 +16,31 @@ WITHIN = 0.015
 def attention(card: ModelCard) -> float:
     """Weights of one layer's projections."""
     if card.mla is None:
-        return card.hidden * card.head_dim * (2 * card.heads + 2 * card.kv_heads)
+        gate = card.heads if card.gated_attention else 0
+        return card.hidden * card.head_dim * (2 * card.heads + gate + 2 * card.kv_heads)
     mla = card.mla
+    heads = card.heads * (mla.qk_nope_head_dim + mla.qk_rope_head_dim)
+    queries = (card.hidden + heads) * mla.q_lora_rank if mla.q_lora_rank else card.hidden * heads
     return (
-        card.hidden * mla.q_lora_rank
-        + mla.q_lora_rank * card.heads * (mla.qk_nope_head_dim + mla.qk_rope_head_dim)
+        queries
         + card.hidden * (mla.kv_lora_rank + mla.qk_rope_head_dim)
         + mla.kv_lora_rank * card.heads * (mla.qk_nope_head_dim + mla.v_head_dim)
         + card.heads * mla.v_head_dim * card.hidden
     )
+
+
+def linear_attention(card: ModelCard) -> float:
+    """Weights of all layers with a recurrent state: two projections in, one out, a convolution."""
+    if card.linear is None:
+        return 0
+    linear = card.linear
+    keys, values = linear.key_heads * linear.key_head_dim, linear.value_heads * linear.value_head_dim
+    projections = card.hidden * (2 * keys + 2 * values) + card.hidden * 2 * linear.value_heads + values * card.hidden
+    return linear.layers * (projections + (2 * keys + values) * linear.conv_kernel)
+
+
+def all_attention(card: ModelCard) -> float:
+    return (card.layers - card.linear_layers) * attention(card) + linear_attention(card)
 
 
 def feed_forward(card: ModelCard, *, active: bool) -> float:
@@ -43,7 +59,8 @@ def embedding(card: ModelCard) -> float:
 
 def parameters(card: ModelCard) -> float:
     matrices = 1 if card.tied_embeddings else 2
-    return card.layers * attention(card) + feed_forward(card, active=False) + matrices * embedding(card)
+    text = all_attention(card) + feed_forward(card, active=False) + matrices * embedding(card)
+    return text + card.vision_params_billion * 1e9
 
 
 def prediction_parameters(card: ModelCard) -> float:
@@ -83,7 +100,7 @@ def test_parameters_follow_from_the_config(name: str, catalog: Catalog) -> None:
 @pytest.mark.parametrize("name", IDS)
 def test_active_parameters_follow_from_the_config(name: str, catalog: Catalog) -> None:
     card = catalog.models[name]
-    whole = card.layers * attention(card) + feed_forward(card, active=True) + 2 * embedding(card)
+    whole = all_attention(card) + feed_forward(card, active=True) + 2 * embedding(card)
     # Publishers count the input embedding or leave it out, since looking a row up computes nothing.
     assert card.active_params_billion in (
         pytest.approx(whole / 1e9, rel=WITHIN),
@@ -110,6 +127,11 @@ def test_checkpoint_size_follows_from_the_config(name: str, catalog: Catalog) ->
         ("Qwen/Qwen3-235B-A22B", 192_512),
         ("openai/gpt-oss-120b", 73_728),
         ("deepseek-ai/DeepSeek-R1", 70_272),
+        ("moonshotai/Kimi-K2-Instruct", 70_272),
+        ("deepseek-ai/DeepSeek-V2-Lite-Chat", 31_104),
+        ("microsoft/Phi-3.5-mini-instruct", 393_216),
+        ("Qwen/Qwen3-Next-80B-A3B-Instruct", 24_576),
+        ("google/gemma-3-27b-it", 507_904),
     ],
 )
 def test_cache_bytes_per_token(name: str, expected: int, catalog: Catalog) -> None:
@@ -126,6 +148,7 @@ def test_card_is_consistent(name: str, catalog: Catalog) -> None:
     assert (card.attention == "sliding") == (card.sliding_window is not None) == (card.sliding_layers > 0)
     assert card.heads % card.kv_heads == 0
     assert (card.mtp_layers > 0) == (card.mtp_params_billion > 0)
+    assert card.sliding_layers + card.linear_layers <= card.layers
     if card.attention == "gqa":
         assert card.kv_heads < card.heads
 
@@ -138,10 +161,32 @@ def test_revision_is_a_commit_of_its_own(name: str, catalog: Catalog) -> None:
         assert [other for other, card in catalog.models.items() if card.revision == revision] == [name]
 
 
-def test_nearly_all_revisions_are_known(catalog: Catalog) -> None:
-    assert [name for name, card in catalog.models.items() if card.revision is None] == [
-        "meta-llama/Llama-3.1-405B-Instruct"
-    ]
+def test_most_revisions_of_what_the_stacks_serve_are_known(catalog: Catalog) -> None:
+    """Unverified ones are null, never guessed."""
+    known = [card.name for card in catalog.models.values() if card.revision is not None]
+    assert len(known) == 17
+    assert "deepseek-ai/DeepSeek-R1" in known
+
+
+def test_kinds_of_model_that_the_catalog_covers(catalog: Catalog) -> None:
+    cards = list(catalog.models.values())
+    assert len(cards) >= 28
+    assert {card.attention for card in cards} == {"mha", "gqa", "mla", "sliding"}
+    assert {card.checkpoint.format for card in cards} == {"bf16", "fp8", "fp8_block128", "awq_int4", "mxfp4"}
+    assert any(card.linear for card in cards)
+    assert any(card.moe and card.dense_layers for card in cards)
+
+
+@pytest.mark.parametrize("name", IDS)
+def test_a_quantisation_has_the_shape_of_its_base(name: str, catalog: Catalog) -> None:
+    card = catalog.models[name]
+    if card.base_model is None:
+        return
+    base = catalog.models[card.base_model]
+    assert card.params_billion == base.params_billion
+    assert card.checkpoint.gigabytes < base.checkpoint.gigabytes
+    assert base.base_model is None
+    assert (card.layers, card.hidden, card.moe) == (base.layers, base.hidden, base.moe)
 
 
 def test_meta_models_need_a_token(catalog: Catalog) -> None:
