@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from planner.naming import RUNG_LABEL
-from rehearsal.kube import NODES, PODS, Caches, Json, Key, Kind, Kube, key_of
+from rehearsal.karpenter import as_declared
+from rehearsal.kube import NODE_POOLS, NODES, PODS, Caches, Json, Key, Kind, Kube, key_of
 from rehearsal.nodes import GPU, GROUP_ANNOTATION, NodeGroup
 from rehearsal.quantities import Amounts, add, amount, fits, requests_of
 
@@ -48,7 +49,7 @@ class Autoscaler:
         compression: how many planned seconds one rehearsed second stands for.
     """
 
-    kinds: Sequence[Kind] = (PODS, NODES)
+    kinds: Sequence[Kind] = (PODS, NODES, NODE_POOLS)
 
     def __init__(
         self, kube: Kube, groups: Sequence[NodeGroup], *, capacity: Mapping[str, int] | None = None, compression: float
@@ -64,6 +65,7 @@ class Autoscaler:
         self._bookings: list[_Booking] = []
         self._backoff: dict[str, float] = {}
         self._indexes: dict[str, set[int]] = {}
+        self._offered: Sequence[NodeGroup] = ()
         self._lock = threading.Lock()
 
     def make_minimum(self) -> int:
@@ -89,6 +91,7 @@ class Autoscaler:
         with self._lock:
             nodes = caches.all(NODES)
             self._indexes = _indexes(nodes)
+            self._offered = as_declared(self._groups, caches.all(NODE_POOLS))
             pods = [pod for pod in caches.all(PODS) if "deletionTimestamp" not in pod["metadata"]]
             self._arrive(now)
             self._forget(pods, now)
@@ -144,7 +147,7 @@ class Autoscaler:
 
     def _place(self, pods: Sequence[Json], bound_to: str | None, now: float) -> None:
         """Book machines for pods that must stay together, all in one group of nodes."""
-        suitable = [group for group in self._groups if all(_accepts(group.node, pod) for pod in pods)]
+        suitable = [group for group in self._offered if all(_accepts(group.node, pod) for pod in pods)]
         refused: list[str] = []
         for group in suitable:
             if bound_to not in {None, group.name}:
@@ -176,12 +179,12 @@ class Autoscaler:
             machines[home].pods[uid] = wanted
 
     def _open(self, group: NodeGroup) -> list[_Booking]:
-        return [booking for booking in self._bookings if booking.group is group and not booking.arrived]
+        return [booking for booking in self._bookings if booking.group.name == group.name and not booking.arrived]
 
     def _taken(self, group: NodeGroup) -> set[int]:
         """Numbers of a group's machines, those on their way included."""
         return self._indexes.get(group.name, set()) | {
-            booking.index for booking in self._bookings if booking.group is group
+            booking.index for booking in self._bookings if booking.group.name == group.name
         }
 
     def _available(self, group: NodeGroup) -> int:

@@ -80,6 +80,10 @@ LEADER_WORKER_SETS: Final = Kind(
     api_version="leaderworkerset.x-k8s.io/v1", plural="leaderworkersets", kind="LeaderWorkerSet"
 )
 RAY_SERVICES: Final = Kind(api_version="ray.io/v1", plural="rayservices", kind="RayService")
+NODE_POOLS: Final = Kind(api_version="karpenter.sh/v1", plural="nodepools", kind="NodePool", namespaced=False)
+NODE_CLASSES: Final = Kind(
+    api_version="karpenter.k8s.aws/v1", plural="ec2nodeclasses", kind="EC2NodeClass", namespaced=False
+)
 POD_GROUPS: Final = Kind(api_version="scheduling.volcano.sh/v1beta1", plural="podgroups", kind="PodGroup")
 
 

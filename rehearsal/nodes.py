@@ -17,6 +17,8 @@ GROUP_ANNOTATION: Final = "rehearsal/node-group"
 SYSTEM_GROUP: Final = "system"
 EFA: Final = "vpc.amazonaws.com/efa"
 GPU: Final = "nvidia.com/gpu"
+NODE_POOL: Final = "karpenter.sh/nodepool"
+"""Label of Karpenter's nodes."""
 
 # An AMI with the EFA driver sets aside 5128 pages of 2 MiB (Amazon EKS user guide, "Run machine learning training with
 # Elastic Fabric Adapter").
@@ -56,6 +58,8 @@ class NodeGroup:
     """A Node without a name, as planned: what an autoscaler expects."""
     absent: frozenset[str] = frozenset()
     """Devices that its machines lack all the same."""
+    node_pool: bool = False
+    """Karpenter's: there only with the NodePool of its name, which brings pool labels and taints."""
 
     def new_node(self, index: int) -> Json:
         """The Node object of the group's `index`-th machine."""
@@ -86,14 +90,16 @@ def node_groups(plan: Plan, *, absent: frozenset[str] = frozenset()) -> tuple[No
 def _gpu_group(plan: Plan, pool: PoolPlan, rung: RungPlan, absent: frozenset[str]) -> NodeGroup:
     hardware = pool.hardware
     labels = {
-        **pool.node_selector,
-        **rung.labels,
+        **({} if pool.karpenter else {**pool.node_selector, **rung.labels}),
         GPU + ".present": "true",
         GPU + ".product": hardware.gpu.replace(" ", "-"),
         GPU + ".count": str(hardware.gpus),
         **_place(plan.region, pool.zone, hardware.instance_type),
     }
-    if rung.kind in _CAPACITY_TYPES:
+    if pool.karpenter:
+        bought = next(item.capacity_type for item in pool.karpenter.node_pools if item.name == rung.name)
+        labels |= {NODE_POOL: rung.name, "karpenter.sh/capacity-type": bought}
+    elif rung.kind in _CAPACITY_TYPES:
         labels |= {
             "eks.amazonaws.com/capacityType": _CAPACITY_TYPES[rung.kind],
             "eks.amazonaws.com/nodegroup": rung.name,
@@ -107,10 +113,11 @@ def _gpu_group(plan: Plan, pool: PoolPlan, rung: RungPlan, absent: frozenset[str
         max_nodes=rung.max_nodes,
         boot_seconds=rung.boot_seconds,
         absent=absent,
+        node_pool=pool.karpenter is not None,
         node=_node(
             group=rung.name,
             labels=labels,
-            taints=pool.taints,
+            taints=() if pool.karpenter else pool.taints,
             vcpus=hardware.vcpus,
             memory_gib=hardware.memory_gib,
             max_pods=hardware.max_pods,

@@ -10,6 +10,7 @@ from planner.plan import Plan
 from rehearsal.autoscaler import Autoscaler
 from rehearsal.gang import Gang
 from rehearsal.injections import World, planned_secrets
+from rehearsal.karpenter import Karpenter
 from rehearsal.kube import CERTIFICATES, NAMESPACES, SECRETS, Caches, Json, Key, Kind, Kube, key_of
 from rehearsal.kubelet import Kubelet, Startup
 from rehearsal.kuberay import RayServices
@@ -108,5 +109,6 @@ def operators(kube: Kube, world: World, *, compression: float) -> Operators:
             Gang(kube),
             GivenSecrets(kube, plan, withheld=world.withheld),
             Certificates(kube),
+            *([Karpenter(kube)] if plan.karpenter else []),
         ),
     )
