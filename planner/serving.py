@@ -18,6 +18,7 @@ from planner.engines import ray, sglang, vllm
 from planner.engines.request import EngineRequest
 from planner.images import mirrored
 from planner.naming import SERVING_NAMESPACE, SERVING_PRIORITY, kubernetes_name
+from planner.numbers import Sized, model_numbers
 from planner.plan import (
     AnySecretSource,
     CachePlan,
@@ -165,6 +166,20 @@ def plan_model(
         priority_class=SERVING_PRIORITY,
         efa_gate=gate,
         why=_reasons(sketch, load, knee, pool),
+        numbers=model_numbers(
+            Sized(
+                sketch=sketch,
+                pool=pool,
+                load=load,
+                startup_seconds=startup,
+                gate_seconds=gate.seconds if gate else 0,
+                drain=drain,
+                scaling=scaling,
+                knee=knee,
+                mean_tokens=mean_tokens,
+                max_running=max_running,
+            )
+        ),
     )
 
 

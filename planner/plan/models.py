@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from catalog.types import EngineMetrics
 from planner.plan.cache import WeightsPlan
+from planner.plan.explain import Explained
 from planner.plan.secrets import SecretPlan
 
 
@@ -235,6 +236,8 @@ class ModelPlan:
     gang: Literal["none"] = "none"
     why: Mapping[str, str] = field(default_factory=dict[str, str])
     """Decision -> its reason, for people."""
+    numbers: tuple[Explained, ...] = ()
+    """Its numbers, each with formula, inputs and sources."""
 
     @property
     def pods_per_replica(self) -> int:

@@ -1,0 +1,309 @@
+"""A model's numbers with their formulas: what `plan --explain` prints of layout, memory, load, start and scaling."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from catalog.assumptions import assumptions
+from catalog.types import Sourced
+from planner.drafts import Draft
+from planner.plan import DrainPlan, Explained, Input, LoadPlan, MemoryBudget, PoolPlan, ScalingPlan
+
+_GIB = 2**30
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sized:
+    """What was decided about one model, and its numbers follow from."""
+
+    sketch: Draft
+    pool: PoolPlan
+    load: LoadPlan
+    startup_seconds: int
+    gate_seconds: int
+    drain: DrainPlan
+    scaling: ScalingPlan
+    knee: int
+    """Most sequences within the objective."""
+    mean_tokens: int
+    max_running: int
+
+
+def model_numbers(sized: Sized) -> tuple[Explained, ...]:
+    """All of them, in the order that they follow from each other."""
+    return (
+        *_layout(sized),
+        *memory_numbers(sized.sketch, sized.sketch.fit.memory),
+        *_concurrency(sized),
+        *_load(sized),
+        *_start(sized),
+        *_drain(sized.drain),
+    )
+
+
+def assumption(name: str, as_name: str | None = None) -> Input:
+    """An assumption of the catalog as an input."""
+    found = assumptions()[name]
+    return Input(
+        name=as_name or name,
+        value=found.value,
+        unit=found.unit,
+        source=f"assumptions.yaml ({found.evidence}): {found.source}",
+    )
+
+
+def from_catalog(entry: Sourced, name: str, value: float, unit: str) -> Input:
+    """A fact of the catalog as an input."""
+    return Input(name=name, value=value, unit=unit, source=f"{entry.source}, {entry.as_of}")
+
+
+def _setting(sized: Sized, key: str, name: str, value: float, unit: str) -> Input:
+    where = f"models[{sized.sketch.index}].{key} in the stack file, or its default"
+    return Input(name=name, value=value, unit=unit, source=where)
+
+
+def _planned(name: str, value: float, unit: str, section: str) -> Input:
+    return Input(name=name, value=value, unit=unit, source=f"section {section}, above")
+
+
+def _layout(sized: Sized) -> tuple[Explained, ...]:
+    layout = sized.sketch.fit.layout
+    auto = sized.sketch.model.layout == "auto"
+    rule = "smallest layout whose cache holds several full sequences" if auto else "given in the stack file"
+    degrees = tuple(
+        Input(name=name, value=value, unit="", source=rule)
+        for name, value in (("tensor", layout.tensor), ("pipeline", layout.pipeline), ("data", layout.data))
+    )
+    return (
+        Explained(
+            section="layout",
+            name="GPUs of a replica",
+            value=layout.gpus,
+            unit=f"{sized.pool.hardware.gpu}, {layout.gpus_per_node} on each of {layout.nodes} node(s)",
+            formula="tensor x pipeline" if layout.gpus == layout.tensor * layout.pipeline else "nodes x GPUs a node",
+            inputs=(
+                *degrees,
+                Input(name="nodes", value=layout.nodes, unit="", source=rule),
+                Input(name="GPUs a node", value=layout.gpus_per_node, unit="", source=rule),
+            ),
+        ),
+    )
+
+
+def memory_numbers(sketch: Draft, memory: MemoryBudget) -> tuple[Explained, ...]:
+    """What fills one GPU."""
+    layout, gpu, card = sketch.fit.layout, sketch.facts.gpu, sketch.card
+    engine = sketch.model.engine
+    share = "vllm_gpu_memory_utilization" if engine == "vllm" else "sglang_mem_fraction_static"
+    weights = Explained(
+        section="memory",
+        name="weights on one GPU",
+        value=memory.weights_gib,
+        unit="GiB",
+        formula="served_gb x 1e9 / 2^30 / (tensor x pipeline), and what data parallel attention copies",
+        inputs=(
+            from_catalog(card, "served_gb", sketch.serving.weights_gb, "GB"),
+            _planned("tensor", layout.tensor, "", "layout"),
+            _planned("pipeline", layout.pipeline, "", "layout"),
+            _planned("data", layout.data, "", "layout"),
+        ),
+    )
+    cache = Explained(
+        section="memory",
+        name="KV cache on one GPU",
+        value=memory.kv_gib,
+        unit="GiB",
+        formula="gpu x utilization - overhead - weights",
+        inputs=(
+            from_catalog(gpu, "gpu", memory.gpu_gib, "GiB"),
+            assumption(share, "utilization"),
+            Input(
+                name="overhead",
+                value=round(memory.overhead_gib, 3),
+                unit="GiB",
+                source=assumption("overhead_gib_dense").source if card.moe is None else _large_overhead(),
+            ),
+            _planned("weights", round(memory.weights_gib, 3), "GiB", "memory"),
+        ),
+    )
+    tokens = Explained(
+        section="memory",
+        name="tokens that the replica's cache holds",
+        value=memory.kv_tokens,
+        unit="tokens",
+        formula="kv_gib x 2^30 / kv_bytes x data",
+        inputs=(
+            _planned("kv_gib", round(memory.kv_gib, 3), "GiB", "memory"),
+            from_catalog(card, "kv_bytes", memory.kv_bytes_per_token, "bytes a token, from layers and heads"),
+            _planned("data", layout.data, "", "layout"),
+        ),
+    )
+    sequences = Explained(
+        section="memory",
+        name="full-length sequences at once",
+        value=memory.max_sequences,
+        unit="sequences",
+        formula="tokens / context_tokens, rounded down",
+        inputs=(
+            _planned("tokens", memory.kv_tokens, "tokens", "memory"),
+            Input(
+                name="context_tokens",
+                value=sketch.serving.context_tokens,
+                unit="tokens",
+                source=f"models[{sketch.index}].context_tokens in the stack file, or its default",
+            ),
+        ),
+    )
+    return weights, cache, tokens, sequences
+
+
+def _large_overhead() -> str:
+    return assumption("overhead_gib_large_moe").source
+
+
+def _concurrency(sized: Sized) -> tuple[Explained, ...]:
+    objectives = sized.sketch.model.objectives
+    knee = Explained(
+        section="concurrency",
+        name="sequences within the objective",
+        value=sized.knee,
+        unit="a replica",
+        formula="largest batch whose decode step is at most tpot, and whose mean sequences the cache holds",
+        inputs=(
+            _setting(sized, "objectives.tpot_p99_ms", "tpot", objectives.tpot_p99_ms, "ms a token"),
+            assumption("mean_sequence_share"),
+            _planned("tokens", sized.sketch.fit.memory.kv_tokens, "tokens", "memory"),
+            from_catalog(sized.sketch.facts.gpu, "hbm", sized.sketch.facts.gpu.hbm_gb_per_s, "GB/s"),
+        ),
+    )
+    running = Explained(
+        section="concurrency",
+        name="sequences that the engine may run",
+        value=sized.max_running,
+        unit="a replica",
+        formula="1.3 x tokens / mean_tokens, limited by the engine, rounded down to a multiple of 8",
+        inputs=(
+            _planned("tokens", sized.sketch.fit.memory.kv_tokens, "tokens", "memory"),
+            Input(
+                name="mean_tokens",
+                value=sized.mean_tokens,
+                unit="tokens",
+                source="context_tokens x mean_sequence_share, " + assumption("mean_sequence_share").source,
+            ),
+        ),
+    )
+    target = Explained(
+        section="concurrency",
+        name="requests a replica that scaling aims at",
+        value=sized.scaling.target_concurrency,
+        unit="requests",
+        formula="knee x knee_share, unless the stack file gives it",
+        inputs=(_planned("knee", sized.knee, "sequences", "concurrency"), assumption("knee_share")),
+    )
+    return knee, running, target
+
+
+def _load(sized: Sized) -> tuple[Explained, ...]:
+    load = sized.load
+    limits = tuple(
+        Input(
+            name=name, value=round(value, 1), unit="MB/s", source="cache of the stack file, card 0 of the instance type"
+        )
+        for name, value in load.limits_mb_per_s.items()
+    )
+    return (
+        Explained(
+            section="load",
+            name="weights on every node",
+            value=load.seconds,
+            unit=f"s, bound by {load.bottleneck}",
+            formula="max(own / client rate, sum over readers of min(their bytes, own) / server rate)",
+            inputs=(
+                from_catalog(sized.sketch.card, "own", round(load.gigabytes_per_node, 1), "GB a node"),
+                Input(name="readers", value=load.readers, unit="nodes", source="replicas.min of all models together"),
+                *limits,
+            ),
+        ),
+    )
+
+
+def _start(sized: Sized) -> tuple[Explained, ...]:
+    card = sized.sketch.card
+    large = card.moe is not None and card.params_billion >= assumptions()["large_moe_params_billion"].value
+    compiling = (
+        (assumption("compile_seconds_large_moe", "compile"),)
+        if large
+        else (
+            assumption("compile_seconds_base", "base"),
+            assumption("compile_seconds_per_10b_active", "per_10b"),
+            from_catalog(card, "active", card.active_params_billion, "billion parameters a token"),
+        )
+    )
+    start = Explained(
+        section="start",
+        name="replica on a node that is there",
+        value=sized.startup_seconds,
+        unit="s",
+        formula=f"image / pull + load + {'compile' if large else 'base + per_10b x active / 10'} + gate",
+        inputs=(
+            assumption("image_gigabytes", "image"),
+            assumption("image_pull_mb_per_s", "pull"),
+            _planned("load", sized.load.seconds, "s", "load"),
+            *compiling,
+            Input(name="gate", value=sized.gate_seconds, unit="s", source="check of EFA before the engine starts"),
+        ),
+    )
+    boot = max(rung.boot_seconds for rung in sized.pool.rungs)
+    ready = Explained(
+        section="start",
+        name="replica on a new node",
+        value=sized.startup_seconds + boot,
+        unit="s",
+        formula="boot + start",
+        inputs=(
+            Input(
+                name="boot",
+                value=boot,
+                unit="s",
+                source=assumption(
+                    "boot_seconds_eight_gpu" if sized.pool.hardware.gpus >= 8 else "boot_seconds_single_gpu"
+                ).source,
+            ),
+            _planned("start", sized.startup_seconds, "s", "start"),
+        ),
+    )
+    probe = Explained(
+        section="start",
+        name="startup probe gives up after",
+        value=2 * sized.startup_seconds,
+        unit="s or a little more, in whole periods",
+        formula="2 x start",
+        inputs=(_planned("start", sized.startup_seconds, "s", "start"),),
+    )
+    return start, ready, probe
+
+
+def _drain(drain: DrainPlan) -> tuple[Explained, ...]:
+    return (
+        Explained(
+            section="drain",
+            name="pod is killed after",
+            value=drain.grace_seconds,
+            unit="s",
+            formula="pre_stop + running + 10",
+            inputs=(
+                Input(
+                    name="pre_stop",
+                    value=drain.pre_stop_seconds,
+                    unit="s",
+                    source="until endpoints forget the pod, planner/serving.py",
+                ),
+                Input(
+                    name="running",
+                    value=drain.drain_seconds,
+                    unit="s for requests that run",
+                    source="on spot all of it fits the notice, " + assumption("spot_notice_seconds").source,
+                ),
+            ),
+        ),
+    )
