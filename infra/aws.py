@@ -14,6 +14,7 @@ from infra import keys, permissions, providers
 from infra.addons import EBS_CSI_DRIVER, FSX_CSI_DRIVER, Addons, AddonsArgs
 from infra.cluster import Cluster, ClusterArgs
 from infra.identity import Statement
+from infra.image_cache import ImageCache, ImageCacheArgs, first_pull
 from infra.karpenter import Karpenter, KarpenterArgs, KarpenterOutputs
 from infra.lustre import Lustre, LustreArgs
 from infra.network import Network, NetworkArgs, NetworkOutputs, existing_network
@@ -110,7 +111,9 @@ class _Layer:
         network = self._network(key_arn)
         cluster = self._cluster(network, key_arn)
         first = self._addons("addons-nodes", "before_nodes", cluster, after=(), statements={})
-        role = NodeRole("node", self._account, self._options)
+        images = self._plan.image_cache
+        rules = ImageCache("image-cache", ImageCacheArgs(plan=images), self._options).ready if images else ()
+        role = NodeRole("node", self._account, self._options, statements=self._node_statements())
         home = NodeHome(
             cluster_name=cluster.cluster_name,
             kubernetes_version=self._target.kubernetes_version,
@@ -118,7 +121,7 @@ class _Layer:
             vpc_id=network.vpc_id,
             node_role_arn=role.arn,
             tags=self._plan.tags,
-            after=(*role.permissions, *network.egress, *first),
+            after=(*role.permissions, *rules, *network.egress, *first),
         )
         system = SystemNodes(
             "system",
@@ -176,6 +179,11 @@ class _Layer:
             lustre=self._lustre(network, cluster, weights, key_arn),
             karpenter=self._karpenter(network, cluster, data_key_arn, after=(*network.egress, *first)),
         )
+
+    def _node_statements(self) -> tuple[Statement, ...]:
+        """What nodes may do beyond what AWS's policies for them say."""
+        images = self._plan.image_cache
+        return (first_pull(images, self._account),) if images else ()
 
     def _key(self, name: str, description: str, *statements: dict[str, Any], keep: bool) -> pulumi.Output[str]:
         args = keys.KeyArgs(description=description, account=self._account, statements=statements, keep=keep)
@@ -252,6 +260,7 @@ class _Layer:
             pools=[pool for pool in self._plan.pools if pool.karpenter],
             private_subnets=network.private_subnets,
             volume_key_arn=data_key_arn,
+            node_statements=self._node_statements(),
             after=after,
         )
         return Karpenter("karpenter", args, self._options).outputs

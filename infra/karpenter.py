@@ -60,6 +60,8 @@ class KarpenterArgs:
     private_subnets: Mapping[str, pulumi.Input[str]]
     """By zone."""
     volume_key_arn: pulumi.Input[str]
+    node_statements: tuple[Statement, ...]
+    """What nodes may do beyond what AWS's policies for them say."""
     after: tuple[pulumi.Resource, ...]
     """Network and CNI: what a node needs to become ready, and to leave in order."""
 
@@ -75,7 +77,7 @@ class Karpenter(pulumi.ComponentResource):
         self._args = args
         self._child = pulumi.ResourceOptions(parent=self)
         # A role of its own: EKS makes the access entry of a node group's role itself, and there is one a role.
-        role = NodeRole(f"{name}-node", args.account, self._child)
+        role = NodeRole(f"{name}-node", args.account, self._child, statements=args.node_statements)
         profile = aws.iam.InstanceProfile(f"{name}-node-profile", role=role.name, opts=self._child)
         entry = aws.eks.AccessEntry(
             f"{name}-node-access",

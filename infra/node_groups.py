@@ -10,7 +10,7 @@ import pulumi_aws as aws
 
 from infra import launch_template
 from infra.efa import efa_security_group
-from infra.identity import service_trust
+from infra.identity import Statement, document, service_trust
 from infra.providers import Account
 from planner.plan import PoolPlan, RungPlan, SystemGroupPlan
 
@@ -37,7 +37,14 @@ class NodeRole(pulumi.ComponentResource):
     permissions: tuple[pulumi.Resource, ...]
     """Node groups wait for them, and are gone before them: a node without them can neither join nor leave."""
 
-    def __init__(self, name: str, account: Account, opts: pulumi.ResourceOptions | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        account: Account,
+        opts: pulumi.ResourceOptions | None = None,
+        *,
+        statements: tuple[Statement, ...] = (),
+    ) -> None:
         super().__init__("inference:index:NodeRole", name, None, opts)
         child = pulumi.ResourceOptions(parent=self)
         role = aws.iam.Role(
@@ -46,7 +53,12 @@ class NodeRole(pulumi.ComponentResource):
             assume_role_policy=service_trust("ec2.amazonaws.com"),
             opts=child,
         )
-        self.permissions = tuple(
+        own = (
+            [aws.iam.RolePolicy(f"{name}-policy", role=role.name, policy=document(statements), opts=child)]
+            if statements
+            else []
+        )
+        attached = (
             aws.iam.RolePolicyAttachment(
                 f"{name}-{policy}",
                 role=role.name,
@@ -59,6 +71,7 @@ class NodeRole(pulumi.ComponentResource):
                 "AmazonSSMManagedInstanceCore",
             )
         )
+        self.permissions = (*attached, *own)
         self.arn = role.arn
         self.name = role.name
         self.register_outputs({"arn": self.arn})

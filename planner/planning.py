@@ -12,6 +12,7 @@ from planner.cache import Crowd, check_load_target, check_sharing, plan_cache
 from planner.charts import plan_charts
 from planner.cost import Decided, plan_cost
 from planner.drafts import Draft, draft
+from planner.image_cache import plan_image_cache
 from planner.images import mirrored
 from planner.ladder import check_ladders, ladder_alerts, plan_ladder
 from planner.naming import (
@@ -114,6 +115,7 @@ def plan(settings: Settings, *, stack: str, region: str | None, catalog: Catalog
         catalog=facts,
         findings=findings,
     )
+    image_cache = plan_image_cache(settings, region, findings)
     findings.raise_if_any()
     python = mirrored(facts.versions.images["python"].reference, settings.images.mirror)
     ladder = plan_ladder(tuple(pools.values()), models, python)
@@ -143,6 +145,7 @@ def plan(settings: Settings, *, stack: str, region: str | None, catalog: Catalog
             models=models,
         ),
         image_mirror=settings.images.mirror,
+        image_cache=image_cache,
         observability=_observability(settings, drafts, models, ladder),
         hub_token=hub_token,
         protect_data=settings.protection in {"data", "all"},

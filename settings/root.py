@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from settings.base import Name, Section
+from settings.base import Arn, Name, Section
 from settings.cache import Cache
 from settings.network import Network
 from settings.observability import Observability
@@ -24,12 +24,24 @@ class Charts(Section):
     charts; each chart's own upstream where left out."""
 
 
+class PullThrough(Section):
+    """ECR pull-through cache: the account's own registry fetches an image the first time a node asks for it."""
+
+    credentials: dict[Literal["docker.io", "ghcr.io"], Arn] = Field(
+        default_factory=dict[Literal["docker.io", "ghcr.io"], Arn]
+    )
+    """Secrets Manager secrets (user name and token) for registries that ask for some; their names begin with
+    `ecr-pullthroughcache/`."""
+
+
 class Images(Section):
     """Where container images come from."""
 
     mirror: str | None = Field(default=None, pattern=r"^[a-z0-9][a-z0-9._:/-]+$")
     """Registry and prefix that every image is pulled through, for instance
     `111122223333.dkr.ecr.us-east-1.amazonaws.com/mirror`; the upstream host stays in the path below it."""
+    pull_through: PullThrough | None = None
+    """Have ECR fill the mirror by itself; the mirror is then a prefix in this account's and region's own registry."""
 
 
 class Secrets(Section):

@@ -18,6 +18,7 @@ from planner.plan.ladder import (
     KeeperRungPlan,
     LadderPlan,
 )
+from planner.plan.images import ImageCachePlan, PullThroughRulePlan
 from planner.plan.models import (
     ContainerPlan,
     CronFloor,
@@ -80,6 +81,7 @@ __all__ = [
     "Finding",
     "FsxPlan",
     "Hardware",
+    "ImageCachePlan",
     "Input",
     "KarpenterPlan",
     "KarpenterPoolPlan",
@@ -101,6 +103,7 @@ __all__ = [
     "Plan",
     "PoolPlan",
     "ProbePlan",
+    "PullThroughRulePlan",
     "RayPlan",
     "RungCostPlan",
     "RungPlan",

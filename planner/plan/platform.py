@@ -10,6 +10,7 @@ from planner.plan.cache import CachePlan
 from planner.plan.cost import CostPlan
 from planner.plan.karpenter import KarpenterPlan
 from planner.plan.ladder import LadderPlan
+from planner.plan.images import ImageCachePlan
 from planner.plan.models import ModelPlan, WarmupPlan
 from planner.plan.pools import PoolPlan
 from planner.plan.secrets import SecretPlan
@@ -100,6 +101,7 @@ class Plan:
     """Of the pools of node groups; None where there are none."""
     karpenter: KarpenterPlan | None = None
     """The second provisioner; None where no pool is its."""
+    image_cache: ImageCachePlan | None = None
     aws_profile: str | None = None
     """Profile of the AWS configuration files; None: whatever credentials the caller has."""
 
