@@ -34,7 +34,7 @@ def plan(
     stack: Stack = "dev",
     as_json: Json = False,
     explain: Annotated[
-        str | None, typer.Option(help="Explain one model: layout, memory, command line, probes.")
+        str | None, typer.Option(help="Explain one model, or `cost`: each number, its formula and sources.")
     ] = None,
 ) -> None:
     """Show what a stack will be: models, layouts, nodes, prices."""

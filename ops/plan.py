@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from ops.console import OK, PROJECT_DIRECTORY, USAGE, err, out, print_json, table
+from ops.explain import show_explanation
 from planner import Plan, StackFileError, load_and_plan
-from planner.plan import CostPlan, EksPlan, ModelPlan
+from planner.plan import CostPlan, EksPlan, PoolPlan
 from settings.load import stack_file
 
 
@@ -23,7 +24,7 @@ def show_plan(stack: str, *, as_json: bool, explain: str | None) -> int:
     if plan is None:
         return USAGE
     if explain is not None:
-        return _explain(plan, explain)
+        return show_explanation(plan, explain, as_json=as_json)
     if as_json:
         print_json(plan)
         return OK
@@ -75,7 +76,7 @@ def _pools(plan: Plan) -> object:
     rows = [
         (
             pool.name,
-            pool.hardware.instance_type or f"{pool.hardware.gpus} x {pool.hardware.gpu}",
+            _nodes(pool),
             pool.zone or "",
             rung.kind.replace("_", " "),
             f"{rung.min_nodes} to {rung.max_nodes}",
@@ -86,6 +87,12 @@ def _pools(plan: Plan) -> object:
         for rung in pool.rungs
     ]
     return table("Pools", ("pool", "nodes", "zone", "capacity", "count", "$/h each", "network"), rows, right=(4, 5))
+
+
+def _nodes(pool: PoolPlan) -> str:
+    if pool.karpenter:
+        return f"{' or '.join(pool.karpenter.instance_types)} (Karpenter)"
+    return pool.hardware.instance_type or f"{pool.hardware.gpus} x {pool.hardware.gpu}"
 
 
 def print_cost(cost: CostPlan) -> None:
@@ -113,36 +120,6 @@ def show_cost(stack: str, *, as_json: bool) -> int:
     else:
         print_cost(plan.cost)
     return OK
-
-
-def _explain(plan: Plan, name: str) -> int:
-    model = next((m for m in plan.models if m.name == name), None)
-    if model is None:
-        known = ", ".join(m.name for m in plan.models)
-        err.print(f"error: stack {plan.stack} has no model `{name}`\n  help: it has {known}", markup=False)
-        return USAGE
-    for decision, reason in _reasons(model):
-        out.print(f"[bold]{decision}[/bold]")
-        out.print(f"  {reason}", markup=False, soft_wrap=True)
-    return OK
-
-
-def _reasons(model: ModelPlan) -> list[tuple[str, str]]:
-    container, probe = model.container, model.container.startup
-    found = list(model.why.items())
-    found.append(("command", " ".join((*container.command, *container.args)) or "ray start (by KubeRay)"))
-    if probe:
-        budget = probe.period_seconds * probe.failure_threshold
-        found.append(("startup probe", f"{probe.path}: {budget} s, twice the planned {model.startup_seconds} s"))
-    drain = model.drain
-    found.append(
-        (
-            "drain",
-            f"{drain.pre_stop_seconds} s until endpoints forget the pod, {drain.drain_seconds} s for running requests, "
-            f"killed after {drain.grace_seconds} s",
-        )
-    )
-    return found
 
 
 def check(stacks: list[str], *, as_json: bool) -> int:

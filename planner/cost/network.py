@@ -138,7 +138,7 @@ def _between_zones(zones: int, usage: Usage, catalog: Catalog, region: str) -> C
         peak=gigabytes(usage.nodes.peak, max(peak, planned)),
         name="gb_per_month",
         unit="GB",
-        source="computed",
+        source="its formula",
     )
     tokens_in = sum(flow.input_per_second for flow in usage.tokens)
     tokens_out = sum(flow.output_per_second for flow in usage.tokens)
@@ -210,7 +210,7 @@ def bucket_requests(
         "S3 writes",
         "one new revision of each model a month",
         service("s3_put_requests", region),
-        always(stored * 1e9 / part_bytes / 1e6, "million_requests", "million", "computed"),
+        always(stored * 1e9 / part_bytes / 1e6, "million_requests", "million", "its formula"),
         quantity_formula="stored_gb x 1e3 / (part_mib x 1.048576) / 1e6",
         why=(
             Input(
@@ -234,5 +234,5 @@ def _scaled(nodes: Quantity, per_node: float, constant: float) -> Quantity:
         peak=nodes.peak * per_node + constant,
         name="amount_per_month",
         unit="",
-        source="computed",
+        source="its formula",
     )

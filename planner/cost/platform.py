@@ -50,7 +50,7 @@ def control_plane(target: EksPlan, catalog: Catalog, region: str) -> Iterator[Co
         "Logs kept",
         f"{target.log_retention_days} days of them",
         service("cloudwatch_logs_storage", region),
-        always(kept, "stored_gb", "GB", "computed"),
+        always(kept, "stored_gb", "GB", "its formula"),
         quantity_formula="log_gb_per_month x retention_days / 30.4",
         why=(
             told,
@@ -89,7 +89,7 @@ def system_nodes(target: EksPlan, catalog: Catalog, region: str) -> Iterator[Cos
         "System volumes",
         f"{SYSTEM_ROOT_GIB} GiB gp3 a node",
         catalog.prices.service("ebs_gp3", region),
-        Quantity(idle=low, base=low, planned=low, peak=high, name="gib", unit="GiB", source="computed"),
+        Quantity(idle=low, base=low, planned=low, peak=high, name="gib", unit="GiB", source="its formula"),
         quantity_formula="nodes x root_gib",
         why=(
             Input(name="nodes", value=system.min_nodes, unit="", source=where),
@@ -122,7 +122,7 @@ def volumes(
                 peak=count.peak * gib,
                 name="gib",
                 unit="GiB",
-                source="computed",
+                source="its formula",
             ),
             quantity_formula="nodes x root_gib",
             why=(count.as_input, Input(name="root_gib", value=gib, unit="GiB", source="launch template of the pool")),
