@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Literal
 
 from catalog.types import Engine
-from planner.naming import SERVING_NAMESPACE
+from planner.naming import EFA_GATE_CONTAINER, SERVING_NAMESPACE
 from planner.plan import AlertPlan, ModelPlan
 from planner.scaling import quantile, selector, sum_of
 from settings.observability import AlertThresholds
@@ -155,6 +155,28 @@ def _model(thresholds: AlertThresholds, model: Model, plan: ModelPlan, engine: E
         summary=f"{name}: no replica reports metrics",
         model=name,
         runbook="modelnotserving",
+    )
+    yield from _efa(plan)
+
+
+def _efa(plan: ModelPlan) -> Iterator[AlertPlan]:
+    """The gate failed and has not passed since. A Ray pod that fails is replaced, so its end is looked for as well."""
+    if plan.efa_gate is None:
+        return
+    which = f'{{namespace="{plan.namespace}",pod=~"{plan.name}-.*",container="{EFA_GATE_CONTAINER}"}}'
+    ended = which.replace("}", ',reason="Error"}')
+    yield AlertPlan(
+        name="EfaFallback",
+        expression=(
+            f"(kube_pod_init_container_status_restarts_total{which} > 0 and on (namespace, pod, container)"
+            f" kube_pod_init_container_status_ready{which} == 0)"
+            f" or max_over_time(kube_pod_init_container_status_terminated_reason{ended}[15m]) > 0"
+        ),
+        for_minutes=0,
+        severity="critical",
+        summary=f"{plan.name}: {{{{ $labels.pod }}}} is not on EFA and does not start",
+        model=plan.name,
+        runbook="efafallback",
     )
 
 

@@ -29,6 +29,10 @@ CONTROLLER_PRIORITY = "inference-controllers"
 """Above serving: a Ray head or router on a full system node must not push out the controllers that scale it."""
 GPU_TAINT = "nvidia.com/gpu"
 
+EFA_GATE_CONTAINER = "efa-gate"
+EFA_GATE_STATE = f"/var/lib/{PROJECT}/efa-gate"
+"""Directory of the node in which the gate remembers its proofs."""
+
 CLUSTER_AUTOSCALER_ACCOUNT = "cluster-autoscaler"
 KARPENTER_ACCOUNT = "karpenter"
 AUTOSCALER_STATUS = "cluster-autoscaler-status"

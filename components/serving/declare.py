@@ -9,6 +9,7 @@ import pulumi
 
 from components._secrets import SecretValues, declare_secret
 from components.model_cache import FileSystem, ModelCache, ModelCacheArgs, WarmUp, WarmUpArgs
+from components.serving.efa_gate import EfaGate
 from components.serving.model_server import ModelServer, ModelServerArgs, Monitoring, WeightsBucket
 from planner.naming import SERVING_NAMESPACE
 from planner.plan import ModelPlan, Plan, WarmupPlan
@@ -70,6 +71,9 @@ def declare(args: ServingArgs, opts: pulumi.ResourceOptions) -> ServingOutputs:
             opts=opts,
         )
     warm_ups = _warm_ups(args, cache, opts)
+    gate = None
+    if any(model.efa_gate for model in plan.models):
+        gate = EfaGate("efa-gate", SERVING_NAMESPACE, everything, opts)
     servers: dict[str, ModelServer] = {}
     for model in plan.models:
         warmup = _warmup_of(plan, model)
@@ -78,6 +82,8 @@ def declare(args: ServingArgs, opts: pulumi.ResourceOptions) -> ServingOutputs:
             prepared.append(cache.claim)
         if warmup is not None:
             prepared.append(warm_ups[warmup.name])
+        if gate is not None and model.efa_gate is not None:
+            prepared.append(gate.script)
         needed = [resource for name, resource in args.platform.items() if name not in _OTHER_RUNTIMES[model.runtime]]
         servers[model.name] = ModelServer(
             model.name,

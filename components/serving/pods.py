@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import pulumi
 
+from components.serving import efa_gate
 from planner.engines.request import CACHE_DIRECTORY
 from planner.naming import GROUP_ROLE_LABEL, MODEL_LABEL, PART_OF_LABEL, PROJECT, RUNG_LABEL
 from planner.plan import CachePlan, ContainerPlan, EnvVar, ModelPlan, PoolPlan, ProbePlan, Taint
@@ -47,6 +48,12 @@ done
 """
 
 WARMUP_COMPONENT = "warm-up"
+
+# EC2's layers of network nodes, from the switch next to an instance outwards: fewer hops between a group's nodes. EKS
+# labels nodes with them. Source: EC2 user guide, "Instance topology"; EKS cloud controller, topology labels.
+_NETWORK_LAYERS = tuple(
+    (f"topology.k8s.aws/network-node-layer-{layer}", weight) for layer, weight in ((3, 100), (2, 50), (1, 25))
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -270,8 +277,15 @@ def pod_template(
         "containers": [engine_container(context, plan, mounts)],
         "volumes": volumes,
     }
+    before: list[dict[str, Any]] = []
+    if model.efa_gate is not None:
+        # First: it needs no weights, so it runs while the warm-up Job fetches them.
+        before.append(efa_gate.container(model.efa_gate, plan, resources(plan), container_security(plan)))
+        spec["volumes"] += efa_gate.volumes()
     if context.mounts_cache and context.ready_timeout_seconds is not None:
-        spec["initContainers"] = [_wait_for_weights(context, plan, context.ready_timeout_seconds)]
+        before.append(_wait_for_weights(context, plan, context.ready_timeout_seconds))
+    if before:
+        spec["initContainers"] = before
     if affinity:
         spec["affinity"] = dict(affinity)
     annotations = {
@@ -283,21 +297,25 @@ def pod_template(
 
 
 def group_affinity(context: PodContext, group_label: str) -> dict[str, Any]:
-    """Keeps all pods of one multi-node replica on one rung of the pool, each on its own node.
+    """Keeps all pods of one multi-node replica on one rung of the pool, each on its own node, as near as can be had.
 
     `group_label` has one value for each group and is on its pods when they are created, so `matchLabelKeys`
     (Kubernetes 1.31 and newer) compares pods of the same group only. See ADR 1.
     """
     model = context.model
     same_group = {"labelSelector": {"matchLabels": selector_labels(model)}, "matchLabelKeys": [group_label]}
+    near = [
+        {"weight": weight, "podAffinityTerm": {**same_group, "topologyKey": key}} for key, weight in _NETWORK_LAYERS
+    ]
     affinity: dict[str, Any] = {
         "podAntiAffinity": {
             "requiredDuringSchedulingIgnoredDuringExecution": [{**same_group, "topologyKey": "kubernetes.io/hostname"}]
-        }
+        },
+        "podAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": near},
     }
     # Nodes that exist already carry no rung label; a required affinity to it could never be met.
     if all(rung.kind != "existing" for rung in context.pool.rungs):
-        affinity["podAffinity"] = {
-            "requiredDuringSchedulingIgnoredDuringExecution": [{**same_group, "topologyKey": RUNG_LABEL}]
-        }
+        affinity["podAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"] = [
+            {**same_group, "topologyKey": RUNG_LABEL}
+        ]
     return affinity

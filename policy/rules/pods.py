@@ -6,7 +6,8 @@ import re
 from collections.abc import Sequence
 
 from catalog.load import load
-from policy.pods import EFA_RESOURCE, GPU_RESOURCE, pod_templates
+from planner.naming import EFA_GATE_CONTAINER, EFA_GATE_STATE
+from policy.pods import EFA_RESOURCE, GPU_RESOURCE, PodTemplate, pod_templates
 from policy.records import UNKNOWN, Report, Resource, ResourceRule, Rule, StackReport, StackRule, at, listed, mapping
 from policy.rules.nodes import POOL_LABEL, instance_types, pool_of
 
@@ -40,7 +41,7 @@ def pods_confined(resource: Resource, report: Report) -> None:
         for flag in ("hostNetwork", "hostPID", "hostIPC"):
             if template.spec.get(flag) is True:
                 report(f"{template.role}: {flag} gives the pod the host's: leave it out")
-        if any(at(volume, "hostPath") is not None for volume in listed(template.spec.get("volumes"))):
+        if _opens_the_host(template):
             report(f"{template.role}: a hostPath volume opens the host's files: use a claim or an emptyDir")
         for container in template.all_containers:
             security = container.get("securityContext")
@@ -48,6 +49,22 @@ def pods_confined(resource: Resource, report: Report) -> None:
                 report(f"{template.role}: container {container.get('name')} is privileged")
             if at(security, "allowPrivilegeEscalation") not in {False, UNKNOWN}:
                 report(f"{template.role}: container {container.get('name')} may gain privileges")
+
+
+def _opens_the_host(template: PodTemplate) -> bool:
+    """Whether a volume shows the host's files; the EFA gate's own directory may be seen by the gate alone."""
+    for volume in listed(template.spec.get("volumes")):
+        if at(volume, "hostPath") is None:
+            continue
+        name = at(volume, "name")
+        readers = {
+            container.get("name")
+            for container in template.all_containers
+            if any(at(mount, "name") == name for mount in listed(container.get("volumeMounts")))
+        }
+        if at(volume, "hostPath.path") != EFA_GATE_STATE or readers - {EFA_GATE_CONTAINER}:
+            return True
+    return False
 
 
 def groups_use_efa(resources: Sequence[Resource], report: StackReport) -> None:
