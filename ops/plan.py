@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from ops.console import OK, PROJECT_DIRECTORY, USAGE, err, out, print_json, table
+from ops.cost import price_findings, print_cost, print_parts
 from ops.explain import show_explanation
 from planner import Plan, StackFileError, load_and_plan
-from planner.plan import CostPlan, EksPlan, PoolPlan
+from planner.plan import EksPlan, Finding, PoolPlan
 from settings.load import stack_file
 
 
@@ -34,9 +37,13 @@ def show_plan(stack: str, *, as_json: bool, explain: str | None) -> int:
     out.print(_pools(plan))
     out.print()
     print_cost(plan.cost)
-    for finding in plan.findings:
-        out.print(f"note: {finding.subject}: {finding.message}", markup=False)
+    _print_findings((*plan.findings, *price_findings(plan)))
     return OK
+
+
+def _print_findings(findings: Iterable[Finding]) -> None:
+    for finding in findings:
+        out.print(f"note: {finding.subject}: {finding.message}", markup=False, soft_wrap=True)
 
 
 def _where(plan: Plan) -> str:
@@ -95,21 +102,6 @@ def _nodes(pool: PoolPlan) -> str:
     return pool.hardware.instance_type or f"{pool.hardware.gpus} x {pool.hardware.gpu}"
 
 
-def print_cost(cost: CostPlan) -> None:
-    """The money of a stack, line by line."""
-    rows = [
-        (line.item, line.detail, f"{line.idle_usd_per_hour:.3f}", f"{line.peak_usd_per_hour:.3f}")
-        for line in cost.lines
-    ]
-    rows.append(("[bold]all[/bold]", "", f"{cost.idle_usd_per_hour:.2f}", f"{cost.peak_usd_per_hour:.2f}"))
-    title = "Cost at list prices, excl. tax and data transfer"
-    out.print(table(title, ("item", "what", "idle $/h", "peak $/h"), rows, right=(2, 3)))
-    out.print(
-        f"at the start {cost.base_usd_per_hour:.2f} $/h; worst month {cost.peak_usd_per_month:,.0f} $"
-        + (f" of a budget of {cost.budget_monthly_usd:,.0f} $" if cost.budget_monthly_usd else "")
-    )
-
-
 def show_cost(stack: str, *, as_json: bool) -> int:
     """What a stack costs, with the source of every price in JSON."""
     plan = planned(stack)
@@ -119,6 +111,8 @@ def show_cost(stack: str, *, as_json: bool) -> int:
         print_json(plan.cost)
     else:
         print_cost(plan.cost)
+        print_parts(plan.cost)
+        _print_findings(price_findings(plan))
     return OK
 
 
@@ -133,9 +127,11 @@ def check(stacks: list[str], *, as_json: bool) -> int:
             if not as_json:
                 err.print(str(error), markup=False, soft_wrap=True)
             continue
-        results.append({"stack": stack, "ok": True, "problems": [], "findings": plan.findings})
+        old = price_findings(plan)
+        results.append({"stack": stack, "ok": True, "problems": [], "findings": (*plan.findings, *old)})
         if not as_json:
             out.print(f"{stack}: fine, worst month {plan.cost.peak_usd_per_month:,.0f} $")
+            _print_findings(old)
     if as_json:
         print_json(results)
     return OK if all(result["ok"] for result in results) else USAGE
