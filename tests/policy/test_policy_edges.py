@@ -177,3 +177,21 @@ def test_what_is_no_state_is_a_usage_error(tmp_path, capsys, content):
 def test_without_a_file_the_usage_is_told(capsys):
     assert judge.main([]) == 2
     assert "pulumi stack export" in capsys.readouterr().err
+
+
+def gated_pod(path: str, *, seen_by_the_engine: bool) -> list[str]:
+    mount = [{"name": "state", "mountPath": "/state"}]
+    safe = {"securityContext": {"allowPrivilegeEscalation": False}}
+    gate = {"name": "efa-gate", "image": "a/b:1", "volumeMounts": mount, **safe}
+    engine = {"name": "engine", "image": "a/b:1", "volumeMounts": mount if seen_by_the_engine else [], **safe}
+    volumes = [{"name": "state", "hostPath": {"path": path}}]
+    return broken(
+        "pods-confined", k8s("Pod", spec={"initContainers": [gate], "containers": [engine], "volumes": volumes})
+    )
+
+
+def test_the_efa_gate_alone_sees_one_directory_of_the_host():
+    own = "/var/lib/inference-platform/efa-gate"
+    assert not gated_pod(own, seen_by_the_engine=False)
+    assert "hostPath" in gated_pod(own, seen_by_the_engine=True)[0]
+    assert "hostPath" in gated_pod("/var/lib", seen_by_the_engine=False)[0]

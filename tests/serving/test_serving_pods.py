@@ -123,7 +123,8 @@ def test_a_group_stays_on_one_rung_and_on_different_nodes() -> None:
 def test_nodes_that_exist_need_no_rung_label() -> None:
     of = context("prod", "deepseek-r1")
     existing = replace(of.pool, rungs=(replace(of.pool.rungs[0], kind="existing"),))
-    assert "podAffinity" not in group_affinity(replace(of, pool=existing), "group")
+    near = group_affinity(replace(of, pool=existing), "group")["podAffinity"]
+    assert set(near) == {"preferredDuringSchedulingIgnoredDuringExecution"}
 
 
 def test_weights_are_mounted_read_only_and_waited_for() -> None:
