@@ -82,7 +82,16 @@ def fit(card: ModelCard, node: Node, serving: Serving, layout: Layout) -> Fit:
         nodes=nodes,
         gpus_per_node=gpus,
     )
-    memory = budget(card, node.gpu, serving, tensor=layout.tensor, pipeline=layout.pipeline, data=layout.data)
+    memory = budget(
+        card,
+        node.gpu,
+        serving,
+        tensor=layout.tensor,
+        pipeline=layout.pipeline,
+        data=layout.data,
+        expert=layout.expert,
+        nodes=nodes,
+    )
     return Fit(layout=plan, memory=memory)
 
 

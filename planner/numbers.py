@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from catalog.assumptions import assumptions
-from catalog.types import Sourced
+from catalog.assumptions import assumed
 from planner.drafts import Draft
+from planner.inputs import assumption, from_catalog
+from planner.memory import Shards
+from planner.memory_explained import MemoryQuestion
+from planner.memory_explained import memory_numbers as explained_memory
 from planner.plan import DrainPlan, Explained, Input, LoadPlan, MemoryBudget, PoolPlan, ScalingPlan
-
-_GIB = 2**30
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,22 +40,6 @@ def model_numbers(sized: Sized) -> tuple[Explained, ...]:
         *_start(sized),
         *_drain(sized.drain),
     )
-
-
-def assumption(name: str, as_name: str | None = None) -> Input:
-    """An assumption of the catalog as an input."""
-    found = assumptions()[name]
-    return Input(
-        name=as_name or name,
-        value=found.value,
-        unit=found.unit,
-        source=f"assumptions.yaml ({found.evidence}): {found.source}",
-    )
-
-
-def from_catalog(entry: Sourced, name: str, value: float, unit: str) -> Input:
-    """A fact of the catalog as an input."""
-    return Input(name=name, value=value, unit=unit, source=f"{entry.source}, {entry.as_of}")
 
 
 def _setting(sized: Sized, key: str, name: str, value: float, unit: str) -> Input:
@@ -92,73 +77,21 @@ def _layout(sized: Sized) -> tuple[Explained, ...]:
 
 def memory_numbers(sketch: Draft, memory: MemoryBudget) -> tuple[Explained, ...]:
     """What fills one GPU."""
-    layout, gpu, card = sketch.fit.layout, sketch.facts.gpu, sketch.card
-    engine = sketch.model.engine
-    share = "vllm_gpu_memory_utilization" if engine == "vllm" else "sglang_mem_fraction_static"
-    weights = Explained(
-        section="memory",
-        name="weights on one GPU",
-        value=memory.weights_gib,
-        unit="GiB",
-        formula="served_gb x 1e9 / 2^30 / (tensor x pipeline), and what data parallel attention copies",
-        inputs=(
-            from_catalog(card, "served_gb", sketch.serving.weights_gb, "GB"),
-            _planned("tensor", layout.tensor, "", "layout"),
-            _planned("pipeline", layout.pipeline, "", "layout"),
-            _planned("data", layout.data, "", "layout"),
+    layout = sketch.fit.layout
+    asked = MemoryQuestion(
+        card=sketch.card,
+        gpu=sketch.facts.gpu,
+        serving=sketch.serving,
+        shards=Shards(
+            tensor=layout.tensor,
+            pipeline=layout.pipeline,
+            data=layout.data,
+            expert=layout.expert,
+            nodes=layout.nodes,
         ),
+        context_source=f"models[{sketch.index}].context_tokens in the stack file, or its default",
     )
-    cache = Explained(
-        section="memory",
-        name="KV cache on one GPU",
-        value=memory.kv_gib,
-        unit="GiB",
-        formula="gpu x utilization - overhead - weights",
-        inputs=(
-            from_catalog(gpu, "gpu", memory.gpu_gib, "GiB"),
-            assumption(share, "utilization"),
-            Input(
-                name="overhead",
-                value=round(memory.overhead_gib, 3),
-                unit="GiB",
-                source=assumption("overhead_gib_dense").source if card.moe is None else _large_overhead(),
-            ),
-            _planned("weights", round(memory.weights_gib, 3), "GiB", "memory"),
-        ),
-    )
-    tokens = Explained(
-        section="memory",
-        name="tokens that the replica's cache holds",
-        value=memory.kv_tokens,
-        unit="tokens",
-        formula="kv_gib x 2^30 / kv_bytes x data",
-        inputs=(
-            _planned("kv_gib", round(memory.kv_gib, 3), "GiB", "memory"),
-            from_catalog(card, "kv_bytes", memory.kv_bytes_per_token, "bytes a token, from layers and heads"),
-            _planned("data", layout.data, "", "layout"),
-        ),
-    )
-    sequences = Explained(
-        section="memory",
-        name="full-length sequences at once",
-        value=memory.max_sequences,
-        unit="sequences",
-        formula="tokens / context_tokens, rounded down",
-        inputs=(
-            _planned("tokens", memory.kv_tokens, "tokens", "memory"),
-            Input(
-                name="context_tokens",
-                value=sketch.serving.context_tokens,
-                unit="tokens",
-                source=f"models[{sketch.index}].context_tokens in the stack file, or its default",
-            ),
-        ),
-    )
-    return weights, cache, tokens, sequences
-
-
-def _large_overhead() -> str:
-    return assumption("overhead_gib_large_moe").source
+    return explained_memory(asked, memory)
 
 
 def _concurrency(sized: Sized) -> tuple[Explained, ...]:
@@ -229,7 +162,7 @@ def _load(sized: Sized) -> tuple[Explained, ...]:
 
 def _start(sized: Sized) -> tuple[Explained, ...]:
     card = sized.sketch.card
-    large = card.moe is not None and card.params_billion >= assumptions()["large_moe_params_billion"].value
+    large = card.moe is not None and card.params_billion >= assumed("large_moe_params_billion")
     compiling = (
         (assumption("compile_seconds_large_moe", "compile"),)
         if large

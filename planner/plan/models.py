@@ -31,15 +31,24 @@ class LayoutPlan:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryPart:
+    """One thing that a GPU's memory holds beside the KV cache."""
+
+    name: str
+    kind: Literal["weights", "overhead"]
+    gib: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class MemoryBudget:
-    """Memory of one GPU of a replica, in GiB."""
+    """Memory of the fullest GPU of a replica, in GiB."""
 
     gpu_gib: float
     utilization: float
     """Share of the GPU that the engine may take."""
     weights_gib: float
     overhead_gib: float
-    """CUDA context, NCCL, activations and graphs."""
+    """Driver, CUDA context, NCCL, activations, sampler, graphs and workspaces."""
     kv_gib: float
     """What is left for the KV cache."""
     kv_bytes_per_token: float
@@ -48,6 +57,8 @@ class MemoryBudget:
     """Tokens that the whole replica can hold."""
     max_sequences: int
     """Full-length sequences at once."""
+    parts: tuple[MemoryPart, ...] = ()
+    """What `weights_gib` and `overhead_gib` consist of; they add up to both."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
