@@ -20,6 +20,8 @@ app = typer.Typer(
 )
 models_app = typer.Typer(help="Weights of models in the stack's bucket.", no_args_is_help=True)
 app.add_typer(models_app, name="models")
+prices_app = typer.Typer(help="Prices of the catalog.", no_args_is_help=True)
+app.add_typer(prices_app, name="prices")
 
 Stack = Annotated[str, typer.Option("--stack", "-s", help="Stack: `prod` means Pulumi.prod.yaml.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
@@ -121,6 +123,64 @@ def deploy(
     )
 
 
+@app.command()
+def size(
+    model: Annotated[str, typer.Option("--model", "-m", help="Hub id of a catalog card.")],
+    rps: Annotated[float, typer.Option(help="Requests a second at the peak that is planned for.")],
+    input_tokens: Annotated[str, typer.Option("--input", help="Tokens of a prompt: mean, or mean:p99.")],
+    output_tokens: Annotated[str, typer.Option("--output", help="Tokens of an answer: mean, or mean:p99.")],
+    ttft_p99: Annotated[float | None, typer.Option(help="Time to first token, p99 in ms; 2000 if none.")] = None,
+    tpot_p99: Annotated[float | None, typer.Option(help="Time per output token, p99 in ms; 100 if none.")] = None,
+    region: Annotated[str | None, typer.Option(help="The stack's with --write, else us-east-1, if none.")] = None,
+    regions: Annotated[str | None, typer.Option(help="Several with commas between, or `all` that have prices.")] = None,
+    spot_share: Annotated[float, typer.Option(help="Most of the nodes that may be spot.")] = 1.0,
+    no_spot: Annotated[bool, typer.Option("--no-spot", help="The same as --spot-share 0.")] = False,
+    engine: Annotated[Literal["vllm", "sglang", "any"], typer.Option()] = "any",
+    context: Annotated[int | None, typer.Option(help="Longest prompt plus answer; from both p99 if none.")] = None,
+    cached: Annotated[float, typer.Option(help="Share of input tokens that the prefix cache holds.")] = 0.0,
+    availability: Annotated[float | None, typer.Option(help="Share of requests that must meet capacity.")] = None,
+    quantization: Annotated[
+        Literal["any", "checkpoint", "fp8", "awq"], typer.Option(help="`checkpoint` serves the weights as published.")
+    ] = "any",
+    max_nodes: Annotated[int, typer.Option(help="Nodes at most.")] = 64,
+    front: Annotated[str, typer.Option(help="What options are weighed by.")] = "cost,latency,resilience",
+    write: Annotated[Path | None, typer.Option(help="Stack file that gets the choice, if it still plans.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the model in the stack file.")] = None,
+    choose: Annotated[int, typer.Option(help="Which of the front is written.")] = 1,
+    pool: Annotated[str | None, typer.Option(help="Name of its pool; from the GPU if none.")] = None,
+    replace: Annotated[bool, typer.Option("--replace", help="Overwrite a model or pool of that name.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what --write would change.")] = False,
+    revision: Annotated[str | None, typer.Option(help="Commit of the weights; the catalog's if none.")] = None,
+    image: Annotated[str | None, typer.Option(help="<repository>:<tag> with EFA, for replicas over nodes.")] = None,
+    as_json: Json = False,
+) -> None:
+    """How many of which machines serve a load, at what cost, and why the rest lost."""
+    from ops.size import SizeOptions, show_size, write_options
+
+    options = SizeOptions(
+        model=model,
+        rps=rps,
+        input=input_tokens,
+        output=output_tokens,
+        ttft_p99=ttft_p99,
+        tpot_p99=tpot_p99,
+        region=region,
+        regions=regions,
+        spot_share=0.0 if no_spot else spot_share,
+        engine=engine,
+        context=context,
+        cached=cached,
+        availability=availability,
+        quantization=quantization,
+        max_nodes=max_nodes,
+        front=front,
+    )
+    target = write_options(
+        write, name, choose=choose, pool=pool, replace=replace, dry_run=dry_run, revision=revision, image=image
+    )
+    raise typer.Exit(show_size(options, target, as_json=as_json))
+
+
 @models_app.command()
 def stage(
     stack: Stack = "dev",
@@ -137,6 +197,22 @@ def stage(
 
     options = StageOptions(models=models, folder=folder, bucket=bucket, scratch=scratch, replace=replace, abort=abort)
     raise typer.Exit(show_stage(stack, options, as_json=as_json))
+
+
+@prices_app.command()
+def refresh(
+    region: Annotated[list[str], typer.Option("--region", "-r", help="Region to ask for; may be repeated.")],
+    instance: Annotated[
+        list[str] | None, typer.Option(help="Instance types; all that the region offers, and services, if none.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show old and new prices, write nothing.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Read today's prices from AWS into catalog/prices.yaml: on demand, spot, capacity blocks, services."""
+    from ops.prices import RefreshOptions, show_refresh
+
+    options = RefreshOptions(regions=region, instances=instance or [], dry_run=dry_run)
+    raise typer.Exit(show_refresh(options, as_json=as_json))
 
 
 @app.command()

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+from planner.sizing.entries import Entries, Image, entries
 from planner.sizing.front import Member, Sizing, TokenPrice, size
 from planner.sizing.options import Option
 from planner.sizing.request import DIMENSIONS, ENGINES, SizeError, SizeRequest
@@ -13,11 +14,14 @@ from planner.sizing.request import DIMENSIONS, ENGINES, SizeError, SizeRequest
 __all__ = [
     "DIMENSIONS",
     "ENGINES",
+    "Entries",
+    "Image",
     "Member",
     "Option",
     "SizeError",
     "SizeRequest",
     "Sizing",
     "TokenPrice",
+    "entries",
     "size",
 ]

@@ -17,6 +17,13 @@ from planner.sizing.request import SizeRequest
 from planner.sizing.search import Searched, look
 
 _SECONDS_PER_HOUR = 3600
+LEFT_OUT = (
+    "capacity blocks and reservations: they are bought before they are planned with",
+    "a KV cache in FP8, and expert parallelism without data parallel attention",
+    "one replica over several nodes where the weights take less than a quarter of one node, or over more than 4 where "
+    "fewer hold them",
+    "more spare nodes than one or half as many again",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +62,8 @@ class Sizing:
     lost: tuple[Lost, ...]
     """Everything else, by reason."""
     searched: Searched
+    left_out: tuple[str, ...]
+    """What was not tried at all."""
     remarks: tuple[str, ...]
 
 
@@ -82,6 +91,7 @@ def size(request: SizeRequest, catalog: Catalog | None = None) -> Sizing:
         dominated=tuple((option, by + 1) for option, by in front.dominated),
         lost=found.losses.groups(),
         searched=found.searched,
+        left_out=LEFT_OUT,
         remarks=tuple(_remarks(front.members)),
     )
 

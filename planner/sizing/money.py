@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from catalog.load import Catalog
@@ -20,19 +20,62 @@ class Offer:
     spot: Price | None
     """None where spot is not wanted or has no price."""
 
-    def usd_per_hour(self, *, on_demand_nodes: int, spot_nodes: int) -> float | None:
-        """Of so many nodes of each kind; None where a kind that is used has no price."""
-        total = 0.0
-        for nodes, price in ((on_demand_nodes, self.on_demand), (spot_nodes, self.spot)):
-            if nodes and price is None:
-                return None
-            total += nodes * price.usd if price else 0.0
-        return total
-
     def guesses(self, *, on_demand_nodes: int, spot_nodes: int) -> int:
         """How many of the prices that are used were not quoted for this region."""
-        used = ((on_demand_nodes, self.on_demand), (spot_nodes, self.spot))
-        return sum(1 for nodes, price in used if nodes and price and (price.borrowed or price.assumed))
+        return _guessed(self.on_demand) * (on_demand_nodes > 0) + _guessed(self.spot) * (spot_nodes > 0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rate:
+    """The numbers of an offer that a search weighs thousands of times."""
+
+    on_demand: float | None
+    spot: float | None
+    on_demand_guessed: int
+    spot_guessed: int
+    reclaims_per_hour: float
+
+
+def rate_of(offer: Offer, reclaims_per_hour: float) -> Rate:
+    """Of an offer whose spot nodes are reclaimed so often."""
+    return Rate(
+        on_demand=offer.on_demand.usd if offer.on_demand else None,
+        spot=offer.spot.usd if offer.spot else None,
+        on_demand_guessed=_guessed(offer.on_demand),
+        spot_guessed=_guessed(offer.spot),
+        reclaims_per_hour=reclaims_per_hour,
+    )
+
+
+def cheapest(rates: Sequence[Rate], on_demand_nodes: int, spot_nodes: int) -> tuple[list[tuple[float, int]], int]:
+    """([price an hour, position], how many lack a price) of those that no cheaper one matches.
+
+    Between regions only prices and, on spot, reclaims differ. Of equal prices a quoted one is taken before a guess.
+    """
+    priced: list[tuple[float, int, int]] = []
+    for at, rate in enumerate(rates):
+        usd, guesses = 0.0, 0
+        if on_demand_nodes:
+            if rate.on_demand is None:
+                continue
+            usd, guesses = on_demand_nodes * rate.on_demand, rate.on_demand_guessed
+        if spot_nodes:
+            if rate.spot is None:
+                continue
+            usd, guesses = usd + spot_nodes * rate.spot, guesses + rate.spot_guessed
+        priced.append((usd, guesses, at))
+    best: list[tuple[float, int]] = []
+    calmest = float("inf")
+    for usd, _, at in sorted(priced):
+        reclaims = rates[at].reclaims_per_hour if spot_nodes else 0.0
+        if reclaims < calmest:
+            best.append((usd, at))
+            calmest = reclaims
+    return best, len(rates) - len(priced)
+
+
+def _guessed(price: Price | None) -> int:
+    return int(price is not None and (price.borrowed or price.assumed))
 
 
 def offers(

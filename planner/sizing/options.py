@@ -6,10 +6,11 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from planner.performance import Performance, Workload, performance
+from planner.performance import Performance
+from planner.performance.queueing import Curve
 from planner.sizing.money import Offer
 from planner.sizing.request import Dimension, SizeRequest
-from planner.sizing.resilience import Risk, availability, nines, surviving_share
+from planner.sizing.resilience import Risk, availability, nines, per_month, surviving_share
 from planner.sizing.serving import Served, layout_words
 
 MOST_REPLICAS = 200
@@ -54,6 +55,11 @@ class Option:
     def spot_share(self) -> float:
         """Share of the nodes that are spot."""
         return self.spot_nodes / self.nodes
+
+    @property
+    def reclaims_per_month(self) -> float:
+        """Times a month that the market is expected to take the spot nodes."""
+        return per_month(self.risk) if self.spot_nodes else 0.0
 
     @property
     def spare_replicas(self) -> int:
@@ -138,13 +144,13 @@ def mixes(spread: Spread, request: SizeRequest, risk: Risk) -> Iterator[tuple[in
     """(on demand, spot) units worth pricing.
 
     All on demand, half of each, a floor of one on demand, all spot, as far as the share of spot allows; of each kind
-    just enough units, one and two to spare, half as many again and, where an availability is asked for, the fewest
+    just enough units, one to spare, half as many again and, where an availability is asked for, the fewest
     that reach it.
     """
     fewest, most = spread.fewest_units, most_units(spread, request)
     seen: set[tuple[int, int]] = set()
     for kind in _KINDS if request.spot_share else _KINDS[:1]:
-        counts = {fewest, fewest + 1, fewest + 2, math.ceil(1.5 * fewest)}
+        counts = {fewest, fewest + 1, math.ceil(1.5 * fewest)}
         if request.availability is not None:
             counts.add(_enough(kind, spread, request, risk, most))
         for units in sorted(count for count in counts if count <= most):
@@ -188,6 +194,7 @@ class Loads:
 
     def __init__(self, request: SizeRequest) -> None:
         self._request = request
+        self._curves: dict[int, Curve] = {}
         self._known: dict[tuple[int, int], Performance] = {}
 
     def of(self, served: Served, replicas: int) -> Performance:
@@ -195,16 +202,12 @@ class Loads:
         key = (id(served), replicas)
         found = self._known.get(key)
         if found is None:
-            request = self._request
-            found = self._known[key] = performance(
-                served.replica,
-                Workload(
-                    requests_per_second=request.requests_per_second / replicas,
-                    input=request.input,
-                    output=request.output,
-                    cached_share=request.cached_share,
-                ),
-            )
+            request, curve = self._request, self._curves.get(id(served))
+            if curve is None:
+                # `planner.performance.performance` makes a curve for each rate; here dozens of rates share one.
+                curve = Curve(served.replica, request.input, request.output, request.cached_share)
+                self._curves[id(served)] = curve
+            found = self._known[key] = curve.performance(request.requests_per_second / replicas)
         return found
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from itertools import groupby
+from operator import itemgetter
+from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
 
@@ -27,21 +29,23 @@ def dominates(one: Vector, other: Vector) -> bool:
     return one != other and all(a <= b for a, b in zip(one, other, strict=True))
 
 
-def pareto(options: Iterable[T], vector: Callable[[T], Vector], tie: Callable[[T], tuple[object, ...]]) -> Front[T]:
+def pareto(options: Iterable[T], vector: Callable[[T], Vector], tie: Callable[[T], tuple[Any, ...]]) -> Front[T]:
     """The front of `options`; of options with equal vectors the one with the lowest `tie` stays.
 
     Sorted by vector, an option is dominated by an earlier one or not at all, and domination is transitive: comparing
     each with the members found so far is enough, so the work grows with options x members.
     """
-    ranked = sorted(((vector(option), tie(option), position, option) for position, option in enumerate(options)))  # type: ignore[type-var]
+    ranked = sorted(((vector(option), option) for option in options), key=itemgetter(0))
     members: list[tuple[Vector, T]] = []
     dominated: list[tuple[T, int]] = []
-    for own, _, _, option in ranked:
+    for own, group in groupby(ranked, key=itemgetter(0)):
+        equals = [option for _, option in group]
         by = next((at for at, (better, _) in enumerate(members) if _no_worse(better, own)), None)
         if by is None:
-            members.append((own, option))
-        else:
-            dominated.append((option, by))
+            by = len(members)
+            best = min(range(len(equals)), key=[tie(option) for option in equals].__getitem__) if len(equals) > 1 else 0
+            members.append((own, equals.pop(best)))
+        dominated += ((option, by) for option in equals)
     return Front(members=tuple(option for _, option in members), dominated=tuple(dominated))
 
 

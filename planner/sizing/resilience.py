@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from catalog.assumptions import assumed
 from catalog.interruptions import interruptions
@@ -16,8 +16,8 @@ from planner.cost.lines import HOURS_PER_MONTH
 from planner.plan import LoadPlan
 from planner.serving import startup_seconds
 
-_MOST_LOST = 12
-"""Units lost at once that are weighed; more count as no service at all."""
+_NEGLIGIBLE = 1e-9
+"""Of the time: how often more units are gone than are weighed."""
 _GBPS_TO_MB_PER_S = 125
 
 
@@ -37,21 +37,21 @@ class Risk:
     back_seconds: float
     """From the loss to the first token of the replacement: boot, image, weights from S3, compile."""
 
-    @property
-    def failed(self) -> float:
-        """Share of the time that a unit is away for its own nodes' failures: rate x gap / (1 + rate x gap)."""
-        return _gone(self.nodes * self.failures_per_hour, self.back_seconds / 3600)
+    failed: float = field(init=False)
+    """Share of the time that a unit is away for its own nodes' failures: rate x gap / (1 + rate x gap)."""
+    reclaimed: float = field(init=False)
+    """Share of the time that the market has the spot nodes.
 
-    @property
-    def reclaimed(self) -> float:
-        """Share of the time that the market has the spot nodes.
+    A share p of the replacements is met on demand at once, less the notice in which the old nodes still serve; the rest
+    waits until spot is back: gap = p x (back - notice) + (1 - p) x (dry + back).
+    """
 
-        A share p of the replacements is met on demand at once, less the notice in which the old nodes still serve; the
-        rest waits until spot is back.
-        """
-        met, back = assumed("on_demand_obtainable_share"), self.back_seconds / 3600
-        notice, dry = assumed("spot_notice_seconds") / 3600, interruptions().tight.hours_without
-        return _gone(self.reclaims_per_hour, met * max(0.0, back - notice) + (1 - met) * (dry + back))
+    def __post_init__(self) -> None:
+        back = self.back_seconds / 3600
+        met, notice = assumed("on_demand_obtainable_share"), assumed("spot_notice_seconds") / 3600
+        gap = met * max(0.0, back - notice) + (1 - met) * (interruptions().tight.hours_without + back)
+        object.__setattr__(self, "failed", _gone(self.nodes * self.failures_per_hour, back))
+        object.__setattr__(self, "reclaimed", _gone(self.reclaims_per_hour, gap))
 
     def useful_factor(self, *, spot: bool) -> float:
         """$ of an hour that serves over $ of an hour: what bills without serving after each loss."""
@@ -87,8 +87,9 @@ def availability(risk: Risk, *, on_demand: int, spot: int, needed: float) -> flo
     within the objectives.
     """
     units = on_demand + spot
-    lost = _lost(units, risk.failed)
-    served = math.fsum(share * min(1.0, (units - k) / needed) for k, share in enumerate(lost) if k < units)
+    served = 0.0
+    for k, share in enumerate(_lost(units, risk.failed)):
+        served += share * min(1.0, (units - k) / needed)
     if not spot:
         return served
     return (1 - risk.reclaimed) * served + risk.reclaimed * min(served, on_demand / needed)
@@ -115,7 +116,12 @@ def _gone(per_hour: float, gap_hours: float) -> float:
 
 @functools.lru_cache(maxsize=8192)
 def _lost(units: int, chance: float) -> tuple[float, ...]:
-    """Probabilities that 0, 1, 2 ... units are gone at once."""
-    return tuple(
-        math.comb(units, k) * chance**k * (1 - chance) ** (units - k) for k in range(min(units, _MOST_LOST) + 1)
-    )
+    """Probabilities that 0, 1, 2 ... units are gone at once, as far as they matter; the rest counts as no service."""
+    shares: list[float] = []
+    left = 1.0
+    for k in range(units + 1):
+        shares.append(math.comb(units, k) * chance**k * (1 - chance) ** (units - k))
+        left -= shares[-1]
+        if left < _NEGLIGIBLE:
+            break
+    return tuple(shares)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from catalog.load import Catalog
 from catalog.types import ModelCard
 from planner.sizing.losses import Losses
-from planner.sizing.money import Offer, offers
+from planner.sizing.money import Offer, cheapest, offers, rate_of
 from planner.sizing.options import Loads, Option, Spread, mixes, most_units, option, spread_of
 from planner.sizing.request import SizeRequest, card_of
 from planner.sizing.resilience import Risk, risk_of
@@ -106,40 +106,18 @@ def _options(
     made: list[Option] = []
     looked = 0
     per_node = spread.nodes_per_unit
+    rates = [rate_of(offer, risk.reclaims_per_hour) for offer, risk in zip(offered, risks, strict=True)]
     for on_demand, spot in mixes(spread, request, risks[0]):
         on_demand_nodes, spot_nodes = on_demand * per_node, spot * per_node
         looked += len(offered)
-        priced = [
-            (usd, offer.guesses(on_demand_nodes=on_demand_nodes, spot_nodes=spot_nodes), at)
-            for at, offer in enumerate(offered)
-            if (usd := offer.usd_per_hour(on_demand_nodes=on_demand_nodes, spot_nodes=spot_nodes)) is not None
-        ]
-        if len(priced) < len(offered):
-            losses.count("price", len(offered) - len(priced))
-        best = _undominated(priced, risks, spot=spot > 0)
-        losses.count("region", len(priced) - len(best))
+        best, unpriced = cheapest(rates, on_demand_nodes, spot_nodes)
+        losses.count("price", unpriced)
+        losses.count("region", len(offered) - unpriced - len(best))
         made += (
             option(spread, offered[at], request, risks[at], loads, on_demand=on_demand, spot=spot, usd=usd)
             for usd, at in best
         )
     return made, looked
-
-
-def _undominated(
-    priced: Sequence[tuple[float, int, int]], risks: Sequence[Risk], *, spot: bool
-) -> list[tuple[float, int]]:
-    """(price, offer) of regions that no cheaper one matches: only prices and, on spot, reclaims differ between them.
-
-    Of equal prices a quoted one is taken before a borrowed one.
-    """
-    best: list[tuple[float, int]] = []
-    calmest = float("inf")
-    for usd, _, at in sorted(priced):
-        reclaims = risks[at].reclaims_per_hour if spot else 0.0
-        if reclaims < calmest:
-            best.append((usd, at))
-            calmest = reclaims
-    return best
 
 
 def _too_many(spread: Spread, request: SizeRequest) -> str:

@@ -1,0 +1,132 @@
+"""A choice of the front as `models:` and `pools:` entries of a stack file, in the keys and order of the committed ones."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from planner.performance import TokenLengths
+from planner.sizing.front import Member
+from planner.sizing.request import SizeError, SizeRequest
+from settings.serving import Model
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Image:
+    """A container image with EFA software, for replicas over several nodes."""
+
+    repository: str
+    tag: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entries:
+    """What goes into the stack file, as plain data."""
+
+    pool: Mapping[str, Any]
+    model: Mapping[str, Any]
+
+
+def entries(
+    member: Member,
+    request: SizeRequest,
+    *,
+    name: str,
+    pool: str,
+    zones: Collection[str] = (),
+    revision: str | None = None,
+    image: Image | None = None,
+) -> Entries:
+    """The entries of one choice.
+
+    Args:
+        member: the choice.
+        request: what was asked; its objectives become the model's.
+        name: of the model.
+        pool: name of its pool.
+        zones: zones that the stack uses already; one of them is taken where it offers the type.
+        revision: commit of the weights; the card's where left out.
+        image: for replicas over several nodes.
+
+    Raises:
+        SizeError: the weights' commit is not known.
+    """
+    option = member.option
+    card = option.served.variant.card
+    commit = revision or card.revision
+    if commit is None:
+        raise SizeError(f"no commit of {card.name} is known", help="name it: --revision <40 hex digits>", asked=True)
+    offered = option.offer.zones
+    zone = next((zone for zone in zones if zone in offered), offered[0])
+    return Entries(
+        pool={
+            "name": pool,
+            "instance_type": option.offer.instance.name,
+            "availability_zone": zone,
+            "capacity": list(_ladder(member)),
+        },
+        model=_model(member, request, name=name, pool=pool, revision=commit, image=image),
+    )
+
+
+def _ladder(member: Member) -> list[dict[str, Any]]:
+    """Spot first; what it does not give is taken on demand, above the floor that is always on demand."""
+    option = member.option
+    if not option.spot_nodes:
+        return [{"kind": "on_demand", "nodes": {"min": 0, "max": option.nodes}}]
+    return [
+        {"kind": "spot", "nodes": {"min": 0, "max": option.spot_nodes}},
+        {"kind": "on_demand", "nodes": {"min": option.on_demand_nodes, "max": option.nodes}},
+    ]
+
+
+def _model(
+    member: Member, request: SizeRequest, *, name: str, pool: str, revision: str, image: Image | None
+) -> dict[str, Any]:
+    option = member.option
+    served = option.served
+    layout = served.layout
+    degrees = {"tensor": layout.tensor, "pipeline": layout.pipeline, "expert": layout.expert, "data": layout.data}
+    entry: dict[str, Any] = {
+        "name": name,
+        "model": served.variant.card.name,
+        "revision": revision,
+        "engine": served.engine,
+        "pool": pool,
+        "layout": {key: degree for key, degree in degrees.items() if degree > 1 or key == "tensor"},
+    }
+    if served.variant.quantization != "checkpoint":
+        entry["quantization"] = served.variant.quantization
+    entry["context_tokens"] = max(256, request.context(served.variant.card))
+    entry["replicas"] = {"min": option.replicas, "max": option.replicas}
+    entry["objectives"] = {
+        "ttft_p99_ms": max(10, math.floor(request.ttft_p99_ms)),
+        "tpot_p99_ms": max(1, math.floor(request.tpot_p99_ms)),
+    }
+    if "traffic" in Model.model_fields:
+        entry["traffic"] = _traffic(request)
+    if layout.nodes > 1 and image is not None:
+        entry["image"] = {"repository": image.repository, "tag": image.tag, "carries_efa": True}
+    return entry
+
+
+def _traffic(request: SizeRequest) -> dict[str, Any]:
+    traffic: dict[str, Any] = {
+        "requests_per_second": _plain(request.requests_per_second),
+        "input_tokens": _lengths(request.input),
+        "output_tokens": _lengths(request.output),
+    }
+    if request.cached_share:
+        traffic["cached_share"] = request.cached_share
+    return traffic
+
+
+def _lengths(lengths: TokenLengths) -> dict[str, Any]:
+    return {"mean": _plain(lengths.mean), "p99": _plain(lengths.p99)}
+
+
+def _plain(number: float) -> float | int:
+    """300, not 300.0."""
+    return int(number) if float(number).is_integer() else number
