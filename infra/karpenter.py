@@ -10,7 +10,7 @@ import pulumi
 import pulumi_aws as aws
 
 from infra.efa import efa_security_group
-from infra.identity import PodIdentity, PodIdentityArgs, policy_json
+from infra.identity import PodIdentity, PodIdentityArgs, Statement, policy_json
 from infra.karpenter_permissions import karpenter
 from infra.node_groups import NodeRole
 from infra.providers import Account

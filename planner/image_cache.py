@@ -47,7 +47,8 @@ def plan_image_cache(settings: Settings, region: str | None, findings: Findings)
         return None
     _check_place(settings.target, found, region, findings)
     prefix = found["prefix"]
-    hosts = [host for host in UPSTREAMS if host not in WITH_CREDENTIALS or host in wanted.credentials]
+    credentials: dict[str, str] = {**wanted.credentials}
+    hosts = [host for host in UPSTREAMS if host not in WITH_CREDENTIALS or host in credentials]
     longest = max(hosts, key=len)
     if len(f"{prefix}/{longest}") > _LONGEST_PREFIX:
         findings.problem(
@@ -67,7 +68,7 @@ def plan_image_cache(settings: Settings, region: str | None, findings: Findings)
                 name=host.replace(".", "-"),
                 repository_prefix=f"{prefix}/{host}",
                 upstream=UPSTREAMS[host],
-                credential_arn=wanted.credentials.get(host),
+                credential_arn=credentials.get(host),
             )
             for host in hosts
         ),
