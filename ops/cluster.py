@@ -44,6 +44,10 @@ class Objects(Protocol):
         """Merge a change into an object; False where there is none."""
         ...
 
+    def delete(self, path: str) -> bool:
+        """Ask for an object's end, which its finalizers may put off; False where there is none."""
+        ...
+
 
 class Cluster:
     """An API server behind a kubeconfig."""
@@ -74,6 +78,10 @@ class Cluster:
     def merge(self, path: str, change: Mapping[str, Any]) -> bool:
         """See `Objects.merge`."""
         return self._call("PATCH", path, {}, change) is not None
+
+    def delete(self, path: str) -> bool:
+        """See `Objects.delete`."""
+        return self._call("DELETE", path, {}) is not None
 
     def close(self) -> None:
         """Close the connections."""
@@ -200,6 +208,10 @@ def workload_path(model: ModelPlan) -> str:
 def scaler_path(model: ModelPlan) -> str:
     """The ScaledObject of a model that KEDA scales."""
     return f"/apis/keda.sh/v1alpha1/namespaces/{model.namespace}/scaledobjects/{model.name}"
+
+
+NODE_CLAIMS: Final = "/apis/karpenter.sh/v1/nodeclaims"
+"""Karpenter's nodes, those on their way included; labelled with their NodePool."""
 
 
 def job_path(namespace: str, name: str) -> str:

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from rich.prompt import Confirm
 
-from ops.cluster import Objects, connect, job_path, pods_path, scaler_path, serving_pods, workload_path
+from ops.cluster import NODE_CLAIMS, Objects, connect, job_path, pods_path, scaler_path, serving_pods, workload_path
 from ops.console import FINDINGS, OK, err, out, print_json, table
 from ops.errors import UsageError
 from ops.project import plan_of
@@ -20,7 +20,10 @@ from planner.naming import POOL_LABEL, RUNG_LABEL
 
 PAUSED: Final = "autoscaling.keda.sh/paused-replicas"
 """KEDA's annotation: hold the target at this number of replicas. https://keda.sh/docs/latest/concepts/scaling-deployments/"""
+NODE_POOL_LABEL: Final = "karpenter.sh/nodepool"
 _MARGIN_SECONDS: Final = 60
+_LEAVE_SECONDS: Final = 600
+"""What Karpenter's last nodes are given to end: EC2 takes minutes to stop a GPU instance."""
 _POLL_SECONDS: Final = 3.0
 
 
@@ -54,6 +57,8 @@ class Drained:
     """Pods that did not end in time."""
     absent: tuple[str, ...]
     """Models without a workload."""
+    claims_left: tuple[str, ...]
+    """Karpenter's nodes that did not end in time."""
     nodes: tuple[RemainingNodes, ...]
     seconds: float
 
@@ -80,7 +85,13 @@ def show_drain(stack: str, options: DrainOptions, *, as_json: bool) -> int:
 
 
 def _fields(result: Drained) -> dict[str, Any]:
-    return {"pods_left": result.pods_left, "absent": result.absent, "nodes": result.nodes, "seconds": result.seconds}
+    return {
+        "pods_left": result.pods_left,
+        "absent": result.absent,
+        "claims_left": result.claims_left,
+        "nodes": result.nodes,
+        "seconds": result.seconds,
+    }
 
 
 def _ask(plan: Plan, objects: Objects) -> None:
@@ -96,6 +107,8 @@ def _ask(plan: Plan, objects: Objects) -> None:
 def _print(stack: str, result: Drained) -> None:
     for pod in result.pods_left:
         out.print(f"still there: {pod}", markup=False)
+    for name in result.claims_left:
+        out.print(f"node of Karpenter still there: {name}; a destroy waits for it", markup=False)
     for name in result.absent:
         out.print(f"not deployed: {name}", markup=False)
     if result.nodes:
@@ -150,8 +163,41 @@ def drain(
     return Drained(
         pods_left=left,
         absent=tuple(absent),
+        claims_left=() if left else _end_claims(objects, plan, tell=tell, pause=pause, clock=clock),
         nodes=remaining_nodes(objects, plan),
         seconds=round(clock() - began, 1),
+    )
+
+
+def _end_claims(
+    objects: Objects,
+    plan: Plan,
+    *,
+    tell: Callable[[str], None],
+    pause: Callable[[float], None],
+    clock: Callable[[], float],
+) -> tuple[str, ...]:
+    """Ends Karpenter's empty nodes. Their NodePools stay: nothing asks for nodes now, and `--undo` needs them."""
+    if plan.karpenter is None:
+        return ()
+    for name in _claims(objects, plan):
+        objects.delete(f"{NODE_CLAIMS}/{name}")
+        tell(f"{name}: ending a node of Karpenter")
+    until = clock() + _LEAVE_SECONDS
+    left = _claims(objects, plan)
+    while left and clock() < until:
+        pause(_POLL_SECONDS)
+        left = _claims(objects, plan)
+    return left
+
+
+def _claims(objects: Objects, plan: Plan) -> tuple[str, ...]:
+    """NodeClaims of the plan's pools; those of somebody else's NodePools are not ours to end."""
+    pools = {item.name for pool in plan.pools if pool.karpenter for item in pool.karpenter.node_pools}
+    return tuple(
+        claim["metadata"]["name"]
+        for claim in objects.list(NODE_CLAIMS, NODE_POOL_LABEL)
+        if claim["metadata"]["labels"][NODE_POOL_LABEL] in pools
     )
 
 

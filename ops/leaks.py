@@ -24,6 +24,7 @@ _CLUSTER_TAGS: Final = (
     "KubernetesCluster",
     "cluster.k8s.amazonaws.com/name",
     "eks:cluster-name",
+    "eks:eks-cluster-name",  # Karpenter's
     "aws:eks:cluster-name",
 )
 
@@ -76,6 +77,7 @@ def find(plan: Plan, region: str) -> tuple[Leftover, ...]:
     searches: tuple[Callable[[], Iterator[Leftover]], ...] = (
         lambda: _tagged(plan, region, ec2),
         lambda: _instances(ec2, cluster, region),
+        lambda: _launch_templates(ec2, cluster, region),
         lambda: _volumes(ec2, cluster, region),
         lambda: _interfaces(ec2, cluster, region),
         lambda: _load_balancers(cluster, region),
@@ -172,14 +174,29 @@ def _instances(ec2: Any, cluster: str, region: str) -> Iterator[Leftover]:
     for reservation in _of_cluster(ec2, "describe_instances", "Reservations", cluster):
         for item in reservation["Instances"]:
             if item["State"]["Name"] not in {"terminated", "shutting-down"}:
+                pool = {tag["Key"]: tag["Value"] for tag in item["Tags"]}.get("karpenter.sh/nodepool")
                 yield Leftover(
                     service="ec2",
                     kind="instance",
                     id=item["InstanceId"],
-                    detail=f"{item['InstanceType']}, {item['State']['Name']}",
+                    detail=f"{item['InstanceType']}, {item['State']['Name']}"
+                    + (f", of Karpenter's NodePool {pool}" if pool else ""),
                     kept=False,
                     remove=_removal("ec2", "instance", item["InstanceId"], "", region),
                 )
+
+
+def _launch_templates(ec2: Any, cluster: str, region: str) -> Iterator[Leftover]:
+    """Karpenter makes them as it launches, and removes them with their EC2NodeClass."""
+    for item in _of_cluster(ec2, "describe_launch_templates", "LaunchTemplates", cluster):
+        yield Leftover(
+            service="ec2",
+            kind="launch-template",
+            id=item["LaunchTemplateId"],
+            detail=item["LaunchTemplateName"],
+            kept=False,
+            remove=_removal("ec2", "launch-template", item["LaunchTemplateId"], "", region),
+        )
 
 
 def _volumes(ec2: Any, cluster: str, region: str) -> Iterator[Leftover]:

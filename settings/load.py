@@ -56,7 +56,13 @@ class Validation:
 
 
 def stack_file(directory: FilePath, stack: str) -> FilePath:
-    """Path of the stack file of `stack`; raises StackFileError where there is none."""
+    """Path of a stack file, by the stack's name or by the path of a `Pulumi.<name>.yaml`, such as an example's.
+
+    Raises:
+        StackFileError: there is none.
+    """
+    if stack.endswith(".yaml"):
+        return _named_file(FilePath(stack))
     path = directory / f"Pulumi.{stack}.yaml"
     if not path.is_file():
         known = [p.name.split(".")[1] for p in directory.glob("Pulumi.*.yaml")]
@@ -64,6 +70,15 @@ def stack_file(directory: FilePath, stack: str) -> FilePath:
             path.name,
             [Problem(path=(), message=f"there is no stack `{stack}`", help=did_you_mean(stack, known))],
         )
+    return path
+
+
+def _named_file(path: FilePath) -> FilePath:
+    if not path.name.startswith("Pulumi."):
+        problem = Problem(path=(), message="is no stack file by its name", help="call it Pulumi.<stack>.yaml")
+        raise StackFileError(path.name, [problem])
+    if not path.is_file():
+        raise StackFileError(path.name, [Problem(path=(), message=f"{path} does not exist")])
     return path
 
 

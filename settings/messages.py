@@ -174,5 +174,10 @@ def _schemas(location: tuple[str | int, ...]) -> list[dict[str, Any]]:
         for node in nodes:
             child = node.get("items") if isinstance(part, int) else node.get("properties", {}).get(part)
             below.extend(expand(child) if child else [])
-        nodes = below or nodes  # a union's tag names no key: stay
+        # A union's tag names no key: stay with the form that it means.
+        nodes = below or [node for node in nodes if _has_tag(node, part)] or nodes
     return nodes
+
+
+def _has_tag(node: dict[str, Any], tag: int | str) -> bool:
+    return any(field.get("const") == tag for field in node.get("properties", {}).values())

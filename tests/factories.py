@@ -21,6 +21,12 @@ def stack_plan(stack: str) -> Plan:
     return load_and_plan(ROOT / f"Pulumi.{stack}.yaml")[1]
 
 
+@cache
+def example_plan(name: str) -> Plan:
+    """The plan of a stack file of examples/."""
+    return load_and_plan(ROOT / "examples" / name / f"Pulumi.{name}.yaml")[1]
+
+
 def mirrored_plan(stack: str, *, images: str = "registry.example.com/mirror") -> Plan:
     """The same plan on a cluster that pulls images through a mirror."""
     return replace(stack_plan(stack), image_mirror=images)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from policy.records import Rule
-from policy.rules import charts, iam, models, network, nodes, pods, storage
+from policy.rules import charts, iam, karpenter, models, network, nodes, pods, storage
 
 RULES: tuple[Rule, ...] = (
     *nodes.RULES,
+    *karpenter.RULES,
     *network.RULES,
     *storage.RULES,
     *iam.RULES,

@@ -23,6 +23,9 @@ class ApiServer:
         self.objects: dict[str, Json] = {}
         self.patches: list[tuple[str, Json]] = []
         self.on_patch: Callable[[str, Json], None] = lambda _path, _change: None
+        self.deleted: list[str] = []
+        self.held: set[str] = set()
+        """Paths whose finalizers keep them after their deletion."""
         self.status: int | None = None
         self.url = ""
 
@@ -45,6 +48,11 @@ class ApiServer:
             _merge(self.objects[path], body)
             self.on_patch(path, body)
             return 200, self.objects[path]
+        if method == "DELETE":
+            if path not in self.objects:
+                return 404, {}
+            self.deleted.append(path)
+            return 200, self.objects[path] if path in self.held else self.objects.pop(path)
         if path in self.objects:
             return 200, self.objects[path]
         below = [item for at, item in sorted(self.objects.items()) if at.rsplit("/", 1)[0] == path]
@@ -105,7 +113,7 @@ def serving(answer: Callable[[str, str, dict[str, list[str]], Any, Any], tuple[i
             self.end_headers()
             self.wfile.write(content)
 
-        do_GET = do_POST = do_PATCH = _handle  # noqa: N815 - http.server's names
+        do_GET = do_POST = do_PATCH = do_DELETE = _handle  # noqa: N815 - http.server's names
 
         def log_message(self, *_: Any) -> None:
             """Silence."""

@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-from ops.cluster import Cluster, job_path, pods_path, scaler_path, workload_path
-from ops.drain import PAUSED, drain, undo
+from ops.cluster import NODE_CLAIMS, Cluster, job_path, pods_path, scaler_path, workload_path
+from ops.drain import NODE_POOL_LABEL, PAUSED, drain, undo
 from ops.errors import MissingError
 from ops.readiness import progress_of
 from ops.wait import timeout_of, wait
 from planner.naming import GROUP_ROLE_LABEL, MODEL_LABEL, POOL_LABEL, RUNG_LABEL
 from planner.plan import ModelPlan, Plan
-from tests.factories import model_of, stack_plan
+from tests.factories import example_plan, model_of, stack_plan
 from tests.ops.api_server import ApiServer
 
 PROD: Plan = stack_plan("prod")
@@ -254,3 +254,37 @@ def test_nodes_that_remain_are_counted_and_priced(api: ApiServer, cluster: Clust
     assert [(one.rung, one.nodes) for one in result.nodes] == [(rung.name, 3)]
     assert result.nodes[0].usd_per_hour == pytest.approx(3 * rung.usd_per_node_hour, abs=0.01)
     assert set(result.absent) == {model.name for model in PROD.models}
+
+
+def test_karpenters_nodes_end_with_the_drain_and_its_node_pools_stay(api: ApiServer, cluster: Cluster) -> None:
+    plan = example_plan("karpenter")
+    furnish(api, plan)
+    play_controllers(api, plan)
+    api.put("/apis/karpenter.sh/v1/nodepools/l40s-spot", {})
+    for name, pool in (("mine", "l40s-spot"), ("also-mine", "l40s-on-demand"), ("of-others", "batch")):
+        api.put(f"{NODE_CLAIMS}/{name}", {"metadata": {"labels": {NODE_POOL_LABEL: pool}}})
+    result = drain(cluster, plan, tell=lambda _: None, pause=lambda _: None)
+    assert (result.pods_left, result.claims_left) == ((), ())
+    assert sorted(api.deleted) == [f"{NODE_CLAIMS}/also-mine", f"{NODE_CLAIMS}/mine"]
+    assert "/apis/karpenter.sh/v1/nodepools/l40s-spot" in api.objects  # --undo needs them
+
+
+def test_a_node_of_karpenter_that_does_not_end_is_named(api: ApiServer, cluster: Cluster) -> None:
+    plan = example_plan("karpenter")
+    furnish(api, plan)
+    play_controllers(api, plan)
+    api.put(f"{NODE_CLAIMS}/stuck", {"metadata": {"labels": {NODE_POOL_LABEL: "l40s-spot"}}})
+    api.held.add(f"{NODE_CLAIMS}/stuck")
+    times = count(step=100)
+    result = drain(cluster, plan, tell=lambda _: None, pause=lambda _: None, clock=lambda: next(times))
+    assert result.claims_left == ("stuck",)
+
+
+def test_nodes_under_pods_that_did_not_end_are_left_alone(api: ApiServer, cluster: Cluster) -> None:
+    plan = example_plan("karpenter")
+    furnish(api, plan)  # no controller plays along
+    api.put(f"{NODE_CLAIMS}/mine", {"metadata": {"labels": {NODE_POOL_LABEL: "l40s-spot"}}})
+    times = count(step=400)
+    result = drain(cluster, plan, tell=lambda _: None, pause=lambda _: None, clock=lambda: next(times))
+    assert result.pods_left
+    assert api.deleted == []

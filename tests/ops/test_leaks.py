@@ -101,3 +101,32 @@ def test_each_thing_is_told_once(aws: None) -> None:
     """A volume with both tags is one leftover."""
     both = volume((f"kubernetes.io/cluster/{CLUSTER}", "owned"), (f"{PROJECT}/stack", "dev"))
     assert list(left()) == [both]
+
+
+def test_what_karpenter_launched_is_told_by_its_node_pool(aws: None) -> None:
+    ec2 = ops_aws.client("ec2", REGION)
+    image = ec2.describe_images()["Images"][0]["ImageId"]
+
+    def tagged(kind: str, cluster: str) -> list[dict[str, object]]:
+        tags = {
+            f"kubernetes.io/cluster/{cluster}": "owned",
+            "eks:eks-cluster-name": cluster,
+            "karpenter.sh/nodepool": "l40s-spot",
+        }
+        return [{"ResourceType": kind, "Tags": [{"Key": key, "Value": value} for key, value in tags.items()]}]
+
+    ids: dict[str, str] = {}
+    for cluster in (CLUSTER, "other"):
+        made = ec2.run_instances(ImageId=image, MinCount=1, MaxCount=1, TagSpecifications=tagged("instance", cluster))
+        ids[cluster] = made["Instances"][0]["InstanceId"]
+        template = ec2.create_launch_template(
+            LaunchTemplateName=f"karpenter.k8s.aws/{cluster}",
+            LaunchTemplateData={"ImageId": image},
+            TagSpecifications=tagged("launch-template", cluster),
+        )
+        ids[f"template of {cluster}"] = template["LaunchTemplate"]["LaunchTemplateId"]
+    found = left()
+    assert set(found) == {ids[CLUSTER], ids[f"template of {CLUSTER}"]}
+    assert "NodePool l40s-spot" in found[ids[CLUSTER]].detail
+    assert found[ids[CLUSTER]].remove.startswith("aws ec2 terminate-instances")
+    assert found[ids[f"template of {CLUSTER}"]].remove.startswith("aws ec2 delete-launch-template")

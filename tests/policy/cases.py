@@ -10,14 +10,15 @@ from typing import Any
 import program
 from policy.judge import Violation, from_records, judge
 from policy.records import Resource
-from tests.factories import stack_plan
+from tests.factories import STACKS, example_plan, stack_plan
 from tests.harness import UNKNOWN, deploy
 
 
 @cache
 def stack_resources(stack: str, *, preview: bool = False) -> tuple[Resource, ...]:
-    """Every resource of a committed stack file."""
-    world = deploy(lambda: program.build(stack_plan(stack)), stack=stack, preview=preview)
+    """Every resource of a committed stack file, or of an example's."""
+    plan = stack_plan(stack) if stack in STACKS else example_plan(stack)
+    world = deploy(lambda: program.build(plan), stack=stack, preview=preview)
     return tuple(from_records(world, unknown=UNKNOWN))
 
 
