@@ -14,13 +14,10 @@ from components._charts import release
 from infra.identity import PodIdentity, PodIdentityArgs, Statement
 from planner import naming
 from planner.images import mirrored
-from planner.plan import ChartPlan, PoolPlan
+from planner.plan import AutoscalerTimesPlan, ChartPlan, PoolPlan
 
 PRIORITY_CONFIG_MAP = "cluster-autoscaler-priority-expander"
 """The name and the key `priorities` are fixed in cluster-autoscaler's priority expander."""
-
-NODE_PROVISION_TIMEOUT = "15m"
-"""After this a rung counts as failed and the next is tried: twice what a p5 needs to boot."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,6 +30,8 @@ class ClusterAutoscalerArgs:
     cluster_arn: pulumi.Input[str]
     region: str
     pools: tuple[PoolPlan, ...]
+    times: AutoscalerTimesPlan | None
+    """None where every pool has another provisioner: it then scales the system nodes alone."""
     grace_seconds: int
     """Longest termination grace period of a model pod: a drained node waits that long."""
     statements: tuple[Statement, ...]
@@ -42,14 +41,14 @@ class ClusterAutoscalerArgs:
 def priorities(pools: tuple[PoolPlan, ...]) -> dict[int, list[str]]:
     """Priority -> patterns of scaling group names; the highest with a match is scaled up.
 
-    EKS calls a node group's scaling group `eks-<node group>-<uuid>`, and a node group carries its rung's name and a
-    hexadecimal suffix. The suffix is matched, so that the rung `h100-spot` does not catch one of a pool `h100-spot`.
     Groups that are no rung, such as that of the system nodes, come last.
     """
     found: dict[int, list[str]] = defaultdict(list)
     for pool in pools:
+        if pool.provisioner != "node_group":
+            continue
         for rung in pool.rungs:
-            found[rung.priority].append(f"^eks-{rung.name}-[0-9a-f-]+$")
+            found[rung.priority].append(naming.scaling_group_pattern(rung.name))
     found[0].append(".*")
     return {priority: sorted(found[priority]) for priority in sorted(found)}
 
@@ -72,7 +71,7 @@ def values(args: ClusterAutoscalerArgs) -> dict[str, Any]:
             # ever be given back.
             "skip-nodes-with-local-storage": "false",
             "skip-nodes-with-system-pods": "false",
-            "max-node-provision-time": NODE_PROVISION_TIMEOUT,
+            **({} if args.times is None else _times(args.times)),
             "max-graceful-termination-sec": str(args.grace_seconds),
             # A model that scales down and up again within this time finds its node still there.
             "scale-down-unneeded-time": "10m",
@@ -80,6 +79,16 @@ def values(args: ClusterAutoscalerArgs) -> dict[str, Any]:
         },
         "resources": {"requests": {"cpu": "100m", "memory": "300Mi"}, "limits": {"memory": "1Gi"}},
         "serviceMonitor": {"enabled": True, "namespace": naming.MONITORING_NAMESPACE},
+    }
+
+
+def _times(times: AutoscalerTimesPlan) -> dict[str, str]:
+    """How long a rung is waited for, and left alone; durations as Go writes them."""
+    return {
+        "max-node-provision-time": f"{times.max_node_provision_seconds}s",
+        "initial-node-group-backoff-duration": f"{times.initial_backoff_seconds}s",
+        "max-node-group-backoff-duration": f"{times.max_backoff_seconds}s",
+        "node-group-backoff-reset-timeout": f"{times.backoff_reset_seconds}s",
     }
 
 

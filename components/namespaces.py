@@ -23,6 +23,7 @@ CONTROLLER_SECURITY: Mapping[str, PodSecurity] = {
     naming.RAY_NAMESPACE: "restricted",
     naming.LWS_NAMESPACE: "restricted",
     naming.KEDA_NAMESPACE: "restricted",
+    naming.LADDER_KEEPER: "restricted",
 }
 
 
@@ -49,6 +50,8 @@ def levels(plan: Plan) -> dict[str, PodSecurity]:
     for chart in plan.charts.values():
         if chart.namespace != naming.SYSTEM_NAMESPACE:  # there before us, on every cluster
             found[chart.namespace] = CONTROLLER_SECURITY.get(chart.namespace, "baseline")
+    if plan.ladder and plan.ladder.keeper:
+        found[plan.ladder.keeper.namespace] = CONTROLLER_SECURITY[naming.LADDER_KEEPER]
     return dict(sorted(found.items()))
 
 

@@ -15,6 +15,7 @@ from components.gpu import Gpu, GpuArgs
 from components.karpenter import ControllerArgs, Karpenter, KarpenterArgs, KarpenterNodes
 from components.keda import Keda, KedaArgs
 from components.kuberay import KubeRay, KubeRayArgs
+from components.ladder_keeper import LadderKeeper, LadderKeeperArgs
 from components.load_balancers import LoadBalancers, LoadBalancersArgs
 from components.lws import LeaderWorkerSets, LeaderWorkerSetsArgs
 from components.namespaces import Namespaces, NamespacesArgs, levels
@@ -160,7 +161,8 @@ def declare(
                 cluster_name=plan.target.cluster_name,
                 cluster_arn=aws.cluster_arn,
                 region=aws.account.region,
-                pools=plan.pools,
+                pools=tuple(pool for pool in plan.pools if pool.provisioner == "node_group"),
+                times=plan.ladder.autoscaler if plan.ladder else None,
                 grace_seconds=max([SHORTEST_DRAIN_SECONDS, *(model.drain.grace_seconds for model in plan.models)]),
                 statements=permissions.cluster_autoscaler(plan.target.cluster_name, aws.account),
                 # Its ServiceMonitor lies in the namespace of Prometheus.
@@ -209,9 +211,25 @@ def declare(
             opts,
         )
         ready["karpenter"], node_pools = karpenter.release, karpenter.node_pools
+    _keep_ladder(plan, after=(*after, *priorities.values(), monitoring, *namespaces.values()), opts=opts)
     return PlatformOutputs(
         namespaces={f"namespace/{name}": namespace for name, namespace in namespaces.items()},
         priority_classes=priorities,
         charts=ready,
         node_pools=node_pools,
+    )
+
+
+def _keep_ladder(plan: Plan, *, after: tuple[pulumi.Resource, ...], opts: pulumi.ResourceOptions) -> None:
+    if plan.ladder is None or plan.ladder.keeper is None:
+        return
+    LadderKeeper(
+        "ladder-keeper",
+        LadderKeeperArgs(
+            plan=plan.ladder.keeper,
+            priority_class=naming.CONTROLLER_PRIORITY,
+            scrape_interval_seconds=plan.observability.scrape_interval_seconds,
+            after=after,
+        ),
+        opts,
     )

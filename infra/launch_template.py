@@ -85,8 +85,8 @@ def tag_specifications(tags: Mapping[str, str]) -> list[aws.ec2.LaunchTemplateTa
     ]
 
 
-def capacity_block(reservation: str) -> aws.ec2.LaunchTemplateCapacityReservationSpecificationArgs:
-    """Launch into this reservation and nowhere else."""
+def reserved(reservation: str) -> aws.ec2.LaunchTemplateCapacityReservationSpecificationArgs:
+    """Launch into this reservation, be it a block or on demand, and nowhere else: without a place in it, fail."""
     return aws.ec2.LaunchTemplateCapacityReservationSpecificationArgs(
         capacity_reservation_target=(
             aws.ec2.LaunchTemplateCapacityReservationSpecificationCapacityReservationTargetArgs(

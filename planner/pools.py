@@ -22,6 +22,7 @@ from settings.pools import (
     ExistingPool,
     KarpenterPool,
     NodeGroupPool,
+    OnDemandRung,
     Pool,
     Rung,
     SpotRung,
@@ -117,7 +118,7 @@ def _look_up_instance(
                 "at most",
                 f"shorten the pool's name by {len(name) - NODE_GROUP_PREFIX_LIMIT}",
             )
-        if not isinstance(rung, CapacityBlockRung) and rung.nodes.min:
+        if isinstance(rung, SpotRung | OnDemandRung) and rung.nodes.min:
             findings.remark(
                 f"pools[{path[1]}].capacity[{position}]",
                 f"`up` waits for {rung.nodes.min} node(s) of `{name}`: EKS itself waits for a group's minimum",
@@ -227,9 +228,12 @@ def _rung(
 ) -> RungPlan:
     rung = pool.capacity[position]
     prices = catalog.prices
-    reserved = isinstance(rung, CapacityBlockRung | CapacityReservationRung)
-    # What is reserved starts at 0: before a block begins, every launch would fail. It bills either way.
-    low, high = (0, rung.nodes) if reserved else (rung.nodes.min, rung.nodes.max)
+    reserved = rung if isinstance(rung, CapacityBlockRung | CapacityReservationRung) else None
+    if isinstance(rung, CapacityBlockRung | CapacityReservationRung):
+        # Starts at 0: before a block begins, every launch would fail. It bills either way.
+        low, high = 0, rung.nodes
+    else:
+        low, high = rung.nodes.min, rung.nodes.max
     if isinstance(rung, CapacityBlockRung):
         price = prices.capacity_block(instance.name, region)
     elif isinstance(rung, SpotRung):
@@ -244,11 +248,11 @@ def _rung(
         max_nodes=high,
         desired_nodes=low,
         priority=100 - 10 * position,
-        reservation=rung.reservation if reserved else None,
+        reservation=reserved.reservation if reserved else None,
         # A new group beside a reservation would exclude its instances (terraform-aws-eks #3730); a block is one
         # placement already.
         placement_group=uses_efa and not reserved,
-        placement_group_name=rung.placement_group if reserved else None,
+        placement_group_name=reserved.placement_group if reserved else None,
         labels=rung_labels(pool.name, name, gpu, uses_efa=uses_efa),
         usd_per_node_hour=price.usd if price else 0.0,
         price_note=price_note(price, instance.name, rung.kind),

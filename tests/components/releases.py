@@ -8,9 +8,11 @@ from typing import Any
 from catalog import load
 from components import certificates, cluster_autoscaler, efa, gpu, keda, kuberay, load_balancers, lws
 from components.observability import stack
+from planner.ladder import autoscaler_times
 from planner.plan import ChartPlan, ObservabilityPlan, PoolPlan, SecretPlan
 from settings.secrets import GeneratedSecret
 from tests.components.conftest import GivenSecrets
+from tests.factories import stack_plan
 
 MIRROR = "registry.example.com/mirror"
 
@@ -80,6 +82,7 @@ def autoscaler_values(mirror: str | None = None, pools: tuple[PoolPlan, ...] = (
             cluster_arn="arn:aws:eks:us-east-1:111122223333:cluster/inference-platform-test",
             region="us-east-1",
             pools=pools,
+            times=autoscaler_times(pools or stack_plan("prod").pools),
             grace_seconds=600,
             statements=(),
         )

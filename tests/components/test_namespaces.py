@@ -16,6 +16,7 @@ def test_every_chart_and_model_has_its_namespace(stack: str) -> None:
     plan = stack_plan(stack)
     found = levels(plan)
     wanted = {chart.namespace for chart in plan.charts.values()} | {model.namespace for model in plan.models}
+    wanted |= {naming.LADDER_KEEPER} if plan.ladder and plan.ladder.keeper else set()
     assert set(found) == (wanted | {naming.SERVING_NAMESPACE, naming.MONITORING_NAMESPACE}) - {"kube-system"}
 
 
