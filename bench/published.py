@@ -1,6 +1,6 @@
 """Judges the performance model by published figures of engines and vendors (tests/planner/data/published.yaml).
 
-`python -m bench.published` writes the table in docs/explanation/performance-model.md. No figure was used to fit anything.
+`python -m bench.published` writes the table in docs/explanation/performance.md. No figure was used to fit anything.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from settings.serving import Layout
 
 ROOT = Path(__file__).parents[1]
 FIGURES = ROOT / "tests" / "planner" / "data" / "published.yaml"
-DOCUMENT = ROOT / "docs" / "explanation" / "performance-model.md"
+DOCUMENT = ROOT / "docs" / "explanation" / "performance.md"
 _SHAREGPT_TAIL = 5.0
 """99th percentile over mean of lengths that are known by their mean alone: conversations (ShareGPT)."""
 

@@ -80,6 +80,27 @@ class MatrixPoint:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class ExpertPoint:
+    """One layer of experts, by grouped products over randomly routed rows; routing and summing up are not in it."""
+
+    model: str
+    precision: Precision
+    tokens: int
+    experts: int
+    top_k: int
+    touched: int
+    """Experts that got a row."""
+    hidden: int
+    intermediate: int
+    us: float
+    weight_gb_per_s: float
+    """Weights of the touched experts over the time."""
+    tflops: float
+    tile: str
+    """Rows x columns x depth of the tiling that was fastest."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ReadPoint:
     """A kernel that reads `bytes` once, launched as one of many in a graph."""
 
@@ -128,6 +149,7 @@ class Measurement(Sourced):
     all_reduce: tuple[AllReducePoint, ...] = ()
     decode: tuple[DecodePoint, ...] = ()
     prefill: tuple[PrefillPoint, ...] = ()
+    experts: tuple[ExpertPoint, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -234,7 +256,7 @@ class LinkFactors(Sourced):
 
 @functools.cache
 def measurement(name: str) -> Measurement:
-    """One machine's points: `h100`, `h200` or `h200-x2`."""
+    """One machine's points, such as `h100`, `h200-x2` or `h100-experts`."""
     return build(Measurement, _read(name), f"measurements/{name}.yaml")
 
 

@@ -260,7 +260,7 @@ def factors_yaml(fitted: Sequence[GpuFactors]) -> str:
         lines += _entry(_mean(fitted, name, low, high, fp8=fp8), why, reduce)
     lines += [
         "links:",
-        "  # Not measured: EFA needs two nodes, PCIe a machine with such GPUs. Guesses with wide bands until somebody does.",
+        "  # Not measured: EFA needs two nodes, PCIe a machine with such GPUs. Guesses with wide bands until then.",
         "  efa: {source: judgement, evidence: derived, latency_us: 50, line_rate_share: 0.7, band_low: 0.7,",
         "    band_high: 2.0}",
         "  pcie: {source: judgement; through the host where peers cannot reach each other, evidence: derived,",

@@ -10,17 +10,17 @@ from typing import Any
 
 from catalog.measurements import DIRECTORY
 
-_HEAD = """# One run of bench/gpu/measure.py, written by bench/gpu/record.py: measured, not edited. No inference engine.
+_HEAD = """# One run of the script named as source, written by bench/gpu/record.py: measured, not edited. No engine.
 # What the fields mean: catalog/measurements.py. How the run was made: docs/explanation/calibration.md.
 """
-_PARTS = ("reads", "matrices", "all_reduce", "decode", "prefill")
+_PARTS = ("reads", "matrices", "all_reduce", "decode", "prefill", "experts")
 
 
 def as_yaml(results: Mapping[str, Any], gpu: str) -> str:
     """The file's text: a few facts of the machine, then one point a line."""
     machine = results["machine"]
     facts = {
-        "source": "bench/gpu/measure.py",
+        "source": "bench/gpu/experts.py" if "experts" in results else "bench/gpu/measure.py",
         "as_of": machine["date"],
         "gpu": gpu,
         "gpus": machine["gpus"],

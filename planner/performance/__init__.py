@@ -7,9 +7,9 @@ docs/explanation/performance.md; how far off they are: docs/explanation/calibrat
 from __future__ import annotations
 
 from planner.performance.capacity import capacity, floor
+from planner.performance.links import NodeLink
 from planner.performance.queueing import performance
 from planner.performance.replica import MAX_RUNNING, Replica, replica_of
-from planner.performance.links import NodeLink
 from planner.performance.workload import Band, Capacity, Floor, Performance, Quantiles, TokenLengths, Workload
 
 __all__ = [

@@ -24,7 +24,7 @@ def capacity(
     curve = Curve(replica, input, output, cached_share)
 
     def broken(rate: float) -> Limit | None:
-        ttft, tpot, _ = curve.latencies(curve.at_rate(rate), rate)
+        ttft, tpot, _, _ = curve.latencies(rate)
         if tpot_p99_ms is not None and tpot.p99 > tpot_p99_ms:
             return "tpot"
         if ttft_p99_ms is not None and ttft.p99 > ttft_p99_ms:

@@ -1,7 +1,7 @@
 """Continuous batching as a queue: what arrives at random runs together until it is done.
 
-Each mean number of running requests B fixes the step time T(B), and with it the rate that keeps B running (Little's law):
-rate = B / (output tokens x T(B)). Prefill of what arrives is part of the steps. See docs/explanation/performance.md.
+Each mean number of running requests B fixes the step time T(B), and with it the rate that keeps B running (Little's
+law): rate = B / (output tokens x T(B)). Prefill of what arrives is part of the steps. See docs/explanation/performance.md.
 """
 
 from __future__ import annotations
@@ -16,50 +16,71 @@ from planner.performance.workload import Z99, Band, Performance, Quantiles, Toke
 _GRID = 24
 _RESERVED_SHARE = 0.75
 """Of an answer, in the cache: half is there on average, all is kept free by engines that never evict."""
+_EXPONENTIAL_Z99 = math.log(100) - 1
+"""Standard deviations from mean to 99th percentile where bursts make a tail like the exponential's."""
+_POWER = 1.5
+"""Of the norm that joins waits of different causes: 1 if they always came together, 2 if all were normal."""
+_MEDIAN_SHARE = 0.7
+"""Of a mean wait, in the median: ln 2 of an exponential one."""
 _NEVER = Quantiles(p50=math.inf, p99=math.inf)
 
 
 class Curve:
     """Everything about a replica and its lengths that does not depend on the rate."""
 
-    def __init__(self, replica: Replica, input: TokenLengths, output: TokenLengths, cached_share: float) -> None:  # noqa: A002
+    def __init__(
+        self,
+        replica: Replica,
+        input: TokenLengths,  # noqa: A002 - the field's own name
+        output: TokenLengths,
+        cached_share: float,
+    ) -> None:
         self.replica, self.costs = replica, replica.costs
-        self.input, self.output, self.cached_share = input, output, cached_share
+        self.input, self.output = input, output
         self.fresh = max(1.0, input.mean * (1 - cached_share))
-        self.fresh_p99 = max(1.0, input.p99 * (1 - cached_share))
+        """Tokens of a prompt that must be computed."""
         self.prefix = input.mean * cached_share
         self.tokens = max(1.0, output.mean)
         self.context = input.mean + output.mean * (1 + output.cv2) / 2
         """Of a running sequence at a random time: long answers run longer."""
         held = self.fresh + _RESERVED_SHARE * output.mean * (1 + output.cv2)
         self.memory_limit = replica.memory.kv_tokens / held
-        chunk_limit = self.costs.chunk / (1 + self.fresh / self.tokens)
-        self.limit = max(1.0, min(replica.max_running, self.memory_limit, chunk_limit * self.costs.stages))
-        fresh = self.fresh
-        self.burst_ms = (
-            (self.costs.dense_row_ms + self.costs.routed_row_ms + self.costs.sum_row_ms) * fresh
-            + self.costs.attention_ms(fresh, self.prefix)
-        ) * self.costs.stages
+        self.chunk_limit = self.costs.chunk * self.costs.stages / (1 + self.fresh / self.tokens)
+        """More running requests would need more prompt tokens a step than it takes."""
+        self.limit = max(1.0, min(replica.max_running, self.memory_limit, self.chunk_limit))
+        wide = math.exp(input.sigma**2)  # E[u^k] = mean^k wide^(k (k - 1) / 2) for log-normal lengths
+        linear = self.costs.attention_ms(1.0, self.prefix)
+        square = max(0.0, self.costs.attention_ms(self.fresh, self.prefix) / self.fresh - linear) / self.fresh
+        self.attention_ms = linear * self.fresh + square * self.fresh**2 * wide
+        """Attention of one prompt on one stage, on average over prompts."""
+        self._wide, self._linear, self._square = wide, linear, square
         self._grid()
 
     def _grid(self) -> None:
-        low = 0.02
+        """Rate, step times and spread at some mean numbers of running requests, each made to grow with it."""
+        low = min(0.2, self.limit / 2)
         growth = (self.limit / low) ** (1 / (_GRID - 1))
-        self.batches = [0.0]
-        self.rates = [0.0]
-        self.steps = [self.step_ms(0.0)]
-        self.spreads = [1.0]
+        first = self.step_ms(0.0)
+        self.batches, self.rates, self.steps = [0.0], [0.0], [first]
+        self.felt_steps, self.spreads, self.bursts = [first], [0.0], [0.0]
         batch = low
         for index in range(_GRID):
             batch = self.limit if index == _GRID - 1 else batch
             step = max(self.steps[-1], self.step_ms(batch))
-            rate = max(self.rates[-1] * (1 + 1e-9), 1e3 * batch / (self.tokens * step))
             slope = (step - self.steps[-1]) / (batch - self.batches[-1])
-            spread = step / max(step * 0.05, step - batch * slope)
+            # Birth and death around the mean: variance = batch x step / (step - batch x slope), and more running.
+            excess = step / max(step * 0.02, step - batch * slope)
+            felt = step * (1 + (excess - 1) / batch)
+            plain = self.costs.decode_ms(max(1.0, batch), self.context)
+            prefill = max(0.0, step - plain) * self.tokens / batch
+            # Delay busy period of an answer that prefills interrupt, over its tokens.
+            burst = batch * (1 + self.output.cv2) * self._wide * (prefill * step / plain) ** 2 / self.tokens**2
             self.batches.append(batch)
-            self.rates.append(rate)
+            self.rates.append(max(self.rates[-1] * (1 + 1e-9), 1e3 * batch / (self.tokens * step)))
             self.steps.append(step)
-            self.spreads.append(max(self.spreads[-1], spread))
+            self.felt_steps.append(max(self.felt_steps[-1], felt))
+            self.spreads.append(max(self.spreads[-1], math.sqrt(batch * excess)))
+            self.bursts.append(max(self.bursts[-1], math.sqrt(burst)))
             batch *= growth
 
     @property
@@ -96,57 +117,74 @@ class Curve:
                 costs.matrices_ms(lump) + costs.prefill_layers_ms + costs.sum_ms + costs.engine_ms
             )
         stage = matrices + costs.cache_ms(part, self.context) + costs.sum_row_ms * (part + fresh)
-        stage += arriving * costs.attention_ms(self.fresh, self.prefix) + part * costs.sequence_ms + costs.step_ms
+        stage += arriving * self.attention_ms + part * costs.sequence_ms + costs.step_ms
         return costs.stages * stage
 
     def at_rate(self, rate: float) -> float:
-        """Mean number of running requests at a rate below the largest."""
-        return _interpolate(self.rates, self.batches, rate)
+        """Mean number of running requests at a rate up to the largest, before chance is added.
 
-    def rate_of(self, batch: float) -> float:
-        """The rate that keeps `batch` requests running."""
-        return _interpolate(self.batches, self.rates, batch)
+        batch = rate x tokens x step, and between two points the step is a straight line.
+        """
+        right = min(bisect_right(self.rates, rate), len(self.rates) - 1)
+        low, high = self.batches[right - 1], self.batches[right]
+        slope = (self.steps[right] - self.steps[right - 1]) / (high - low)
+        tokens = rate / 1e3 * self.tokens
+        if tokens * slope >= 1:
+            return high
+        return min(high, max(low, tokens * (self.steps[right - 1] - slope * low) / (1 - tokens * slope)))
 
-    def latencies(self, batch: float, rate: float) -> tuple[Quantiles, Quantiles, float]:
-        """TTFT, TPOT (ms) and the mean number waiting, with `batch` running on average at `rate` a second."""
+    def _prompts_ahead(self, batch: float, per_ms: float) -> tuple[float, float]:
+        """(share of time that prompts are being worked on, mean wait of who finds it so): M/G/1, in full chunks."""
         costs = self.costs
-        per_ms = rate / 1e3
-        step = _interpolate(self.batches, self.steps, batch)
-        spread = math.sqrt(max(batch, 1e-9) * _interpolate(self.batches, self.spreads, batch))
-        crowded = _interpolate(self.batches, self.steps, min(self.limit, batch + Z99 * spread))
-        burst = Z99 * math.sqrt(batch / self.tokens * (1 + self.output.cv2) / self.tokens) * self.burst_ms
-        tpot = Quantiles(p50=step, p99=step + math.hypot(crowded - step, burst))
-        # Own prefill, beside what decodes.
-        own_p50 = costs.prefill_ms(
-            self.fresh * self.input.median / self.input.mean, self.prefix, beside=batch, beside_context=self.context
-        )
-        own = costs.prefill_ms(self.fresh, self.prefix, beside=batch, beside_context=self.context)
-        own_p99 = costs.prefill_ms(self.fresh_p99, self.prefix, beside=batch, beside_context=self.context)
-        # Prompts before it, served in full chunks: M/G/1.
         full = costs.prefill_ms(costs.chunk, 0.0, beside=batch, beside_context=self.context) / costs.stages
-        work = self.fresh / costs.chunk * full
-        busy = min(0.999999, per_ms * work)
-        scale = work * (1 + self.input.cv2) / 2 / (1 - busy)
-        ahead = busy * scale
-        ahead_p99 = scale * max(0.0, math.log(100 * busy) - busy) if busy > 0.01 else 0.0
-        # A free place in the batch and the cache: the tail of the number in the system.
+        one = max(0.0, full - costs.attention_ms(costs.chunk, 0.0)) / costs.chunk + self._linear
+        mean, wide, square = self.fresh, self._wide, self._square
+        work = one * mean + square * mean**2 * wide
+        second = one**2 * mean**2 * wide + 2 * one * square * mean**3 * wide**3 + square**2 * mean**4 * wide**6
+        busy = min(0.999, per_ms * work)
+        return busy, second / (2 * work) / (1 - busy)
+
+    def _place(self, batch: float, rate: float) -> tuple[float, float]:
+        """(chance to find batch or cache full, mean wait of who does): tail of the number in the system."""
+        spread = max(1e-9, _interpolate(self.batches, self.spreads, batch))
         room = (self.limit - batch) / spread
-        phi = 0.5 * math.erfc(-room / math.sqrt(2))
-        waits = 1 / (1 + math.sqrt(2 * math.pi) * room * phi * math.exp(min(700.0, room**2 / 2)))
+        beyond = 0.5 * math.erfc(-room / math.sqrt(2))
+        chance = 1 / (1 + math.sqrt(2 * math.pi) * room * beyond * math.exp(min(700.0, room**2 / 2)))
         left = max(1e-9, self.largest_rate - rate) / 1e3
-        place = (1 + self.output.cv2) / 2 / left
-        place_p99 = place * max(0.0, math.log(100 * waits) - waits) if waits > 0.01 else 0.0
-        mean = step / 2 + own + ahead + waits * place
-        p99 = mean + math.sqrt((own_p99 - own) ** 2 + ahead_p99**2 + place_p99**2 + (step / 2) ** 2)
-        p50 = step / 2 + own_p50 + scale * math.log(max(1.0, 2 * busy)) + place * math.log(max(1.0, 2 * waits))
-        return Quantiles(p50=min(p50, p99), p99=p99), tpot, per_ms * (ahead + waits * place)
+        return chance, (1 + self.output.cv2) / 2 / left
+
+    def latencies(self, rate: float) -> tuple[Quantiles, Quantiles, float, float]:
+        """TTFT and TPOT in ms, and the mean numbers running and waiting, at `rate` requests a second."""
+        costs = self.costs
+        batch, per_ms = self.at_rate(rate), rate / 1e3
+        step = _interpolate(self.batches, self.felt_steps, batch)
+        spread = _interpolate(self.batches, self.spreads, batch)
+        running = min(self.limit, per_ms * self.tokens * step)
+        many = min(self.limit, running + Z99 * spread)
+        crowded = max(step, _interpolate(self.batches, self.steps, many))
+        burst = _EXPONENTIAL_Z99 * _interpolate(self.batches, self.bursts, batch)
+        tpot = Quantiles(p50=step, p99=step + math.hypot(crowded - step, burst))
+        share = self.fresh / self.input.mean
+        own_p50, own, own_p99 = (
+            costs.prefill_ms(max(1.0, tokens * share), self.prefix, beside=running, beside_context=self.context)
+            for tokens in (self.input.median, self.input.mean, self.input.p99)
+        )
+        busy, ahead = self._prompts_ahead(running, per_ms)
+        chance, place = self._place(batch, rate)
+        flight = _interpolate(self.batches, self.steps, batch) / 2
+        crowd = self._prompts_ahead(many, per_ms)
+        late = _late(*crowd) * (1 + crowd[0])  # what decodes beside grows while prompts wait: seen in simulation
+        mean = flight + own + busy * ahead + chance * place
+        p99 = mean + _together(own_p99 - own, late, _late(chance, place), 2 * flight)
+        p50 = flight + own_p50 + _MEDIAN_SHARE * (busy * ahead + chance * place)
+        queue = per_ms * (busy * ahead + chance * place)
+        return Quantiles(p50=min(p50, p99), p99=p99), tpot, running, queue
 
     def performance(self, rate: float) -> Performance:
         """The replica at a rate."""
         stable = rate < self.largest_rate
-        batch = self.at_rate(rate) if stable else self.limit
-        ttft, tpot, queue = self.latencies(batch, min(rate, self.largest_rate))
         served = min(rate, self.largest_rate)
+        ttft, tpot, batch, queue = self.latencies(served)
         return Performance(
             stable=stable,
             utilization=rate / self.largest_rate,
@@ -174,6 +212,15 @@ def performance(replica: Replica, workload: Workload) -> Performance:
     """One replica that gets this workload."""
     curve = Curve(replica, workload.input, workload.output, workload.cached_share)
     return curve.performance(workload.requests_per_second)
+
+
+def _late(chance: float, wait: float) -> float:
+    """What the 99th percentile of a wait lies above its mean: with this chance exponential of this mean, else none."""
+    return wait * max(0.0, math.log(100 * chance) - chance) if chance > 0.01 else 0.0
+
+
+def _together(*parts: float) -> float:
+    return sum(part**_POWER for part in parts) ** (1 / _POWER)
 
 
 def _interpolate(xs: list[float], ys: list[float], x: float) -> float:

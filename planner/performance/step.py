@@ -3,7 +3,7 @@
 A step takes some sequences one token further (decode) and may carry a chunk of new prompts (prefill). Its matrix
 products take as long as reading the weights that they touch or as computing, whichever is more; the KV cache, each
 layer's small kernels, the sums between ranks and the engine's own work come on top. Source of each factor:
-docs/explanation/performance-model.md.
+docs/explanation/performance.md.
 """
 
 from __future__ import annotations
