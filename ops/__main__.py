@@ -97,6 +97,59 @@ def rehearse(
 
 
 @app.command()
+def simulate(
+    stack: Stack = "dev",
+    trace: Annotated[Path | None, typer.Option(help="CSV: time, input_tokens, output_tokens, maybe model.")] = None,
+    profile: Annotated[
+        Literal["diurnal", "bursty", "flat"] | None, typer.Option(help="A made-up day in place of a trace.")
+    ] = None,
+    requests_per_day: Annotated[
+        float | None, typer.Option(help="Of a profile, all models together; from the stack file if none.")
+    ] = None,
+    models: Models = None,
+    hours: Annotated[float | None, typer.Option(help="Length; 24 of a profile, all of a trace if none.")] = None,
+    seed: Annotated[int, typer.Option(min=0, max=10**6, help="The same seed gives the same answer.")] = 0,
+    date: Annotated[str, typer.Option(help="Day of a profile, and of a trace that counts from 0.")] = "2026-06-17",
+    timezone: Annotated[str, typer.Option(help="IANA name of the zone that the day begins in.")] = "UTC",
+    spot_interruptions: Annotated[
+        float | None, typer.Option(help="An hour of each spot node; from the catalog if none.")
+    ] = None,
+    refused_share: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of requests that may be refused.")
+    ] = 0.001,
+    allow_gaps: Annotated[bool, typer.Option("--allow-gaps", help="Nothing arrives in gaps of a trace.")] = False,
+    compare: Annotated[bool, typer.Option(help="Also with and without pre-scaling and warm nodes.")] = True,
+    plot: Annotated[Path | None, typer.Option(help="Write a figure: .png, .svg or .pdf.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write the course over time as CSV.")] = None,
+    tune: Annotated[bool, typer.Option("--tune", help="Search cheaper settings that meet the objectives.")] = False,
+    trials: Annotated[int, typer.Option(min=1, max=10_000, help="Settings that --tune tries.")] = 64,
+    as_json: Json = False,
+) -> None:
+    """Replay a day of traffic: replicas, latencies, refused requests, cost. Ends with 1 where an objective fails."""
+    from ops.simulate import SimulateOptions, show_simulation
+
+    options = SimulateOptions(
+        trace=trace,
+        profile=profile,
+        requests_per_day=requests_per_day,
+        models=models or (),
+        hours=hours,
+        seed=seed,
+        day=date,
+        timezone=timezone,
+        spot_interruptions=spot_interruptions,
+        refused_share=refused_share,
+        allow_gaps=allow_gaps,
+        compare=compare,
+        plot=plot,
+        series=out,
+        tune=tune,
+        trials=trials,
+    )
+    raise typer.Exit(show_simulation(stack, options, as_json=as_json))
+
+
+@app.command()
 def doctor(stack: Stack = "dev", as_json: Json = False) -> None:
     """Are tools, credentials, region, quotas and capacity there for a stack?"""
     from ops.doctor import show_doctor

@@ -1,0 +1,134 @@
+"""The day as small multiples: one column a model; traffic, replicas, latencies, queue and money over the hours."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.dates import ConciseDateFormatter, HourLocator
+
+from planner.plan import Plan
+from simulation.results import INTERVAL_SECONDS, ModelResult, Replayed
+
+mpl.use("Agg")
+
+from matplotlib import pyplot as plt
+
+_INK, _MUTED, _GRID = "#1f2933", "#7b8794", "#e4e7eb"
+_BLUE, _LIGHT, _RED, _GREEN = "#2563a8", "#9cc3e6", "#c8402f", "#3b8f5a"
+_RUNGS = {
+    "capacity_block": "#5b4b8a",
+    "capacity_reservation": "#8577b3",
+    "spot": "#3b8f5a",
+    "on_demand": "#d98e32",
+    "existing": "#7b8794",
+}
+_ROWS = ("requests/s", "replicas", "TTFT, s", "TPOT, ms", "waiting", "$/h of nodes")
+_HEIGHTS = (1.2, 1.0, 1.2, 0.9, 0.8, 1.1)
+_WIDTH_A_MODEL, _HEIGHT = 5.2, 11.5
+
+
+def plot(result: Replayed, plan: Plan, start: datetime, title: str, path: Path) -> None:
+    """Write the figure as PNG, PDF or SVG, after the name's ending."""
+    columns = len(result.models)
+    with plt.rc_context(_STYLE):
+        figure, axes = plt.subplots(
+            len(_ROWS),
+            columns,
+            figsize=(1.4 + _WIDTH_A_MODEL * columns, _HEIGHT),
+            sharex=True,
+            squeeze=False,
+            height_ratios=_HEIGHTS,
+            layout="constrained",
+        )
+        for column, model in enumerate(result.models):
+            pool = next(m.pool for m in plan.models if m.name == model.model)
+            _column([axes[row][column] for row in range(len(_ROWS))], model, result, pool, start)
+        for row, name in enumerate(_ROWS):
+            axes[row][0].set_ylabel(name)
+        figure.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold")
+        figure.savefig(path, dpi=130)
+        plt.close(figure)
+
+
+_STYLE: dict[str, Any] = {
+    "font.size": 9,
+    "axes.edgecolor": _MUTED,
+    "axes.labelcolor": _INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": _GRID,
+    "grid.linewidth": 0.6,
+    "axes.axisbelow": True,
+    "xtick.color": _MUTED,
+    "ytick.color": _MUTED,
+    "legend.frameon": False,
+    "legend.fontsize": 8,
+    "text.color": _INK,
+}
+
+
+def _column(axes: Sequence[Any], model: ModelResult, result: Replayed, pool: str, start: datetime) -> None:
+    times = [start + timedelta(seconds=interval.second) for interval in model.series]
+    series = model.series
+    traffic, replicas, ttft, tpot, waiting, money = axes
+    traffic.set_title(
+        f"{model.model}\n{model.arrived:,} requests, {model.refused_share:.2%} refused", loc="left", fontsize=9.5
+    )
+    traffic.fill_between(times, [i.arrived / INTERVAL_SECONDS for i in series], color=_LIGHT, lw=0, step="post")
+    traffic.plot(times, [i.served / INTERVAL_SECONDS for i in series], color=_BLUE, lw=1, label="served")
+    if model.refused:
+        traffic.plot(times, [i.refused / INTERVAL_SECONDS for i in series], color=_RED, lw=1, label="refused")
+    traffic.legend(loc="upper left", ncols=2)
+    replicas.step(times, [i.replicas_wanted for i in series], color=_MUTED, lw=1, where="post", label="wanted")
+    replicas.step(times, [i.replicas_ready for i in series], color=_BLUE, lw=1.4, where="post", label="ready")
+    replicas.legend(loc="upper left", ncols=2)
+    _latency(ttft, times, [(i.ttft_p50_ms, i.ttft_p99_ms) for i in series], model.ttft_objective_ms, 1e-3)
+    _latency(tpot, times, [(i.tpot_p50_ms, i.tpot_p99_ms) for i in series], model.tpot_objective_ms, 1)
+    ttft.set_yscale("log")
+    waiting.fill_between(times, [i.waiting for i in series], color=_RED, alpha=0.5, lw=0, step="post")
+    _money(money, result, pool, start)
+    for axis in axes:
+        if axis is not ttft:
+            axis.set_ylim(bottom=0)
+        axis.margins(x=0)
+    locator = HourLocator(byhour=range(0, 24, 4), tz=start.tzinfo)
+    money.xaxis.set_major_locator(locator)
+    money.xaxis.set_major_formatter(ConciseDateFormatter(locator, tz=start.tzinfo))
+
+
+def _latency(
+    axis: Any,
+    times: Sequence[datetime],
+    values: Sequence[tuple[float | None, float | None]],
+    objective: float,
+    unit: float,
+) -> None:
+    low = [float("nan") if p50 is None else p50 * unit for p50, _ in values]
+    high = [float("nan") if p99 is None else p99 * unit for _, p99 in values]
+    axis.fill_between(times, low, high, color=_LIGHT, alpha=0.5, lw=0)
+    axis.plot(times, high, color=_BLUE, lw=1.2, label="p99")
+    axis.plot(times, low, color=_BLUE, lw=0.8, ls=(0, (3, 2)), label="p50")
+    axis.axhline(objective * unit, color=_RED, lw=1, ls=(0, (5, 3)), label="objective of p99")
+    axis.legend(loc="upper left", ncols=3)
+
+
+def _money(axis: Any, result: Replayed, pool: str, start: datetime) -> None:
+    rungs = [rung for rung in result.rungs if rung.pool == pool and rung.node_hours]
+    if not rungs:
+        return
+    times = [start + timedelta(seconds=interval.second) for interval in rungs[0].series]
+    axis.stackplot(
+        times,
+        [[interval.usd * 3600 / INTERVAL_SECONDS for interval in rung.series] for rung in rungs],
+        colors=[_RUNGS[rung.kind] for rung in rungs],
+        labels=[f"{rung.kind.replace('_', ' ')}, {rung.usd:,.0f} $" for rung in rungs],
+        step="post",
+        lw=0,
+    )
+    axis.legend(loc="upper left", ncols=min(3, len(rungs)))
+    axis.set_ylim(top=axis.get_ylim()[1] * 1.25)

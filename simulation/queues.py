@@ -1,0 +1,121 @@
+"""Queues of all replicas of one model, in several variants at once, one time step after the other.
+
+Counts are whole requests, so that none is lost: arrived = served + refused + in flight. Requests leave a batch as in
+M/M/infinity (the number running does not depend on how lengths spread, only on their mean); a full batch makes others
+wait, first come, first served; more waiting than the engine's limit are refused. Requests reach replicas at random, as
+kube-proxy spreads the connections of a Service.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from simulation.replicas import ReplicaTable
+
+Counts = npt.NDArray[np.int64]
+Flags = npt.NDArray[np.bool_]
+Floats = npt.NDArray[np.float64]
+
+RATE_SECONDS = 15.0
+"""Over how long the arrival rate that prompts queue at is averaged."""
+
+
+@dataclass(slots=True)
+class StepRecord:
+    """What one step saw, for the latencies. All arrays: variant x replica."""
+
+    entered: Counts
+    """Requests that arrived and were not refused."""
+    finished: Counts
+    running: Counts
+    """At the start of the step."""
+    ahead: Counts
+    """Requests that must leave before the first arrival finds a place in the batch; negative: places are free."""
+    rate: Floats
+    """Requests a second that reached the replica lately."""
+
+
+class Queues:
+    """Replicas of one model. `slots` is the most that there are at once in any variant."""
+
+    def __init__(self, table: ReplicaTable, *, variants: int, slots: int, seconds: float, seed: int) -> None:
+        shape = (variants, slots)
+        self.table, self.seconds = table, seconds
+        self.running: Counts = np.zeros(shape, dtype=np.int64)
+        self.waiting: Counts = np.zeros(shape, dtype=np.int64)
+        self.accepts: Flags = np.zeros(shape, dtype=bool)
+        self.rate: Floats = np.zeros(shape)
+        self.returned: Counts = np.zeros(variants, dtype=np.int64)
+        """Requests whose replica went away: their clients ask again at the next step."""
+        self.arrived: Counts = np.zeros(variants, dtype=np.int64)
+        self.served: Counts = np.zeros(variants, dtype=np.int64)
+        self.refused: Counts = np.zeros(variants, dtype=np.int64)
+        self.interrupted: Counts = np.zeros(variants, dtype=np.int64)
+        self._random = np.random.default_rng([seed, 1])
+        self._chances: Floats = np.zeros(shape)
+        self._open: Flags = np.zeros(variants, dtype=bool)
+        leaving = seconds / table.stay_seconds
+        self._stays = np.exp(-leaving)
+        # Of those who enter during the step, at a random time in it.
+        self._stays_entered = -np.expm1(-leaving) / leaving
+        self._refill = table.limit * seconds / table.stay_seconds[-1]
+        self._forget = float(np.exp(-seconds / RATE_SECONDS))
+
+    def set_accepting(self, accepts: Flags) -> None:
+        """Which replicas get new requests from now on."""
+        self.accepts = accepts
+        number = accepts.sum(axis=1, keepdims=True)
+        self._open = number[:, 0] > 0
+        self._chances = accepts / np.maximum(1, number)
+
+    def release(self, variant: int, slot: int) -> None:
+        """A replica is gone; what it had comes back as new attempts."""
+        lost = int(self.running[variant, slot] + self.waiting[variant, slot])
+        self.returned[variant] += lost
+        self.interrupted[variant] += lost
+        self.running[variant, slot] = self.waiting[variant, slot] = 0
+        self.rate[variant, slot] = 0.0
+
+    @property
+    def in_flight(self) -> Counts:
+        """Requests that are neither served nor refused, by variant."""
+        return self.running.sum(axis=1) + self.waiting.sum(axis=1) + self.returned
+
+    def step(self, arrivals: int) -> StepRecord:
+        """One step with this many new requests, the same in all variants."""
+        random, table = self._random, self.table
+        offered = self.returned + arrivals
+        self.arrived += arrivals
+        # A Service without endpoints refuses the connection.
+        self.refused += np.where(self._open, 0, offered)
+        offered = np.where(self._open, offered, 0)
+        came = random.multinomial(offered, self._chances)
+        # The last slot takes what rounding leaves over.
+        stray = np.where(self.accepts, 0, came)
+        self.returned = stray.sum(axis=1)
+        came = came - stray
+        running, waiting = self.running, self.waiting
+        ahead = waiting - (table.limit - running)
+        queue = waiting + came
+        # Places that are free, and those that become free while a full batch works.
+        places = table.limit - running + int(self._refill + random.random())
+        entered = np.minimum(queue, places)
+        left = queue - entered
+        stayed = random.binomial(running, self._stays[running]) + random.binomial(
+            entered, self._stays_entered[np.minimum(table.limit, running + entered)]
+        )
+        too_many = np.maximum(0, stayed - table.limit)
+        finished = running + entered - stayed
+        left += too_many
+        refused = np.maximum(0, left - table.queue_limit)
+        self.running = stayed - too_many
+        self.waiting = left - refused
+        self.served += finished.sum(axis=1)
+        self.refused += refused.sum(axis=1)
+        self.rate = self.rate * self._forget + came * ((1 - self._forget) / self.seconds)
+        return StepRecord(
+            entered=np.maximum(0, came - refused), finished=finished, running=running, ahead=ahead, rate=self.rate
+        )

@@ -1,0 +1,126 @@
+"""What one replica of each model does, tabulated from the performance model so that a day replays in seconds."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from statistics import NormalDist
+
+import numpy as np
+import numpy.typing as npt
+
+from planner.engines.request import queue_limit
+from planner.performance import (
+    Replica,
+    TokenLengths,
+    Workload,
+    capacity,
+    decode_step_ms,
+    performance,
+    prefill_ms,
+)
+
+Floats = npt.NDArray[np.float64]
+_RATES = 64
+"""Rates at which the performance model is asked."""
+_PROMPTS = 512
+"""Equally likely prompt lengths that stand for the distribution; the last ones carry its 99th percentile."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplicaTable:
+    """One replica of a model under one mix of lengths. Arrays are indexed by the number of running requests."""
+
+    limit: int
+    """Requests that run at once: of the engine, of the KV cache and of the steps' token budget."""
+    queue_limit: int
+    """Requests that may wait before the engine refuses more."""
+    stay_seconds: Floats
+    """Mean time from the first to the last token, prefill of what arrives meanwhile included."""
+    step_ms: Floats
+    """Time of a token."""
+    beside_ms: Floats
+    """What running requests add to each chunk of another's prefill."""
+    prompts_ms: Floats
+    """Prefill of a request alone, equally likely lengths in ascending order."""
+    prompts_chunks: Floats
+    """Steps that each of these prefills takes."""
+    chunk_ms: float
+    """A full chunk alone."""
+    chunks_per_request: float
+    """Mean share of a full chunk that one request's prompt is."""
+    prompt_cv2: float
+    """Squared coefficient of variation of prompts."""
+    requests_per_second: float
+    """The most that the replica keeps up with."""
+    running: Floats
+    """Mean number running at the rates of `rates`."""
+    rates: Floats
+
+    def replicas_for(self, rate: float, target: float) -> int:
+        """Fewest replicas that share `rate` so that each runs `target` requests or fewer."""
+        if rate <= 0:
+            return 0
+        most = float(np.interp(min(target, self.running[-1]), self.running, self.rates))
+        return math.ceil(rate / most) if most > 0 else 1
+
+
+def tabulate(
+    replica: Replica,
+    *,
+    input: TokenLengths,  # noqa: A002 - its name
+    output: TokenLengths,
+    cached_share: float = 0.0,
+) -> ReplicaTable:
+    """Ask the performance model once for everything that a replay needs."""
+    free = capacity(replica, input=input, output=output, cached_share=cached_share, ttft_p99_ms=None, tpot_p99_ms=None)
+    largest = free.requests_per_second / free.performance.utilization
+    rates = largest * np.concatenate((np.geomspace(1e-4, 0.3, _RATES // 2), np.linspace(0.32, 1.0, _RATES // 2)))
+    points = [
+        performance(
+            replica,
+            Workload(requests_per_second=float(rate), input=input, output=output, cached_share=cached_share),
+        )
+        for rate in rates
+    ]
+    running = np.array([point.concurrency for point in points])
+    steps = np.array([point.tpot_ms.p50 for point in points])
+    limit = max(1, int(running[-1]))
+    # The model's step times are of a mean number running; a step that carries any carries at least one.
+    carried = running / -np.expm1(-np.maximum(running, 1e-9))
+    batches = np.arange(limit + 1, dtype=np.float64)
+    step_ms = np.interp(batches, carried, steps)
+    tokens = max(1.0, output.mean)
+    context = input.mean + output.mean * (1 + output.cv2) / 2
+    alone = decode_step_ms(replica, batch=1, context=context)
+    beside = np.array([decode_step_ms(replica, batch=max(1.0, float(b)), context=context) - alone for b in batches])
+    chunk = float(replica.costs.chunk)
+    fresh = np.maximum(1.0, _log_normal(input, _PROMPTS) * (1 - cached_share))
+    prefix = input.mean * cached_share
+    return ReplicaTable(
+        limit=limit,
+        queue_limit=queue_limit(replica.max_running),
+        stay_seconds=tokens * step_ms / 1e3,
+        step_ms=step_ms,
+        beside_ms=np.maximum(0.0, beside),
+        prompts_ms=np.array([prefill_ms(replica, tokens=float(length), context=prefix) for length in fresh]),
+        prompts_chunks=np.ceil(fresh / chunk),
+        chunk_ms=prefill_ms(replica, tokens=chunk),
+        chunks_per_request=max(1.0, input.mean * (1 - cached_share)) / chunk,
+        prompt_cv2=input.cv2,
+        requests_per_second=float(rates[-1]),
+        running=running,
+        rates=rates,
+    )
+
+
+def _log_normal(lengths: TokenLengths, count: int) -> Floats:
+    """Equally likely lengths in ascending order."""
+    shares = (np.arange(count) + 0.5) / count
+    return lengths.median * np.exp(lengths.sigma * _normal_quantiles(shares))
+
+
+def _normal_quantiles(shares: Floats) -> Floats:
+    """Of the standard normal distribution."""
+    normal = NormalDist()
+    return np.array([normal.inv_cdf(float(share)) for share in shares])

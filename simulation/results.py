@@ -1,0 +1,119 @@
+"""What a replay found: totals, objectives, and how it went over time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+INTERVAL_SECONDS = 300
+"""One row of the time series."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelInterval:
+    """One model in one interval."""
+
+    second: int
+    """Its beginning, since the start of the replay."""
+    arrived: int
+    served: int
+    refused: int
+    replicas_ready: float
+    """Mean."""
+    replicas_wanted: float
+    running: float
+    waiting: float
+    ttft_p50_ms: float | None
+    """None where nothing arrived."""
+    ttft_p99_ms: float | None
+    tpot_p50_ms: float | None
+    tpot_p99_ms: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RungInterval:
+    """One rung of a pool in one interval."""
+
+    second: int
+    nodes: float
+    """That bill, mean."""
+    usd: float
+    """In this interval."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelResult:
+    """One model over the whole replay. arrived = served + refused + in_flight."""
+
+    model: str
+    arrived: int
+    served: int
+    refused: int
+    in_flight: int
+    """At the end."""
+    interrupted: int
+    """Requests whose replica went away under them; their clients asked again."""
+    ttft_p50_ms: float | None
+    ttft_p99_ms: float | None
+    tpot_p50_ms: float | None
+    tpot_p99_ms: float | None
+    ttft_objective_ms: float
+    tpot_objective_ms: float
+    most_waiting: int
+    replicas_mean: float
+    replicas_most: int
+    series: tuple[ModelInterval, ...]
+
+    @property
+    def refused_share(self) -> float:
+        """Of what arrived."""
+        return self.refused / self.arrived if self.arrived else 0.0
+
+    def excess(self, refused_share: float) -> float:
+        """How far the worst of the objectives is missed, as a share of it; 0 or less where all are met."""
+        return max(
+            (self.ttft_p99_ms or 0.0) / self.ttft_objective_ms - 1,
+            (self.tpot_p99_ms or 0.0) / self.tpot_objective_ms - 1,
+            (self.refused_share - refused_share) / max(refused_share, 1e-3),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RungResult:
+    """What one rung cost."""
+
+    pool: str
+    rung: str
+    kind: str
+    node_hours: float
+    usd: float
+    series: tuple[RungInterval, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replayed:
+    """One variant of a stack under one traffic."""
+
+    variant: str
+    seconds: int
+    models: tuple[ModelResult, ...]
+    rungs: tuple[RungResult, ...]
+    base_usd: float
+    """What bills beside the GPU nodes: control plane, system nodes, network, storage."""
+    losses: int
+    """Nodes that were taken back or failed."""
+
+    @property
+    def usd(self) -> float:
+        """All that bills, over the whole replay."""
+        return self.base_usd + sum(rung.usd for rung in self.rungs)
+
+    def model(self, name: str) -> ModelResult:
+        """One model's result; raises KeyError."""
+        for found in self.models:
+            if found.model == name:
+                return found
+        raise KeyError(name)
+
+    def objectives_met(self, refused_share: float) -> bool:
+        """Whether every model kept its latencies and refused no more than this share."""
+        return all(model.excess(refused_share) <= 0 for model in self.models)
