@@ -20,6 +20,7 @@ from infra.lustre import Lustre, LustreArgs
 from infra.network import Network, NetworkArgs, NetworkOutputs, existing_network
 from infra.node_groups import GpuPool, GpuPoolArgs, NodeHome, NodeRole, SystemNodes, SystemNodesArgs
 from infra.providers import Account
+from infra.spend_guard import SpendGuard, SpendGuardArgs
 from infra.weights import Weights, WeightsArgs
 from planner.plan import EksPlan, ExistingNetworkPlan, Plan
 
@@ -101,6 +102,8 @@ class _Layer:
 
     def outputs(self) -> AwsOutputs:
         """Declares everything, in the order in which it comes to be."""
+        if self._plan.spend_guard:
+            SpendGuard("spend-guard", SpendGuardArgs(plan=self._plan.spend_guard), self._options)
         key_arn = self._key(
             "cluster-key",
             "Kubernetes Secrets and logs of the inference platform",

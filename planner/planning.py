@@ -41,6 +41,7 @@ from planner.plan import (
 from planner.pools import PoolFacts, look_up, plan_pool
 from planner.problems import Findings, PlanError
 from planner.serving import plan_model, secret_of
+from planner.spend_guard import plan_spend_guard
 from planner.tags import plan_tags
 from planner.target import check_heads, kubernetes_version, plan_target
 from settings.errors import REGION_PATH, did_you_mean
@@ -116,6 +117,7 @@ def plan(settings: Settings, *, stack: str, region: str | None, catalog: Catalog
         findings=findings,
     )
     image_cache = plan_image_cache(settings, region, findings)
+    spend_guard = plan_spend_guard(settings, stack, findings)
     findings.raise_if_any()
     python = mirrored(facts.versions.images["python"].reference, settings.images.mirror)
     ladder = plan_ladder(tuple(pools.values()), models, python)
@@ -146,6 +148,7 @@ def plan(settings: Settings, *, stack: str, region: str | None, catalog: Catalog
         ),
         image_mirror=settings.images.mirror,
         image_cache=image_cache,
+        spend_guard=spend_guard,
         observability=_observability(settings, drafts, models, ladder),
         hub_token=hub_token,
         protect_data=settings.protection in {"data", "all"},

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator, model_validator
 
-from settings.base import Arn, Name, Section
+from settings.base import Arn, Email, Name, Section, WrongValueError
 from settings.cache import Cache
 from settings.network import Network
 from settings.observability import Observability
@@ -14,6 +15,8 @@ from settings.pools import Pool
 from settings.secrets import GivenSecretSource
 from settings.serving import Model
 from settings.target import Target
+
+_TAG = re.compile(r"^[\w\s.:/=+@-]*$")
 
 
 class Charts(Section):
@@ -67,6 +70,18 @@ class Budget(Section):
     """List-price ceiling for 730 hours with every pool at its maximum; a plan above it is refused."""
     models: list[ModelBudget] = Field(default_factory=list[ModelBudget], max_length=1000)
     """Ceilings for tokens, by model."""
+    notify: list[Email] = Field(default_factory=list[Email], max_length=10)
+    """Who gets AWS' mail at half, four fifths and all of `monthly_usd`, at a forecast above it, and about anomalies."""
+    anomaly_usd: float | None = Field(default=None, gt=0)
+    """Least cost of an anomaly (spending that AWS finds unlike this stack's own past) that is worth a mail."""
+
+    @model_validator(mode="after")
+    def _somebody_reads(self) -> Budget:
+        if self.anomaly_usd is not None and not self.notify:
+            raise WrongValueError(
+                "nobody is told of an anomaly", help="name addresses in `notify`", at=("anomaly_usd",)
+            )
+        return self
 
 
 class Settings(Section):
@@ -89,3 +104,18 @@ class Settings(Section):
     """What a destroy leaves alone: nothing; the bucket of weights and its key; or also the cluster and the cache."""
     tags: dict[str, str] = Field(default_factory=dict[str, str], max_length=40)
     """AWS tags on everything that can carry them."""
+
+    @field_validator("tags")
+    @classmethod
+    def _tags_that_aws_takes(cls, tags: dict[str, str]) -> dict[str, str]:
+        # AWS General Reference, "Tag naming limits and requirements".
+        for key, value in tags.items():
+            if key.lower().startswith("aws:"):
+                raise WrongValueError("the prefix `aws:` is kept for AWS", help="choose another key", at=(key,))
+            if not 1 <= len(key) <= 128 or len(value) > 256 or not _TAG.match(f"{key}{value}"):
+                raise WrongValueError(
+                    "AWS takes keys of up to 128 and values of up to 256 letters, digits, spaces and _ . : / = + - @",
+                    help="shorten it, or replace the other characters",
+                    at=(key,),
+                )
+        return tags

@@ -7,8 +7,17 @@ Memory is in GiB (2^30), weights and disks in GB (10^9) as vendors state them, t
 from __future__ import annotations
 
 from planner.plan.cache import CachePlan, FsxPlan, LoadPlan, VolumeClaimPlan, WeightsPlan
-from planner.plan.cost import AvailabilityPlan, CostLine, CostPlan, RungCostPlan, RungTokenCost, TokenCostPlan
+from planner.plan.cost import (
+    AvailabilityPlan,
+    CostLine,
+    CostPlan,
+    RungCostPlan,
+    RungTokenCost,
+    SpendGuardPlan,
+    TokenCostPlan,
+)
 from planner.plan.explain import Explained, Input
+from planner.plan.images import ImageCachePlan, PullThroughRulePlan
 from planner.plan.karpenter import CapacityType, KarpenterPlan, KarpenterPoolPlan, NodeClassPlan, NodePoolPlan
 from planner.plan.ladder import (
     AutoscalerTimesPlan,
@@ -18,7 +27,6 @@ from planner.plan.ladder import (
     KeeperRungPlan,
     LadderPlan,
 )
-from planner.plan.images import ImageCachePlan, PullThroughRulePlan
 from planner.plan.models import (
     ContainerPlan,
     CronFloor,
@@ -35,6 +43,7 @@ from planner.plan.models import (
     ScalingPlan,
     WarmupPlan,
 )
+from planner.plan.performance import ErrorBand, Latency, Lengths, LoadPoint, PerformancePlan
 from planner.plan.platform import AlertPlan, ChartPlan, Finding, ObservabilityPlan, Plan
 from planner.plan.pools import (
     Hardware,
@@ -75,6 +84,7 @@ __all__ = [
     "EfaGatePlan",
     "EksPlan",
     "EnvVar",
+    "ErrorBand",
     "ExistingClusterPlan",
     "ExistingNetworkPlan",
     "ExistingSubnetPlan",
@@ -91,8 +101,11 @@ __all__ = [
     "KeeperPoolPlan",
     "KeeperRungPlan",
     "LadderPlan",
+    "Latency",
     "LayoutPlan",
+    "Lengths",
     "LoadPlan",
+    "LoadPoint",
     "MaintenanceWindowPlan",
     "MemoryBudget",
     "MemoryPart",
@@ -102,6 +115,7 @@ __all__ = [
     "NodeClassPlan",
     "NodePoolPlan",
     "ObservabilityPlan",
+    "PerformancePlan",
     "Plan",
     "PoolPlan",
     "ProbePlan",
@@ -113,6 +127,7 @@ __all__ = [
     "ScalingPlan",
     "ScheduledSizePlan",
     "SecretPlan",
+    "SpendGuardPlan",
     "SystemGroupPlan",
     "Taint",
     "TokenCostPlan",

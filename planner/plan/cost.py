@@ -101,6 +101,18 @@ class AvailabilityPlan:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SpendGuardPlan:
+    """What AWS itself watches of a stack's bill."""
+
+    monthly_usd: float
+    emails: tuple[str, ...]
+    anomaly_usd: float | None
+    """Least cost of an anomaly that is told; None: none is looked for."""
+    tag: tuple[str, str]
+    """Key and value of the tag that tells this stack's costs; it must be an activated cost allocation tag."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CostPlan:
     """List prices, without taxes, discounts and support."""
 

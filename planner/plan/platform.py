@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from planner.plan.cache import CachePlan
-from planner.plan.cost import CostPlan
+from planner.plan.cost import CostPlan, SpendGuardPlan
+from planner.plan.images import ImageCachePlan
 from planner.plan.karpenter import KarpenterPlan
 from planner.plan.ladder import LadderPlan
-from planner.plan.images import ImageCachePlan
 from planner.plan.models import ModelPlan, WarmupPlan
 from planner.plan.pools import PoolPlan
 from planner.plan.secrets import SecretPlan
@@ -102,6 +102,7 @@ class Plan:
     karpenter: KarpenterPlan | None = None
     """The second provisioner; None where no pool is its."""
     image_cache: ImageCachePlan | None = None
+    spend_guard: SpendGuardPlan | None = None
     aws_profile: str | None = None
     """Profile of the AWS configuration files; None: whatever credentials the caller has."""
 
