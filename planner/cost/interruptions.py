@@ -215,11 +215,11 @@ def _explained(
             *hazard.sources,
             Input(
                 name="p",
-                value=round(assumed("on_demand_obtainable_share") * room / on_spot, 4),
+                value=assumed("on_demand_obtainable_share") * room / on_spot,
                 unit="share",
                 source=f"room for {room} on other rungs x " + from_assumption("on_demand_obtainable_share").source,
             ),
-            Input(name="back", value=round(_back_hours(model, pool), 4), unit="h", source="boot and start of the plan"),
+            Input(name="back", value=_back_hours(model, pool), unit="h", source="boot and start of the plan"),
             Input(
                 name="notice",
                 value=hazard.notice_seconds / _SECONDS,

@@ -26,7 +26,7 @@ class Quantity:
     @property
     def as_input(self) -> Input:
         """The planned quantity as an input of a formula."""
-        return Input(name=self.name, value=round(self.planned, 4), unit=self.unit, source=self.source)
+        return Input(name=self.name, value=self.planned, unit=self.unit, source=self.source)
 
 
 def always(count: float, name: str, unit: str, source: str) -> Quantity:

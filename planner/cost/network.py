@@ -149,8 +149,8 @@ def _between_zones(zones: int, usage: Usage, catalog: Catalog, region: str) -> C
         catalog.prices.service("data_transfer_between_zones", region),
         quantity,
         quantity_formula=(
-            "2 x (zones - 1) / zones x 2.628e6 s x (nodes x scrape_kb / interval + tokens_in x bytes_in + "
-            "tokens_out x bytes_out)"
+            "2 x (zones - 1) / zones x 730 x 3600 x (nodes x scrape_kb x 1e3 / interval + tokens_in x bytes_in + "
+            "tokens_out x bytes_out) / 1e9"
         ),
         why=(
             Input(name="zones", value=zones, unit="", source="zones of the control plane, where clients enter"),
@@ -162,9 +162,9 @@ def _between_zones(zones: int, usage: Usage, catalog: Catalog, region: str) -> C
                 unit="s",
                 source="observability.scrape_interval_seconds in the stack file",
             ),
-            Input(name="tokens_in", value=round(tokens_in, 3), unit="tokens/s", source=where),
+            Input(name="tokens_in", value=tokens_in, unit="tokens/s", source=where),
             _renamed("bytes_per_input_token", "bytes_in"),
-            Input(name="tokens_out", value=round(tokens_out, 3), unit="tokens/s", source=where),
+            Input(name="tokens_out", value=tokens_out, unit="tokens/s", source=where),
             _renamed("bytes_per_output_token", "bytes_out"),
         ),
     )
@@ -199,7 +199,7 @@ def bucket_requests(
             ),
             Input(
                 name="filed_gb",
-                value=round(stored if cache.fsx else 0.0, 1),
+                value=stored if cache.fsx else 0.0,
                 unit="GB",
                 source="sum of the checkpoints behind the file system, catalog/models.yaml",
             ),
@@ -213,9 +213,7 @@ def bucket_requests(
         always(stored * 1e9 / part_bytes / 1e6, "million_requests", "million", "its formula"),
         quantity_formula="stored_gb x 1e3 / (part_mib x 1.048576) / 1e6",
         why=(
-            Input(
-                name="stored_gb", value=round(stored, 1), unit="GB", source="sum of checkpoints, catalog/models.yaml"
-            ),
+            Input(name="stored_gb", value=stored, unit="GB", source="sum of checkpoints, catalog/models.yaml"),
             _renamed("s3_upload_mib_per_request", "part_mib"),
         ),
     )

@@ -82,21 +82,21 @@ def _explained(
     common = (
         Input(
             name="nodes",
-            value=round(nodes, 3),
+            value=nodes,
             unit="",
             source=f"{load.replicas} replicas of {model.layout.gpus} GPUs, their share of {shared.pool.name}",
         ),
-        Input(name="usd", value=round(blended, 4), unit="$/useful hour of a node", source=f"rungs of the pool: {mix}"),
+        Input(name="usd", value=blended, unit="$/useful hour of a node", source=f"rungs of the pool: {mix}"),
         Input(
             name="prefill_share",
-            value=round(load.prefill_share, 4),
+            value=load.prefill_share,
             unit="of GPU time",
             source=(
                 f"{load.prefill_ms:.1f} ms of prefill beside {load.decode_ms:.1f} ms of decode a request, "
                 f"{load.batch:.1f} in a step (performance model)"
             ),
         ),
-        Input(name="rps", value=round(load.requests_per_second, 4), unit="requests/s", source=load.source),
+        Input(name="rps", value=load.requests_per_second, unit="requests/s", source=load.source),
     )
     tokens_in = Input(name="input_tokens", value=load.input_tokens, unit="a request", source=load.source)
     tokens_out = Input(name="output_tokens", value=load.output_tokens, unit="a request", source=load.source)
