@@ -127,7 +127,9 @@ def _lengths(option: str, text: str) -> TokenLengths:
         return TokenLengths(mean=value, p99=float(p99) if p99 else value * assumed("token_length_p99_ratio"))
     except ValueError as error:
         reason = str(error) if str(error).startswith("no log-normal") else "must be a number of tokens"
-        raise UsageError(f"{option} {text}: {reason}", help=f"for instance {option} 1024, or {option} 1024:4096") from None
+        raise UsageError(
+            f"{option} {text}: {reason}", help=f"for instance {option} 1024, or {option} 1024:4096"
+        ) from None
 
 
 def _regions(options: SizeOptions, file: Path | None) -> tuple[str, ...]:
@@ -164,11 +166,24 @@ def as_data(sizing: Sizing) -> dict[str, Any]:
         "context_tokens": sizing.context_tokens,
         "front": [_member_data(member) for member in sizing.front],
         "lost": [
-            *({"kind": lost.kind, "reason": lost.reason or TITLES[lost.kind], "count": lost.count, "examples": lost.examples}
-              for lost in sizing.lost),
-            *({"kind": "dominated", "reason": f"no better than #{member.number} in anything weighed", "count": member.beats,
-               "examples": [option.words for option, by in sizing.dominated if by == member.number][:3]}
-              for member in sizing.front),
+            *(
+                {
+                    "kind": lost.kind,
+                    "reason": lost.reason or TITLES[lost.kind],
+                    "count": lost.count,
+                    "examples": lost.examples,
+                }
+                for lost in sizing.lost
+            ),
+            *(
+                {
+                    "kind": "dominated",
+                    "reason": f"no better than #{member.number} in anything weighed",
+                    "count": member.beats,
+                    "examples": [option.words for option, by in sizing.dominated if by == member.number][:3],
+                }
+                for member in sizing.front
+            ),
         ],
         "searched": sizing.searched,
         "left_out": sizing.left_out,
@@ -179,7 +194,10 @@ def as_data(sizing: Sizing) -> dict[str, Any]:
 def _member_data(member: Member) -> dict[str, Any]:
     option = member.option
     served, offer, found = option.served, option.offer, option.performance
-    prices = {"on_demand": offer.on_demand if option.on_demand_nodes else None, "spot": offer.spot if option.spot_nodes else None}
+    prices = {
+        "on_demand": offer.on_demand if option.on_demand_nodes else None,
+        "spot": offer.spot if option.spot_nodes else None,
+    }
     return {
         "number": member.number,
         "instance_type": offer.instance.name,
@@ -222,8 +240,8 @@ def _print(sizing: Sizing, seconds: float) -> None:
         soft_wrap=True,
     )
     out.print(
-        f"searched {searched.replicas} replicas on {searched.instance_types} instance types in {searched.regions} region(s): "
-        f"{searched.options:,} options in {seconds:.1f} s\n",
+        f"searched {searched.replicas} replicas on {searched.instance_types} instance types in {searched.regions} "
+        f"region(s): {searched.options:,} options in {seconds:.1f} s\n",
         markup=False,
         soft_wrap=True,
     )
@@ -269,11 +287,13 @@ def _front(sizing: Sizing) -> object:
 
 def _hardware(option: Option) -> str:
     served = option.served
-    card = served.variant.card.name
-    weights = served.variant.words if served.variant.quantization != "checkpoint" else f"{card.split('/')[-1]} as published"
+    weights = served.variant.words
+    if not served.variant.published and served.variant.quantization == "checkpoint":
+        weights = served.variant.card.name
     return (
-        f"{option.nodes} x {option.offer.instance.name} in {option.offer.region}\n"
-        f"{option.replicas} x {served.layout.gpus} {served.gpu}, {layout_words(served.layout)}, {served.engine}\n{weights}"
+        f"{option.nodes} x {option.offer.instance.name}, {option.offer.region}\n"
+        f"{option.replicas} x ({served.layout.gpus} {served.gpu}, {layout_words(served.layout)}), {served.engine}, "
+        f"{weights}"
     )
 
 
@@ -304,18 +324,18 @@ def _losers(sizing: Sizing) -> object:
         )
         for lost in sizing.lost
     ]
-    nearest: dict[int, Option] = {}
+    by_type: dict[str, list[tuple[Option, int]]] = {}
     for option, by in sizing.dominated:
-        nearest.setdefault(by, option)
-    for member in sizing.front:
-        if member.beats:
-            option = nearest[member.number]
-            rows.append(
-                (
-                    f"no better than #{member.number} in anything weighed",
-                    f"{member.beats:,}",
-                    f"{option.words}: {option.usd_per_hour:,.2f} $/h, {option.performance.ttft_ms.p99:,.0f} / "
-                    f"{option.performance.tpot_ms.p99:,.0f} ms, {_percent(option.availability)}",
-                )
+        by_type.setdefault(option.offer.instance.name, []).append((option, by))
+    for members in sorted(by_type.values(), key=lambda found: found[0][0].usd_per_hour):
+        option, by = members[0]
+        found = option.performance
+        rows.append(
+            (
+                f"no better than #{by} in anything weighed",
+                f"{len(members):,}",
+                f"{option.words}: {option.usd_per_hour:,.2f} $/h, {found.ttft_ms.p99:,.0f} / {found.tpot_ms.p99:,.0f} "
+                f"ms, {_percent(option.availability)}",
             )
+        )
     return table("Why the rest lost", ("reason", "options", "the nearest"), rows, right=(1,))

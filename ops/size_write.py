@@ -18,7 +18,7 @@ from settings.edit import EditError, entry_of, with_entry
 from settings.load import Document, read
 
 # Keys of a model that a size decides by leaving them out: an old value would contradict the new layout or weights.
-_DECIDED = ("quantization", "runtime", "kv_cache", "traffic")
+_DECIDED: tuple[str, ...] = ("quantization", "runtime", "kv_cache", "traffic")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,8 +66,8 @@ def write_choice(sizing: Sizing, options: WriteOptions) -> int:
         soft_wrap=True,
     )
     out.print(
-        f"the stack's worst month is now {plan.cost.peak_usd_per_month:,.0f} $; see it with `python -m ops plan --stack "
-        f"{plan.stack}`",
+        f"the stack's worst month is now {plan.cost.peak_usd_per_month:,.0f} $; see it with "
+        f"`python -m ops plan --stack {plan.stack}`",
         markup=False,
         soft_wrap=True,
     )
@@ -179,7 +179,9 @@ def _replace(path: Path, before: str, after: str) -> None:
             os.fsync(stream.fileno())
         Path(name).chmod(path.stat().st_mode & 0o777)
         if _text(path) != before:
-            raise FindingsError(f"{path.name} was changed meanwhile and is left as it is", help="run the same command again")
+            raise FindingsError(
+                f"{path.name} was changed meanwhile and is left as it is", help="run the same command again"
+            )
         os.replace(name, path)
     except BaseException:
         Path(name).unlink(missing_ok=True)

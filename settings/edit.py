@@ -69,7 +69,7 @@ def entry_of(text: str, section: ListName, name: str) -> Mapping[str, Any] | Non
 
 
 def _list_node(text: str, section: ListName) -> Any:
-    root: Any = yaml.compose(text, Loader=yaml.SafeLoader)  # pyright: ignore[reportUnknownMemberType]
+    root = cast("Any", yaml.compose(text, Loader=yaml.SafeLoader))  # pyright: ignore[reportUnknownMemberType]
     node = _child(_child(_child(root, "config"), PLATFORM_KEY), section)
     if not isinstance(node, yaml.SequenceNode) or not node.value:
         raise EditError(f"there is no list `{section}` in it", help="start from Pulumi.dev.yaml")
@@ -130,8 +130,8 @@ def _merged(old: Sequence[str], entry: Mapping[str, Any], without: Collection[st
     parsed = cast("CommentedSeq", loader.load(item))  # pyright: ignore[reportUnknownMemberType]
     kept = cast("CommentedMap", parsed[0])
     for key in without:
-        if key not in entry:
-            kept.pop(key, None)
+        if key in kept and key not in entry:
+            del kept[key]
     for key, value in entry.items():
         if key not in kept or _plain(kept[key]) != _plain(value):
             kept[key] = _styled(value)

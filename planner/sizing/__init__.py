@@ -1,7 +1,7 @@
 """How many of which machines serve a model's load, what that costs, and why the rest lost.
 
-    size(SizeRequest(...)) -> Sizing      the Pareto front of cost, latency and resilience
-    entries(member, ...) -> Entries       the front's choice as `models:` and `pools:` entries of a stack file
+size(SizeRequest(...)) -> Sizing      the Pareto front of cost, latency and resilience
+entries(member, ...) -> Entries       the front's choice as `models:` and `pools:` entries of a stack file
 """
 
 from __future__ import annotations

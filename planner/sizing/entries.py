@@ -1,4 +1,4 @@
-"""A choice of the front as `models:` and `pools:` entries of a stack file, in the keys and order of the committed ones."""
+"""A choice of the front as `models:` and `pools:` entries of a stack file, keys and order as in the committed ones."""
 
 from __future__ import annotations
 

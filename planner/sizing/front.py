@@ -123,8 +123,8 @@ def token_price(option: Option, request: SizeRequest) -> TokenPrice:
 def _remarks(front: Sequence[Option]) -> Iterator[str]:
     if any(not option.served.variant.published for option in front):
         yield (
-            "weights in another number format than the published ones may answer worse: --quantization checkpoint leaves "
-            "them out"
+            "weights in another number format than the published ones may answer worse: --quantization checkpoint "
+            "leaves them out"
         )
     if any(
         option.offer.guesses(on_demand_nodes=option.on_demand_nodes, spot_nodes=option.spot_nodes) for option in front
@@ -132,7 +132,7 @@ def _remarks(front: Sequence[Option]) -> Iterator[str]:
         yield "~: a price borrowed from another region or assumed; `python -m ops prices refresh`"
     if any(option.spot_nodes for option in front):
         yield (
-            "spot prices and reclaims move by the hour: read them as sizes; the market is taken to reclaim all spot nodes "
-            "of a pool at once"
+            "spot prices and reclaims move by the hour: read them as sizes; the market is taken to reclaim all spot "
+            "nodes of a pool at once"
         )
     yield "a pool lies in one zone: the loss of that zone takes all of it"

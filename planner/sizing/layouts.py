@@ -37,7 +37,7 @@ def broken(card: ModelCard, node: Node) -> Iterator[Broken]:
 
 
 def layouts(card: ModelCard, node: Node, engine: EngineName, weights_gb: float) -> Iterator[Layout]:
-    """The planner's own candidates first (small ones first), then pipelines within a node and data parallel attention."""
+    """The planner's own candidates, small ones first, with data parallel attention; then pipelines within a node."""
     spread = weights_gb * 1e9 / GIB > _SPREAD_SHARE * node.gpus * node.gpu.memory_gib
     held = False
     widest = 1

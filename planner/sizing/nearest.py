@@ -8,7 +8,7 @@ from dataclasses import replace
 from catalog.load import Catalog
 from planner.performance import Floor
 from planner.sizing.money import prices_known
-from planner.sizing.options import Option, most_units
+from planner.sizing.options import MOST_REPLICAS, Option, most_units
 from planner.sizing.request import ENGINES, SizeError, SizeRequest
 from planner.sizing.search import Found, look
 from planner.sizing.serving import Failed
@@ -54,16 +54,20 @@ def _too_much(request: SizeRequest, found: Found) -> SizeError:
             f"one replica takes {fewest} nodes at least, more than {request.max_nodes}", help=f"--max-nodes {fewest}"
         )
     units = most_units(spread, request)
-    nodes = min(spread.fewest_units * spread.nodes_per_unit for spread, _ in found.spreads)
+    enough = [
+        spread.fewest_units * spread.nodes_per_unit
+        for spread, _ in found.spreads
+        if spread.fewest_units * spread.replicas_per_unit <= MOST_REPLICAS
+    ]
     rate = _rate(most_rps(best))
     advice = f"--rps {rate}"
-    if nodes > request.max_nodes:
-        advice += f", or --max-nodes {nodes}"
+    if enough:
+        advice += f", or --max-nodes {min(enough)}"
     return SizeError(
         f"{request.requests_per_second:g} requests/s are too many: at most {rate} with {units * spread.nodes_per_unit} "
         f"nodes, {units * spread.replicas_per_unit} replicas of {spread.served.layout.gpus} x {spread.served.gpu} "
         f"({spread.served.words}) on {offer.instance.name}",
-        help=advice + "; a stack file gives one model at most 200 replicas",
+        help=f"{advice}; a stack file gives one model at most {MOST_REPLICAS} replicas",
     )
 
 
@@ -79,7 +83,8 @@ def _too_slow(request: SizeRequest, found: Found, catalog: Catalog) -> SizeError
     assert best.floor is not None  # noqa: S101 - filtered above
     return SizeError(
         _limit_words(request, best, best.floor),
-        help="the nearest: " + (_nearest_latency(request, catalog, broken_by(best)) or "shorter prompts, or fewer of them"),
+        help="the nearest: "
+        + (_nearest_latency(request, catalog, broken_by(best)) or "shorter prompts, or fewer of them"),
     )
 
 
@@ -87,18 +92,18 @@ def _limit_words(request: SizeRequest, best: Failed, limit: Floor) -> str:
     where = f"on {best.words}, the nearest of what was searched"
     if limit.ttft_ms > request.ttft_p99_ms:
         return (
-            f"TTFT p99 {request.ttft_p99_ms:g} ms is under the physical limit of {limit.ttft_ms:,.0f} ms: that is how long "
-            f"the prefill of a prompt of {request.input.p99:,.0f} tokens (p99) takes alone {where} "
-            "(its matrix products, docs/explanation/performance.md)"
+            f"TTFT p99 {request.ttft_p99_ms:g} ms is under the physical limit of {limit.ttft_ms:,.0f} ms: that is how "
+            f"long the prefill of a prompt of {request.input.p99:,.0f} tokens (p99) takes alone {where} "
+            "(its matrix products, docs/explanation/performance-model.md)"
         )
     if limit.tpot_ms > request.tpot_p99_ms:
         return (
-            f"TPOT p99 {request.tpot_p99_ms:g} ms is under the physical limit of {limit.tpot_ms:,.1f} ms: that is how long "
-            f"one decode step takes alone {where} (reading the weights, docs/explanation/performance.md)"
+            f"TPOT p99 {request.tpot_p99_ms:g} ms is under the physical limit of {limit.tpot_ms:,.1f} ms: that is how "
+            f"long one decode step takes alone {where} (reading the weights, docs/explanation/performance-model.md)"
         )
     return (
-        f"TTFT p99 {request.ttft_p99_ms:g} ms and TPOT p99 {request.tpot_p99_ms:g} ms: requests that meet break them at any "
-        f"load; alone, {limit.ttft_ms:,.0f} ms and {limit.tpot_ms:,.1f} ms {where}"
+        f"TTFT p99 {request.ttft_p99_ms:g} ms and TPOT p99 {request.tpot_p99_ms:g} ms: requests that meet break them "
+        f"at any load; alone, {limit.ttft_ms:,.0f} ms and {limit.tpot_ms:,.1f} ms {where}"
     )
 
 
@@ -125,7 +130,9 @@ def _looser(request: SizeRequest, ratio: float) -> list[tuple[SizeRequest, str]]
 
 
 def _does_not_fit(request: SizeRequest, found: Found, catalog: Catalog) -> SizeError:
-    nearest = min((f for f in found.trials.failed if f.failure == "memory"), key=lambda f: f.shortfall_gib, default=None)
+    nearest = min(
+        (f for f in found.trials.failed if f.failure == "memory"), key=lambda f: f.shortfall_gib, default=None
+    )
     said = (
         f"{found.card.name} with a context of {request.context(found.card):,} tokens fits on nothing that was searched"
         + (f"; {nearest.words} lacks {nearest.shortfall_gib:,.0f} GiB on each GPU" if nearest else "")
@@ -166,5 +173,3 @@ def _rate(rate: float) -> str:
 def _floored(share: float) -> str:
     """Rounded down to six places."""
     return f"{math.floor(share * 1e6) / 1e6:g}"
-
-

@@ -212,7 +212,15 @@ class Loads:
 
 
 def option(
-    spread: Spread, offer: Offer, request: SizeRequest, risk: Risk, loads: Loads, *, on_demand: int, spot: int, usd: float
+    spread: Spread,
+    offer: Offer,
+    request: SizeRequest,
+    risk: Risk,
+    loads: Loads,
+    *,
+    on_demand: int,
+    spot: int,
+    usd: float,
 ) -> Option:
     """An answer of `on_demand` and `spot` units at `usd` an hour."""
     replicas = (on_demand + spot) * spread.replicas_per_unit

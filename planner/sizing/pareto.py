@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import groupby
-from operator import itemgetter
+from operator import itemgetter, le
 from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
@@ -50,7 +50,4 @@ def pareto(options: Iterable[T], vector: Callable[[T], Vector], tie: Callable[[T
 
 
 def _no_worse(one: Vector, other: Vector) -> bool:
-    for a, b in zip(one, other, strict=True):
-        if a > b:
-            return False
-    return True
+    return all(map(le, one, other))

@@ -114,8 +114,8 @@ def _check_lengths(request: SizeRequest, card: ModelCard) -> None:
     needed, context = request.input.p99 + request.output.p99, request.context_tokens
     if needed > card.max_context:
         raise SizeError(
-            f"a prompt of {request.input.p99:,.0f} and an answer of {request.output.p99:,.0f} tokens (99th percentiles) "
-            f"are more than the {card.max_context:,} that {card.name} was trained for",
+            f"a prompt of {request.input.p99:,.0f} and an answer of {request.output.p99:,.0f} tokens (99th "
+            f"percentiles) are more than the {card.max_context:,} that {card.name} was trained for",
             help="give shorter lengths, as --input mean:p99 and --output mean:p99",
             asked=True,
         )
