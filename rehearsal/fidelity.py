@@ -28,6 +28,7 @@ Fact = Literal[
     "upstream CRDs",
     "permissive CRDs",
     "aws",
+    "karpenter",
 ]
 """What differs from one rehearsal to the next."""
 
@@ -85,6 +86,13 @@ PARTS: Final[tuple[Part, ...]] = (
         level="stood in",
         how="rungs by priority after their planned boot; a rung without capacity is noticed after "
         f"{FAILURE_SECONDS:.0f} s and left alone for {BACKOFF_SECONDS:.0f} s (compressed); no scale-down",
+    ),
+    Part(
+        name="Karpenter",
+        level="stood in",
+        how="nodes by its NodePools, with their labels, taints and limits, gone before their EC2NodeClass; drift, "
+        "consolidation and interruptions are not tried",
+        only="karpenter",
     ),
     Part(
         name="Containers",

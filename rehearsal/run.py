@@ -162,6 +162,8 @@ class _Rehearsal:
         self._facts: set[fidelity.Fact] = {options.engine}
         if plan.target.kind == "eks":
             self._facts.add("aws")
+        if plan.karpenter:
+            self._facts.add("karpenter")
 
     def run(self) -> Report:
         """All phases in order."""
