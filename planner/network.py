@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 
 from catalog.types import Region
+from planner.addresses import check_services, check_subnets
 from planner.plan import (
     CreatedNetworkPlan,
     ExistingNetworkPlan,
@@ -53,6 +54,7 @@ def plan_network(
         findings.problem(("network",), "is missing", "an EKS target needs `network: {kind: create}` or an existing VPC")
         return None
     _check_endpoint(settings.target, settings.network, findings)
+    check_services(settings, findings)
     if region is None:
         return None
     if isinstance(settings.network, ExistingNetwork):
@@ -159,10 +161,12 @@ def _created(
         for index, zone in enumerate(zone_names(region))
         if zone in home or zone in pool_zones
     )
+    endpoints = () if internet else _endpoints(settings)
+    check_subnets(settings, plans, endpoints=len(endpoints), findings=findings)
     return CreatedNetworkPlan(
         cidr=str(cidr),
         zones=plans,
-        interface_endpoints=() if internet else _endpoints(settings),
+        interface_endpoints=endpoints,
         transit_gateway=network.connection.transit_gateway if network.connection else None,
         connection_cidrs=connection_cidrs,
         flow_log_retention_days=network.flow_log_retention_days,

@@ -7,6 +7,7 @@ from typing import Any
 
 from catalog.load import Catalog
 from catalog.types import Addon, KubernetesVersion
+from planner.addresses import SYSTEM_NODE_PODS
 from planner.naming import GPU_TAINT, PROJECT
 from planner.plan import AddonPlan, EksPlan, ExistingClusterPlan, ModelPlan, SystemGroupPlan
 from planner.problems import Findings
@@ -31,7 +32,6 @@ _POLICIES = {
     "vpc-cni": ("AmazonEKS_CNI_Policy",),
     "aws-ebs-csi-driver": ("service-role/AmazonEBSCSIDriverPolicy",),
 }
-_NODE_DEFAULT_MAX_PODS_WITH_PREFIXES = 110
 
 # What kubelet and the DaemonSets of add-ons keep of a system node. Source: EKS AL2023 kubelet reservations, and the
 # requests of CNI, kube-proxy, CSI drivers and agents.
@@ -83,6 +83,7 @@ def plan_target(
         admins=tuple(target.admins),
         public_cidrs=tuple(endpoint.admin_cidrs) if isinstance(endpoint, PublicAndPrivateEndpoint) else (),
         private_cidrs=_private_cidrs(settings, target, findings),
+        service_cidr=target.service_cidr,
         log_retention_days=target.log_retention_days,
         addons=tuple(_addon(catalog.versions.addons[name], version.name, own_tags(settings, stack)) for name in names),
         system=_system(target, zones, version, catalog, findings),
@@ -174,7 +175,7 @@ def _system(
         max_nodes=wanted.max,
         vcpus=instance.vcpus,
         memory_gib=instance.memory_gib,
-        max_pods=_NODE_DEFAULT_MAX_PODS_WITH_PREFIXES,
+        max_pods=SYSTEM_NODE_PODS,
         ami_type=ami.ami_type,
         release_version=ami.releases[version.name],
     )

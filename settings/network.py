@@ -55,6 +55,14 @@ class ExistingNetwork(Section):
             raise WrongValueError(
                 "all subnets are in one zone", help="EKS needs subnets in two zones at least", at=("subnets",)
             )
+        ids = [subnet.id for subnet in self.subnets]
+        for index, subnet in enumerate(ids):
+            if subnet in ids[:index]:
+                raise WrongValueError(
+                    f"{subnet} is named twice, and a subnet lies in one zone",
+                    help="name the subnet of the other zone",
+                    at=("subnets", index, "id"),
+                )
         if len(set(zones)) != len(zones):
             raise WrongValueError("two subnets in one zone", help="keep one subnet a zone", at=("subnets",))
         return self

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 from pydantic import AwareDatetime, Discriminator, Field, Tag, field_validator, model_validator
 
@@ -111,6 +111,16 @@ class CapacityReservationRung(Section):
 Rung = Annotated[SpotRung | OnDemandRung | CapacityBlockRung | CapacityReservationRung, Field(discriminator="kind")]
 
 
+def _names_many_types(value: Any) -> str | None:
+    """The key by which somebody wants several instance types in one node group; None where nobody does."""
+    if not isinstance(value, Mapping):
+        return None
+    given = cast("Mapping[str, Any]", value)
+    if "instance_types" in given:
+        return "instance_types"
+    return "instance_type" if isinstance(given.get("instance_type"), list) else None
+
+
 class NodeGroupPool(Section):
     """EKS managed node groups of one instance type in one zone, one group a rung."""
 
@@ -127,6 +137,19 @@ class NodeGroupPool(Section):
     """Nodes that are there at known hours, before any pod asks for them."""
     maintenance_window: MaintenanceWindow | None = None
     """When replicas may climb back to better rungs; the target's where left out, never without either."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_type(cls, value: Any) -> Any:
+        key = _names_many_types(value)
+        if key is not None:
+            raise WrongValueError(
+                "a node group has one instance type: a launch template fits the network cards of one, and a replica "
+                "over several nodes needs equal ones",
+                help="make a pool for each type, or use `provisioner: karpenter` for models on one node",
+                at=(key,),
+            )
+        return value
 
     @model_validator(mode="after")
     def _one_rung_a_kind(self) -> NodeGroupPool:

@@ -100,6 +100,8 @@ class EksTarget(Section):
     load_balancer_controller: bool = True
     """Install the AWS Load Balancer Controller, which Services of type LoadBalancer and Ingresses need; turn it off
     where you bring your own."""
+    service_cidr: Ipv4Cidr = "172.20.0.0/16"
+    """Addresses of Services, /12 to /24; nothing that pods must reach may have them. It never changes."""
     log_retention_days: Literal[7, 14, 30, 60, 90, 180, 365] = 30
     """Days that control-plane logs are kept in CloudWatch."""
     maintenance_window: MaintenanceWindow | None = None

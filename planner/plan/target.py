@@ -53,6 +53,7 @@ class EksPlan:
     """Empty: the API server has no public endpoint."""
     private_cidrs: tuple[str, ...] = ()
     """Ranges that reach the private endpoint besides the nodes: EKS lets only members of its security group in."""
+    service_cidr: str = "172.20.0.0/16"
     log_retention_days: int
     addons: tuple[AddonPlan, ...]
     system: SystemGroupPlan
