@@ -101,12 +101,11 @@ def _concurrency(sized: Sized) -> tuple[Explained, ...]:
         name="sequences within the objective",
         value=sized.knee,
         unit="a replica",
-        formula="largest batch whose decode step is at most tpot, and whose mean sequences the cache holds",
+        formula="mean number running at the largest rate whose p99 of TTFT and TPOT keep the objectives",
         inputs=(
+            _setting(sized, "objectives.ttft_p99_ms", "ttft", objectives.ttft_p99_ms, "ms"),
             _setting(sized, "objectives.tpot_p99_ms", "tpot", objectives.tpot_p99_ms, "ms a token"),
-            assumption("mean_sequence_share"),
-            _planned("tokens", sized.sketch.fit.memory.kv_tokens, "tokens", "memory"),
-            from_catalog(sized.sketch.facts.gpu, "hbm", sized.sketch.facts.gpu.hbm_gb_per_s, "GB/s"),
+            Input(name="capacity", value="", unit="", source="section performance, below"),
         ),
     )
     running = Explained(
@@ -121,7 +120,9 @@ def _concurrency(sized: Sized) -> tuple[Explained, ...]:
                 name="mean_tokens",
                 value=sized.mean_tokens,
                 unit="tokens",
-                source="context_tokens x mean_sequence_share, " + assumption("mean_sequence_share").source,
+                source=f"models[{sized.sketch.index}].traffic"
+                if sized.sketch.model.traffic
+                else "context_tokens x mean_sequence_share, " + assumption("mean_sequence_share").source,
             ),
         ),
     )

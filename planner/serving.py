@@ -9,7 +9,6 @@ from typing import Literal
 
 from catalog.assumptions import assumed
 from catalog.load import Catalog
-from catalog.measurements import factors
 from catalog.types import Engine, ModelCard
 from planner.cache import Crowd, medium_of, plan_load
 from planner.drafts import Draft
@@ -17,16 +16,19 @@ from planner.efa import HUGEPAGES_POD_MIB, plan_gate
 from planner.engines import ray, sglang, vllm
 from planner.engines.request import EngineRequest
 from planner.images import mirrored
+from planner.model_performance import mean_tokens, predict
 from planner.naming import SERVING_NAMESPACE, SERVING_PRIORITY, kubernetes_name
 from planner.numbers import Sized, model_numbers
+from planner.performance import MAX_RUNNING, matrix_precision
+from planner.performance_explained import performance_numbers
 from planner.plan import (
     AnySecretSource,
     CachePlan,
     ContainerPlan,
     DrainPlan,
-    LayoutPlan,
     LoadPlan,
     ModelPlan,
+    PerformancePlan,
     PoolPlan,
     ProbePlan,
     RayPlan,
@@ -36,14 +38,12 @@ from planner.plan import (
 )
 from planner.problems import Findings
 from planner.scaling import plan_scaling
-from planner.speed import NodeLink, knee_concurrency
 from settings.root import Settings
 from settings.secrets import KubernetesSecret
 
 _PRE_STOP_SECONDS = 15
 """Endpoints are removed at the same time as SIGTERM is sent: without a pause, requests arrive at a closing server."""
 _DRAIN_SECONDS = 300
-_MAX_RUNNING = 256
 _PROBE_PERIOD_SECONDS = 10
 _RAY_HEAD_CPU = 2
 _RAY_HEAD_MEMORY_GIB = 8
@@ -76,27 +76,10 @@ def plan_model(
         )
     load = plan_load(settings.cache, cache, medium, sketch.reader(pool), everyone)
     weights = _weights(sketch, cache, medium, load)
-    mean_tokens = max(1, int(model.context_tokens * assumed("mean_sequence_share")))
-    knee = knee_concurrency(
-        sketch.card,
-        sketch.facts.gpu,
-        weights_gb=memory.weights_gib * 2**30 / 1e9,
-        kv_bytes_per_token=memory.kv_bytes_per_token,
-        tokens=mean_tokens,
-        tpot_ms=model.objectives.tpot_p99_ms,
-        memory_limit=max(1, memory.kv_tokens // mean_tokens),
-        precision=_matrix_precision(sketch),
-        tensor=layout.tensor,
-        pipeline=layout.pipeline,
-        between=_link(layout, pool),
-    )
-    if knee == 0:
-        findings.problem(
-            (*sketch.path, "objectives", "tpot_p99_ms"),
-            f"{model.objectives.tpot_p99_ms} ms a token is more than {layout.gpus} x {pool.hardware.gpu} can read",
-            "raise it, use more GPUs or quantised weights",
-        )
-        knee = 1
+    tokens = mean_tokens(sketch)
+    max_running = _round_down(min(MAX_RUNNING, max(1, int(1.3 * memory.kv_tokens / tokens))))
+    predicted = predict(sketch, pool, max_running=max_running, findings=findings)
+    knee = max(1, predicted.plan.knee_concurrency)
     gate = plan_gate(
         model.efa_gate, layout, pool, runtime=sketch.runtime, path=(*sketch.path, "efa_gate"), findings=findings
     )
@@ -110,7 +93,6 @@ def plan_model(
             "build one from images/ (libfabric, aws-ofi-nccl) and name it here with `carries_efa: true`",
         )
     _check_lws_replicas(sketch, pool, findings)
-    max_running = _round_down(min(_MAX_RUNNING, max(1, int(1.3 * memory.kv_tokens / mean_tokens))))
     drain = plan_drain(pool)
     namespace = SERVING_NAMESPACE
     scaling = plan_scaling(
@@ -165,7 +147,8 @@ def plan_model(
         service_port=sketch.engine.port,
         priority_class=SERVING_PRIORITY,
         efa_gate=gate,
-        why=_reasons(sketch, load, knee, pool),
+        why=_reasons(sketch, load, predicted.plan, pool),
+        performance=predicted.plan,
         numbers=model_numbers(
             Sized(
                 sketch=sketch,
@@ -176,10 +159,11 @@ def plan_model(
                 drain=drain,
                 scaling=scaling,
                 knee=knee,
-                mean_tokens=mean_tokens,
+                mean_tokens=tokens,
                 max_running=max_running,
             )
-        ),
+        )
+        + performance_numbers(sketch, predicted),
     )
 
 
@@ -359,18 +343,8 @@ def _round_down(count: int) -> int:
     return count if count < 16 else count // 8 * 8
 
 
-def _link(layout: LayoutPlan, pool: PoolPlan) -> NodeLink | None:
-    """The network that sums cross: only where tensor parallel ranks span nodes; pipeline stages send little."""
-    nodes = layout.tensor // layout.gpus_per_node
-    return NodeLink(nodes=nodes, gbps=pool.hardware.network_gbps) if nodes > 1 else None
-
-
 def _matrix_precision(sketch: Draft) -> Literal["bf16", "fp8"]:
-    """What the matrix products run in: `fp8_weight_only` and integer weights are widened to bf16 first."""
-    quantization = sketch.model.quantization
-    published = sketch.card.checkpoint.format
-    fp8 = quantization == "fp8" or (quantization == "checkpoint" and published in {"fp8", "fp8_block128"})
-    return "fp8" if fp8 else "bf16"
+    return matrix_precision(sketch.card, sketch.model.quantization)
 
 
 def _quantization_words(sketch: Draft) -> str:
@@ -382,13 +356,12 @@ def _quantization_words(sketch: Draft) -> str:
     return f"{published} as published"
 
 
-def _reasons(sketch: Draft, load: LoadPlan, knee: int, pool: PoolPlan) -> Mapping[str, str]:
+def _reasons(sketch: Draft, load: LoadPlan, speed: PerformancePlan, pool: PoolPlan) -> Mapping[str, str]:
     layout, memory = sketch.fit.layout, sketch.fit.memory
     chosen = (
         "smallest that holds several full sequences" if sketch.model.layout == "auto" else "given in the stack file"
     )
-    known = factors().get(sketch.facts.gpu.name)
-    evidence = "measured" if known is not None and known.evidence == "measured" else "assumed"
+    objectives = sketch.model.objectives
     return {
         "layout": (
             f"tensor {layout.tensor} x pipeline {layout.pipeline}, {layout.gpus_per_node} x {pool.hardware.gpu} on "
@@ -400,8 +373,9 @@ def _reasons(sketch: Draft, load: LoadPlan, knee: int, pool: PoolPlan) -> Mappin
             f"{memory.kv_tokens} tokens, {memory.max_sequences} sequences of {sketch.model.context_tokens}"
         ),
         "concurrency": (
-            f"{knee} sequences stay within {sketch.model.objectives.tpot_p99_ms} ms a token "
-            f"(memory roofline, {evidence} efficiency) and in the KV cache"
+            f"{speed.knee_concurrency} requests run at once where p99 leaves {objectives.ttft_p99_ms} ms to the first "
+            f"token or {objectives.tpot_p99_ms} ms a token, or batch or cache are full (limited by "
+            f"{speed.limited_by}; GPU {speed.band.evidence})"
         ),
         "load": (
             f"{load.gigabytes_per_node:.1f} GB a node, {load.readers} node(s) reading, bound by {load.bottleneck}: "

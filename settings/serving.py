@@ -8,7 +8,9 @@ from pydantic import Field, field_validator, model_validator
 
 from settings import cron
 from settings.base import Name, Section, WrongValueError
+from settings.inline_card import InlineCard
 from settings.secrets import GeneratedSecret, SecretSource
+from settings.traffic import Traffic
 
 CommitSha = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
 """A full commit of the weights' repository: a branch name would change what is served without a change here."""
@@ -28,31 +30,6 @@ class Layout(Section):
     """Expert parallel degree: 1, or the whole replica."""
     data: int = Field(default=1, ge=1, le=64)
     """Data parallel attention groups inside one replica."""
-
-
-class InlineCard(Section):
-    """The numbers of a model that the catalog does not know, as its `config.json` has them."""
-
-    layers: int = Field(ge=1, le=1000)
-    hidden: int = Field(ge=64)
-    heads: int = Field(ge=1)
-    kv_heads: int = Field(ge=1)
-    head_dim: int = Field(ge=8)
-    intermediate: int = Field(ge=64)
-    vocab: int = Field(ge=1000)
-    max_context: int = Field(ge=512)
-    """Longest sequence in tokens."""
-    params_billion: float = Field(gt=0, le=5000)
-    active_params_billion: float | None = Field(default=None, gt=0, le=5000)
-    """Parameters that one token touches; all of them where left out."""
-    checkpoint: Literal["bf16", "fp8", "fp8_block128", "mxfp4", "awq_int4"] = "bf16"
-    """Number format of the published weights."""
-    checkpoint_gb: float | None = Field(default=None, gt=0)
-    """Size of the weights' files in GB (10^9 bytes); from the parameters where left out."""
-    hub_id: str = Field(pattern=r"^[\w.-]+/[\w.-]+$")
-    """Repository on the model hub, for instance `my-org/my-model`."""
-    gated: bool = False
-    """Whether the hub asks for a token."""
 
 
 class Replicas(Section):
@@ -180,6 +157,8 @@ class Model(Section):
     """Longest prompt plus answer in tokens."""
     replicas: Replicas = Replicas()
     objectives: Objectives = Objectives()
+    traffic: Traffic | None = None
+    """The load that it is planned for; without it lengths are assumed and no rate is."""
     autoscaling: Autoscaling = Autoscaling()
     efa_gate: EfaGateMode = "auto"
     """What pods of a model over several nodes prove before the engine starts: `all_reduce` that NCCL uses EFA fast,

@@ -9,7 +9,7 @@ from __future__ import annotations
 from planner.performance.capacity import capacity, floor
 from planner.performance.links import NodeLink
 from planner.performance.queueing import performance
-from planner.performance.replica import MAX_RUNNING, Replica, replica_of
+from planner.performance.replica import MAX_RUNNING, Replica, matrix_precision, replica_of
 from planner.performance.workload import Band, Capacity, Floor, Performance, Quantiles, TokenLengths, Workload
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "capacity",
     "decode_step_ms",
     "floor",
+    "matrix_precision",
     "performance",
     "prefill_ms",
     "replica_of",

@@ -1,7 +1,8 @@
 """Continuous batching as a queue: what arrives at random runs together until it is done.
 
 Each mean number of running requests B fixes the step time T(B), and with it the rate that keeps B running (Little's
-law): rate = B / (output tokens x T(B)). Prefill of what arrives is part of the steps. See docs/explanation/performance.md.
+law): rate = B / (output tokens x T(B)). Prefill of what arrives is part of the steps. See
+docs/explanation/performance.md.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 
+from catalog.assumptions import assumed
 from planner.performance.replica import Replica
 from planner.performance.step import known_factors
 from planner.performance.workload import Z99, Band, Performance, Quantiles, TokenLengths, Workload
@@ -195,17 +197,29 @@ class Curve:
             output_tokens_per_second=served * self.output.mean,
             input_tokens_per_second=served * self.input.mean,
             band=band_of(self.replica),
-            why=self._why(rate, batch),
+            why=self._why(served, batch, tpot.p50),
         )
 
-    def _why(self, rate: float, batch: float) -> tuple[str, ...]:
-        return (f"{rate:.3g} requests/s keep {batch:.1f} of at most {self.limit:.0f} running",)
+    def _why(self, rate: float, batch: float, step: float) -> tuple[str, ...]:
+        known = known_factors(self.replica.gpu)
+        return (
+            f"running = rate x output x step: {rate:.3g} /s x {self.tokens:.0f} x {step:.2f} ms = {batch:.1f} (Little)",
+            f"at most {self.limit:.0f} run: {self.replica.max_running} that the engine is given, "
+            f"{self.memory_limit:.0f} that the cache of {self.replica.memory.kv_tokens} tokens holds, "
+            f"{self.chunk_limit:.0f} whose prompts fit the {self.costs.chunk} tokens of a step",
+            f"most = {self.limit:.0f} / (output x step) = {self.largest_rate:.3g} requests/s",
+            f"step times: roofline with factors of {self.replica.gpu.name} ({known.evidence}: {known.source})",
+        )
 
 
 def band_of(replica: Replica) -> Band:
-    """How far off the throughput may be: of the GPU's factors, and of what an engine adds."""
+    """Where a throughput may lie: what engines were seen to make of it, and the GPU's own band where that is wider."""
     known = known_factors(replica.gpu)
-    return Band(low=0.85 / known.band_high, high=1.15 / known.band_low, evidence=known.evidence)
+    return Band(
+        low=min(assumed("engine_band_low"), 1 / known.band_high),
+        high=max(assumed("engine_band_high"), 1 / known.band_low),
+        evidence=known.evidence,
+    )
 
 
 def performance(replica: Replica, workload: Workload) -> Performance:

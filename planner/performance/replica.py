@@ -58,6 +58,12 @@ class Replica:
         object.__setattr__(self, "costs", costs)
 
 
+def matrix_precision(card: ModelCard, quantization: str) -> Precision:
+    """What the matrix products run in: `fp8_weight_only` and weights of fewer bits are widened to bf16 first."""
+    published = card.checkpoint.format in {"fp8", "fp8_block128"}
+    return "fp8" if quantization == "fp8" or (quantization == "checkpoint" and published) else "bf16"
+
+
 def replica_of(
     card: ModelCard,
     node: Node,

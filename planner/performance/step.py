@@ -171,6 +171,20 @@ class StepCosts:
         stage += part * (self.sum_row_ms + self.sequence_ms) + self.step_ms
         return self.stages * stage
 
+    def decode_parts(self, batch: float, context: float) -> dict[str, float]:
+        """What a decode step of all stages is made of, in ms: the sum is `decode_ms`."""
+        part = max(1.0, batch / self.stages)
+        dense = max(self.always_ms, self.dense_row_ms * part)
+        parts = {
+            "matrices": dense,
+            "experts": self.matrices_ms(part) - dense,
+            "cache": self.cache_ms(part, context),
+            "layers": self.decode_layers_ms,
+            "messages": self.sum_ms + part * self.sum_row_ms,
+            "engine": self.engine_ms + part * self.sequence_ms,
+        }
+        return {name: self.stages * ms for name, ms in parts.items() if ms}
+
     def prefill_ms(
         self, tokens: float, context: float = 0.0, *, beside: float = 0.0, beside_context: float = 0.0
     ) -> float:

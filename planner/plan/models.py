@@ -9,6 +9,7 @@ from typing import Any, Literal
 from catalog.types import EngineMetrics
 from planner.plan.cache import WeightsPlan
 from planner.plan.explain import Explained
+from planner.plan.performance import PerformancePlan
 from planner.plan.secrets import SecretPlan
 
 
@@ -244,6 +245,8 @@ class ModelPlan:
     priority_class: str
     efa_gate: EfaGatePlan | None = None
     """None where the model stays on one node, or where the stack file turns the gate off."""
+    performance: PerformancePlan | None = None
+    """Predicted; None in plans that tests make."""
     gang: Literal["none"] = "none"
     why: Mapping[str, str] = field(default_factory=dict[str, str])
     """Decision -> its reason, for people."""

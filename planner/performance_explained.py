@@ -1,0 +1,181 @@
+"""Each number of the performance with its formula, inputs and sources: what `plan --explain` prints of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from catalog.assumptions import assumptions
+from catalog.measurements import factors
+from planner.drafts import Draft
+from planner.inputs import assumption, planned
+from planner.model_performance import Predicted
+from planner.plan import Explained, Input, Latency
+
+_PAGE = "docs/explanation/performance.md"
+_PARTS = {
+    "matrices": "dense weights read at HBM x weights_share, or computed at peak x matrix_share if that takes longer",
+    "experts": "experts that the batch touches, 1 - (1 - top_k / experts)^batch of them, read or computed alike",
+    "cache": "KV cache of the batch read at HBM x kv_share",
+    "layers": "layers x what small kernels of a layer take",
+    "messages": "sums and hand-over between ranks: latency + bytes / rate of each, two a layer",
+    "engine": "step time of the engine, and its work for each sequence",
+}
+
+
+def performance_numbers(sketch: Draft, predicted: Predicted) -> tuple[Explained, ...]:
+    """Floors, capacity, latencies and throughput, and the replicas that the traffic needs."""
+    plan = predicted.plan
+    number = _numbers_of("performance")
+    found = [_step(predicted, number), _prefill(sketch, predicted, number)]
+    objectives = tuple(
+        Input(name=name, value=value, unit="ms", source=f"models[{sketch.index}].objectives, or its default")
+        for name, value in (
+            ("ttft", sketch.model.objectives.ttft_p99_ms),
+            ("tpot", sketch.model.objectives.tpot_p99_ms),
+        )
+    )
+    found.append(
+        number(
+            "requests a replica serves",
+            plan.capacity.requests_per_second,
+            f"requests/s within the objectives, limited by {plan.limited_by}",
+            "largest rate = running / (output x step) whose p99 keep ttft and tpot, by halving",
+            *objectives,
+            *_lengths(sketch, predicted),
+            Input(
+                name="running", value=round(plan.capacity.concurrency, 1), unit="requests", source=f"Little, {_PAGE}"
+            ),
+            Input(name="step", value=round(plan.capacity.tpot_ms.p50, 2), unit="ms", source="TPOT (p50), below"),
+        )
+    )
+    at, where = (plan.at_traffic, "at the traffic") if plan.at_traffic else (plan.capacity, "at capacity")
+    rate = Input(
+        name="rate",
+        value=round(at.requests_per_second, 3),
+        unit="requests/s a replica",
+        source=f"models[{sketch.index}].traffic over the replicas" if plan.at_traffic else "requests a replica serves",
+    )
+    running = Input(name="running", value=round(at.concurrency, 1), unit="requests", source="rate x output x TPOT")
+    for name, latency, formula in (
+        ("TTFT", at.ttft_ms, "step under way + prompts before it (M/G/1) + room in batch and cache + own prefill"),
+        ("TPOT", at.tpot_ms, "decode step of those running, with the prefills that share it; p99: crowd and bursts"),
+    ):
+        found += _latency(number, f"{name} {where}", latency, formula, rate, running)
+    found.append(
+        number(
+            f"output tokens {where}",
+            at.output_tokens_per_second,
+            "tokens/s a replica",
+            "rate x output",
+            rate,
+            _lengths(sketch, predicted)[1],
+        )
+    )
+    if plan.replicas_needed is not None and plan.requests_per_second:
+        found.append(
+            number(
+                "replicas for the traffic",
+                plan.replicas_needed,
+                "replicas",
+                "traffic / requests a replica serves, rounded up",
+                Input(
+                    name="traffic",
+                    value=plan.requests_per_second,
+                    unit="requests/s",
+                    source=f"models[{sketch.index}].traffic.requests_per_second",
+                ),
+                planned("requests a replica serves", plan.capacity.requests_per_second, "requests/s", "performance"),
+            )
+        )
+    known = factors()[predicted.replica.gpu.name]
+    band = (
+        Input(name="GPU", value=f"{known.band_low} to {known.band_high}", unit="of a time", source=known.source),
+        assumption("engine_band_low"),
+        assumption("engine_band_high"),
+    )
+    found.append(number("true throughput at least", plan.band.low, "of a predicted one", "smaller of engine_band_low and 1 / GPU", *band))
+    found.append(
+        number("true throughput at most", plan.band.high, "of a predicted one", "larger of engine_band_high and 1 / GPU", *band)
+    )
+    return tuple(found)
+
+
+Number = Callable[..., Explained]
+
+
+def _numbers_of(section: str) -> Number:
+    def number(name: str, value: float, unit: str, formula: str, *inputs: Input) -> Explained:
+        return Explained(section=section, name=name, value=value, unit=unit, formula=formula, inputs=inputs)
+
+    return number
+
+
+def _latency(number: Number, name: str, latency: Latency, formula: str, *inputs: Input) -> list[Explained]:
+    return [
+        number(f"{name}, {quantile}", value, "ms", formula, *inputs)
+        for quantile, value in (("p50", latency.p50), ("p99", latency.p99))
+    ]
+
+
+def _lengths(sketch: Draft, predicted: Predicted) -> tuple[Input, Input, Input]:
+    plan = predicted.plan
+    given = f"models[{sketch.index}].traffic"
+    sources = [
+        given if plan.lengths_given else f"assumptions.yaml ({found.evidence}): {found.source}"
+        for found in (assumptions()["input_tokens_mean"], assumptions()["output_tokens_mean"])
+    ]
+    return (
+        Input(name="input", value=round(plan.input_tokens.mean), unit="tokens, mean", source=sources[0]),
+        Input(name="output", value=round(plan.output_tokens.mean), unit="tokens, mean", source=sources[1]),
+        Input(name="cached", value=plan.cached_share, unit="share of input", source=f"{given}.cached_share, or 0"),
+    )
+
+
+def _step(predicted: Predicted, number: Number) -> Explained:
+    replica = predicted.replica
+    known = factors()[replica.gpu.name]
+    parts = replica.costs.decode_parts(1, predicted.workload.input.mean + predicted.workload.output.mean / 2)
+    words = "assumptions.yaml, " + _PAGE
+    return number(
+        "TPOT of one request alone",
+        predicted.plan.floor_tpot_ms,
+        "ms: no load is served faster",
+        " + ".join(parts),
+        *(
+            Input(
+                name=name,
+                value=round(ms, 3),
+                unit="ms",
+                source=f"{_PARTS[name]}; {words if name == 'engine' else f'factors of {known.name}: {known.source}'}",
+            )
+            for name, ms in parts.items()
+        ),
+    )
+
+
+def _prefill(sketch: Draft, predicted: Predicted, number: Number) -> Explained:
+    replica, known = predicted.replica, factors()[predicted.replica.gpu.name]
+    at = known.at(replica.precision)
+    peak = (replica.gpu.fp8_tflops if replica.precision == "fp8" and known.fp8 else None) or replica.gpu.bf16_tflops
+    return number(
+        "TTFT of a long prompt alone",
+        predicted.plan.floor_ttft_ms,
+        "ms: no load is served faster",
+        "2 x parameters x tokens / (ranks x peak x matrix_share) + attention + layers + messages + engine, in chunks",
+        Input(
+            name="tokens",
+            value=round(predicted.plan.input_tokens.p99 * (1 - predicted.plan.cached_share)),
+            unit="tokens, p99 and not cached",
+            source=_lengths(sketch, predicted)[0].source,
+        ),
+        Input(
+            name="parameters",
+            value=replica.card.active_params_billion,
+            unit="billion active",
+            source=f"{replica.card.source}, {replica.card.as_of}",
+        ),
+        planned("ranks", replica.layout.tensor * replica.layout.pipeline, "", "layout"),
+        Input(name="peak", value=peak, unit=f"TFLOP/s {replica.precision}", source=f"{replica.gpu.source}, gpus.yaml"),
+        Input(name="matrix_share", value=at.matrix_share, unit="", source=f"{known.evidence}: {known.source}"),
+        Input(name="chunk", value=replica.costs.chunk, unit="tokens a step", source="engine's default for the GPU"),
+    )
