@@ -33,13 +33,15 @@ def judge(
 
 
 def _judge_unknown(settings: Settings, pools: Mapping[str, PoolPlan], findings: Findings) -> None:
-    """A price that nobody knows counts as 0, which no budget can be judged by."""
+    """A price that nobody knows counts as 0, which no budget can be judged by; a rung that is wrong is told already."""
+    wrong = {problem.path for problem in findings.problems}
     for index, wanted in enumerate(settings.pools):
         pool = pools.get(wanted.name)
         for position, rung in enumerate(pool.rungs if pool else ()):
-            if rung.usd_per_node_hour == 0 and rung.kind != "existing":
+            path = ("pools", index, "capacity", position)
+            if rung.usd_per_node_hour == 0 and rung.kind != "existing" and path not in wrong:
                 findings.problem(
-                    ("pools", index, "capacity", position),
+                    path,
                     f"{rung.price_note}, so the budget cannot be judged",
                     "take another kind of capacity or type, add the price to catalog/prices.yaml with its source "
                     "(`python -m ops prices refresh` asks AWS), or leave `budget` out",
