@@ -6,10 +6,10 @@ from functools import cache
 from typing import Any
 
 from catalog import load
-from components import certificates, cluster_autoscaler, efa, gpu, keda, kuberay, load_balancers, lws
+from components import certificates, cluster_autoscaler, efa, gpu, karpenter, keda, kuberay, load_balancers, lws
 from components.observability import stack
 from planner.ladder import autoscaler_times
-from planner.plan import ChartPlan, ObservabilityPlan, PoolPlan, SecretPlan
+from planner.plan import ChartPlan, KarpenterPlan, ObservabilityPlan, PoolPlan, SecretPlan
 from settings.secrets import GeneratedSecret
 from tests.components.conftest import GivenSecrets
 from tests.factories import stack_plan
@@ -89,6 +89,20 @@ def autoscaler_values(mirror: str | None = None, pools: tuple[PoolPlan, ...] = (
     )
 
 
+def karpenter_values(mirror: str | None = None, **changes: Any) -> dict[str, Any]:
+    """Karpenter's values."""
+    fields: dict[str, Any] = {
+        "chart": pinned("karpenter"),
+        "image_mirror": mirror,
+        "plan": KarpenterPlan(replicas=2, isolated=False),
+        "cluster_name": "inference-platform-test",
+        "endpoint": "https://0123456789ABCDEF.gr7.us-east-1.eks.amazonaws.com",
+        "region": "us-east-1",
+        "queue_name": "karpenter-interruptions-0123456",
+    }
+    return karpenter.values(karpenter.ControllerArgs(**(fields | changes)))
+
+
 def certificate_values(mirror: str | None = None) -> dict[str, Any]:
     """What cert-manager's chart gets: our values and the component's inputs."""
     args = certificates.CertificatesArgs(chart=pinned("cert-manager"), image_mirror=mirror)
@@ -108,6 +122,7 @@ def all_values(mirror: str | None = None) -> dict[str, dict[str, Any]]:
         "lws": lws.values(lws.LeaderWorkerSetsArgs(chart=pinned("lws"), image_mirror=mirror)),
         "keda": keda.values(keda.KedaArgs(chart=pinned("keda"), image_mirror=mirror)),
         "cluster-autoscaler": autoscaler_values(mirror),
+        "karpenter": karpenter_values(mirror),
         "aws-load-balancer-controller": load_balancers.values(
             load_balancers.LoadBalancersArgs(
                 chart=pinned("aws-load-balancer-controller"),
