@@ -336,6 +336,23 @@ def drain(
     raise typer.Exit(show_drain(stack, options, as_json=as_json))
 
 
+@app.command("model-card")
+def model_card(
+    config: Annotated[Path, typer.Argument(help="A model's config.json, or the folder that holds it.")],
+    name: Annotated[str | None, typer.Option(help="Hub id, such as my-org/my-model; the config's own if none.")] = None,
+    inline: Annotated[bool, typer.Option("--inline", help="For `models[].model` of a stack file.")] = False,
+    revision: Annotated[str | None, typer.Option(help="Commit of the hub repository.")] = None,
+    license_name: Annotated[str | None, typer.Option("--license", help="As the model's page names it.")] = None,
+    gated: Annotated[bool, typer.Option("--gated", help="The hub asks for a token.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Make a model card for the catalog or a stack file from a config.json."""
+    from ops.model_card import CardOptions, show_model_card
+
+    options = CardOptions(name=name, license=license_name, gated=gated, revision=revision, inline=inline)
+    raise typer.Exit(show_model_card(config, options, as_json=as_json))
+
+
 @app.command()
 def leaks(stack: Stack = "dev", as_json: Json = False) -> None:
     """What AWS still has of a stack after its destroy."""

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from catalog.load import Catalog
-from catalog.types import Checkpoint, Engine, ModelCard
+from catalog.types import Engine, ModelCard
 from planner.cache import Reader
+from planner.inline_cards import card_of, contradiction
 from planner.layout import Fit, Node, choose, fit, legal_tensor_degrees, tensor_problem
 from planner.memory import Serving, served_weights_gb
 from planner.plan import PoolPlan
@@ -17,7 +18,7 @@ from planner.problems import Findings
 from settings.errors import Path, did_you_mean
 from settings.pools import KarpenterPool
 from settings.root import Settings
-from settings.serving import InlineCard, Layout, Model
+from settings.serving import Layout, Model
 
 Runtime = Literal["deployment", "leader_worker_set", "ray_service"]
 
@@ -111,33 +112,16 @@ def _card(path: Path, model: Model, catalog: Catalog, findings: Findings) -> Mod
                 or "give its numbers inline, or add it to catalog/models.yaml",
             )
         return card
-    return _inline(model.model, catalog)
-
-
-def _inline(card: InlineCard, catalog: Catalog) -> ModelCard:
-    bytes_per_param = {"bf16": 2.0, "fp8": 1.02, "fp8_block128": 1.03, "mxfp4": 0.56, "awq_int4": 0.55}
-    gigabytes = card.checkpoint_gb or card.params_billion * bytes_per_param[card.checkpoint]
-    known = next(iter(catalog.models.values()))
-    return ModelCard(
-        name=card.hub_id,
-        layers=card.layers,
-        dense_layers=card.layers,
-        hidden=card.hidden,
-        heads=card.heads,
-        kv_heads=card.kv_heads,
-        head_dim=card.head_dim,
-        intermediate=card.intermediate,
-        vocab=card.vocab,
-        max_context=card.max_context,
-        params_billion=card.params_billion,
-        active_params_billion=card.active_params_billion or card.params_billion,
-        attention="mha" if card.kv_heads == card.heads else "gqa",
-        checkpoint=Checkpoint(format=card.checkpoint, gigabytes=gigabytes),
-        gated=card.gated,
-        license="given in the stack file",
-        source="given in the stack file",
-        as_of=known.as_of,
-    )
+    card = card_of(model.model, next(iter(catalog.models.values())).as_of)
+    wrong = contradiction(card)
+    if wrong:
+        findings.problem(
+            (*path, "model", "params_billion"),
+            wrong,
+            "`python -m ops model-card --inline` makes them from a config.json",
+        )
+        return None
+    return card
 
 
 def _number_format_fits(path: Path, model: Model, card: ModelCard, facts: PoolFacts, findings: Findings) -> bool:
