@@ -1,8 +1,9 @@
 """A stand-in for cluster-autoscaler: adds simulated nodes for pods that the scheduler cannot place.
 
 It follows what the platform relies on: it acts only on pods that the scheduler marked `Unschedulable`, tries a pool's
-rungs by priority, waits out a machine's boot, backs off from a rung that has no capacity, and never hands nodes back by
-itself. All pods that must share a rung get their nodes from one rung.
+rungs by priority, waits out a machine's boot, backs off from a rung that has no capacity as planned and says so in its
+status, and hands back cordoned nodes that are empty. Other idle nodes it keeps. All pods that must share a rung get
+their nodes from one rung.
 """
 
 from __future__ import annotations
@@ -13,14 +14,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from planner.naming import RUNG_LABEL
+from planner.naming import AUTOSCALER_STATUS, RUNG_LABEL, SYSTEM_NAMESPACE
+from planner.plan import AutoscalerTimesPlan
 from rehearsal.karpenter import as_declared
-from rehearsal.kube import NODE_POOLS, NODES, PODS, Caches, Json, Key, Kind, Kube, key_of
+from rehearsal.kube import CONFIG_MAPS, NODE_POOLS, NODES, PODS, Caches, Json, Key, Kind, Kube, key_of
 from rehearsal.nodes import GPU, GROUP_ANNOTATION, NodeGroup
 from rehearsal.quantities import Amounts, add, amount, fits, requests_of
 
-BACKOFF_SECONDS: Final = 300.0
-"""How long a rung without capacity is left alone: cluster-autoscaler's `--initial-node-group-backoff-duration`."""
+UNNEEDED_SECONDS: Final = 600.0
+"""How long a cordoned node is empty before it is taken away: the chart's `scale-down-unneeded-time`."""
+_DEFAULT_BACKOFF: Final = (300.0, 1800.0)
+"""First and longest; cluster-autoscaler's own, where no pool is of its nodes."""
 FAILURE_SECONDS: Final = 60.0
 """How long until the lack of capacity is noticed: a few loops of cluster-autoscaler (assumed)."""
 # A node that is Ready is seen by the scheduler a moment later; its pods are not counted again before that.
@@ -46,13 +50,20 @@ class Autoscaler:
         kube: where the nodes are made.
         groups: what can be made.
         capacity: machines that can be had by group; a group that is not named has its maximum.
+        times: how long it leaves a group alone that had no machine.
         compression: how many planned seconds one rehearsed second stands for.
     """
 
     kinds: Sequence[Kind] = (PODS, NODES, NODE_POOLS)
 
     def __init__(
-        self, kube: Kube, groups: Sequence[NodeGroup], *, capacity: Mapping[str, int] | None = None, compression: float
+        self,
+        kube: Kube,
+        groups: Sequence[NodeGroup],
+        *,
+        capacity: Mapping[str, int] | None = None,
+        times: AutoscalerTimesPlan | None = None,
+        compression: float,
     ) -> None:
         self.waiting: dict[Key, str] = {}
         """Pods that get no node now, and why."""
@@ -64,6 +75,10 @@ class Autoscaler:
         self._compression = compression
         self._bookings: list[_Booking] = []
         self._backoff: dict[str, float] = {}
+        self._pauses = (times.initial_backoff_seconds, times.max_backoff_seconds) if times else _DEFAULT_BACKOFF
+        self._failures: dict[str, int] = {}
+        self._empty_since: dict[str, float] = {}
+        self._status: str | None = None
         self._indexes: dict[str, set[int]] = {}
         self._offered: Sequence[NodeGroup] = ()
         self._lock = threading.Lock()
@@ -77,6 +92,7 @@ class Autoscaler:
         ]
         for node in made:
             self._kube.create(NODES, node)
+        self._report(0.0)
         return len(made)
 
     def set_capacity(self, capacity: Mapping[str, int]) -> None:
@@ -84,6 +100,7 @@ class Autoscaler:
         with self._lock:
             self._capacity = dict(capacity)
             self._backoff.clear()
+            self._failures.clear()
             self.waiting = {}
 
     def reconcile(self, caches: Caches, now: float) -> float | None:
@@ -95,6 +112,8 @@ class Autoscaler:
             pods = [pod for pod in caches.all(PODS) if "deletionTimestamp" not in pod["metadata"]]
             self._arrive(now)
             self._forget(pods, now)
+            emptied = self._hand_back(nodes, pods, now)
+            self._report(now)
             booked = {uid for booking in self._bookings for uid in booking.pods}
             waited, self.waiting = self.waiting, {}
             for together in _together([pod for pod in pods if _unschedulable(pod)]).values():
@@ -107,7 +126,7 @@ class Autoscaler:
                 if pod["metadata"]["uid"] in asked and key_of(pod) in waited:
                     self.waiting.setdefault(key_of(pod), waited[key_of(pod)])
             due = [booking.due for booking in self._bookings if not booking.arrived]
-            return min((*due, *(at for at in self._backoff.values() if at > now)), default=None)
+            return min((*due, *emptied, *(at for at in self._backoff.values() if at > now)), default=None)
 
     def _arrive(self, now: float) -> None:
         for booking in self._bookings:
@@ -118,7 +137,47 @@ class Autoscaler:
                 self._kube.create(NODES, booking.group.new_node(booking.index))
             else:
                 self.no_capacity[booking.group.name] = self.no_capacity.get(booking.group.name, 0) + 1
-                self._backoff[booking.group.name] = now + BACKOFF_SECONDS / self._compression
+                self._back_off(booking.group.name, now)
+
+    def _back_off(self, group: str, now: float) -> None:
+        """Each failure doubles the pause; several machines that were asked for together fail once."""
+        if self._backoff.get(group, 0.0) > now:
+            return
+        first, longest = self._pauses
+        self._failures[group] = self._failures.get(group, 0) + 1
+        self._backoff[group] = now + min(longest, first * 2 ** (self._failures[group] - 1)) / self._compression
+
+    def _hand_back(self, nodes: Sequence[Json], pods: Sequence[Json], now: float) -> list[float]:
+        """Take cordoned nodes away that have been empty for long; returns when the next ones are due."""
+        used = {pod["spec"].get("nodeName") for pod in pods}
+        spare = {group.name: len(self._indexes.get(group.name, ())) - group.min_nodes for group in self._groups}
+        empty = [
+            node["metadata"]["name"]
+            for node in nodes
+            if node["spec"].get("unschedulable")
+            and node["metadata"]["name"] not in used
+            and spare.get(node["metadata"].get("annotations", {}).get(GROUP_ANNOTATION, ""), 0) > 0
+        ]
+        self._empty_since = {name: self._empty_since.get(name, now) for name in empty}
+        due = {name: at + UNNEEDED_SECONDS / self._compression for name, at in self._empty_since.items()}
+        for name in [name for name, at in due.items() if at <= now]:
+            self._kube.delete(NODES, ("", name))
+        return [at for at in due.values() if at > now]
+
+    def _report(self, now: float) -> None:
+        """Its status, as the real one writes it; the keeper of the ladder reads it."""
+        lines = ["autoscalerStatus: Running", "nodeGroups:"]
+        for group in self._groups:
+            state = "Backoff" if self._backoff.get(group.name, 0.0) > now else "NoActivity"
+            name = f"eks-{group.name}-{'0' * 26}-00000000-0000-4000-8000-000000000000"
+            lines += [f"- name: {name}", "  scaleUp:", f"    status: {state}"]
+        status = "\n".join([*lines, ""])
+        if status != self._status:
+            self._status = status
+            key = (SYSTEM_NAMESPACE, AUTOSCALER_STATUS)
+            body: Json = {"metadata": {"namespace": key[0], "name": key[1]}, "data": {"status": status}}
+            if not self._kube.create(CONFIG_MAPS, body):
+                self._kube.patch(CONFIG_MAPS, key, {"data": body["data"]})
 
     def _forget(self, pods: Sequence[Json], now: float) -> None:
         pending = {pod["metadata"]["uid"] for pod in pods if _unschedulable(pod)}

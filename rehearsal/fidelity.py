@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
-from rehearsal.autoscaler import BACKOFF_SECONDS, FAILURE_SECONDS
+from rehearsal.autoscaler import FAILURE_SECONDS, UNNEEDED_SECONDS
 from rehearsal.controlplane.components import HPA_SYNC_SECONDS, HPA_SYNC_SECONDS_IN_PRODUCTION
 from rehearsal.kubelet import RAY_START_SECONDS
 
@@ -85,7 +85,14 @@ PARTS: Final[tuple[Part, ...]] = (
         name="Node autoscaling",
         level="stood in",
         how="rungs by priority after their planned boot; a rung without capacity is noticed after "
-        f"{FAILURE_SECONDS:.0f} s and left alone for {BACKOFF_SECONDS:.0f} s (compressed); no scale-down",
+        f"{FAILURE_SECONDS:.0f} s and left alone as planned; a cordoned node goes when empty for "
+        f"{UNNEEDED_SECONDS:.0f} s (all compressed); no other scale-down",
+    ),
+    Part(
+        name="Ladder keeper",
+        level="real",
+        how="the declared script and orders, as a local process with the token of its ServiceAccount; no metrics",
+        only="aws",
     ),
     Part(
         name="Karpenter",

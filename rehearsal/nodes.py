@@ -41,7 +41,12 @@ _EXISTING_SYSTEM: Final = SystemGroupPlan(
     release_version="",
 )
 
-_CAPACITY_TYPES: Final = {"spot": "SPOT", "on_demand": "ON_DEMAND", "capacity_block": "CAPACITY_BLOCK"}
+_CAPACITY_TYPES: Final = {
+    "spot": "SPOT",
+    "on_demand": "ON_DEMAND",
+    "capacity_reservation": "ON_DEMAND",
+    "capacity_block": "CAPACITY_BLOCK",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

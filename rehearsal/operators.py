@@ -8,9 +8,11 @@ from typing import Final
 
 from planner.plan import Plan
 from rehearsal.autoscaler import Autoscaler
+from rehearsal.controlplane.cluster import ControlPlane
 from rehearsal.gang import Gang
 from rehearsal.injections import World, planned_secrets
 from rehearsal.karpenter import Karpenter
+from rehearsal.keeper import LadderKeeper
 from rehearsal.kube import CERTIFICATES, NAMESPACES, SECRETS, Caches, Json, Key, Kind, Kube, key_of
 from rehearsal.kubelet import Kubelet, Startup
 from rehearsal.kuberay import RayServices
@@ -78,16 +80,18 @@ class Operators:
     autoscaler: Autoscaler
     kubelet: Kubelet
     ray: RayServices
+    keeper: LadderKeeper | None
     others: tuple[StandIn, ...]
 
     @property
     def members(self) -> tuple[StandIn, ...]:
         """All of them."""
-        return (self.autoscaler, self.kubelet, self.ray, *self.others)
+        keeper = (self.keeper,) if self.keeper else ()
+        return (self.autoscaler, self.kubelet, self.ray, *keeper, *self.others)
 
 
-def operators(kube: Kube, world: World, *, compression: float) -> Operators:
-    """The stand-ins for a world."""
+def operators(kube: Kube, world: World, *, compression: float, plane: ControlPlane | None = None) -> Operators:
+    """The stand-ins for a world; processes of their own run beside those of `plane`."""
     plan = world.plan
     warmups = {model: warmup.name for warmup in plan.warmups for model in warmup.models}
     seconds = {model.name: model.startup_seconds * world.startup_factor for model in plan.models}
@@ -100,9 +104,18 @@ def operators(kube: Kube, world: World, *, compression: float) -> Operators:
     }
     groups = node_groups(plan, absent=world.absent_devices)
     return Operators(
-        autoscaler=Autoscaler(kube, groups, capacity=world.capacity, compression=compression),
+        autoscaler=Autoscaler(
+            kube,
+            groups,
+            capacity=world.capacity,
+            times=plan.ladder.autoscaler if plan.ladder else None,
+            compression=compression,
+        ),
         kubelet=Kubelet(kube, startups, compression=compression),
         ray=RayServices(kube, seconds, compression=compression),
+        keeper=LadderKeeper(kube, plane, compression=compression)
+        if plane and plan.ladder and plan.ladder.keeper
+        else None,
         others=(
             LeaderWorkerSets(kube),
             Provisioner(kube),

@@ -21,7 +21,7 @@ import urllib3
 from catalog.load import load as load_catalog
 from planner import load_and_plan
 from planner.plan import ModelPlan, Plan
-from rehearsal import charts, checks, fidelity, settle, verdicts
+from rehearsal import charts, checks, fidelity, keeper, settle, verdicts
 from rehearsal.controlplane import binaries
 from rehearsal.controlplane.api import ApiError
 from rehearsal.controlplane.binaries import Binaries, KedaBinaries
@@ -176,7 +176,7 @@ class _Rehearsal:
         with self._phase("control plane"):
             plane = self._stack.enter_context(self._control_plane(made))
             kube = Kube(endpoint=plane.endpoint, ca_data=plane.ca_data, token=plane.token)
-            played = operators(kube, self._world, compression=options.compression)
+            played = operators(kube, self._world, compression=options.compression, plane=plane)
             standins = self._stack.enter_context(StandIns(kube, played.members))
             self._furnish(kube, played)
             engine = self._engine(plane, made, mirror)
@@ -387,6 +387,7 @@ class _Rehearsal:
 
     def _second_run(self, kube: Kube, engine: Engine) -> None:
         """A second run finds nothing to do, even after a person has scaled a workload."""
+        self._notes += keeper.told(kube)
         scaled = next((one for one in self._scaled_by_keda()), None)
         if scaled is None:
             self._notes.append("no workload is scaled from outside: none was scaled by hand before the second run")

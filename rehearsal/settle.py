@@ -12,7 +12,7 @@ from planner.naming import MODEL_LABEL
 from planner.plan import ModelPlan, Plan
 from rehearsal.findings import Finding
 from rehearsal.kube import JOBS, PODS, RAY_SERVICES, Caches, Json, key_of
-from rehearsal.kubelet import Killed
+from rehearsal.kubelet import GROUP_KEY, Killed
 from rehearsal.nodes import GPU
 from rehearsal.operators import Operators
 from rehearsal.pods import is_ready
@@ -131,6 +131,8 @@ def _why(
     no_node = {reason for key in (*keys, *warmup_pods) if (reason := autoscaler.waiting.get(key))}
     held = {reason for key in keys if (reason := operators.kubelet.held.get(key))}
     if no_node:
+        if operators.keeper is not None and _partly_placed(pods):
+            return tuple(sorted(no_node)), None  # the ladder keeper gives the rung up
         lacks = any(f"{group} has no capacity" in reason for reason in no_node for group in autoscaler.no_capacity)
         return tuple(sorted(no_node)), "capacity" if lacks else "other"
     if warmup and _failed(caches.get(JOBS, (model.namespace, warmup.name))):
@@ -138,6 +140,15 @@ def _why(
     # Companions and weights come by themselves; what does not exist will not.
     final = any("does not exist" in reason or "has no key" in reason for reason in held)
     return tuple(sorted(held)), "other" if final else None
+
+
+def _partly_placed(pods: Sequence[Json]) -> bool:
+    """Whether some group has a node for one pod and none for another."""
+    placed: dict[str, set[bool]] = {}
+    for pod in pods:
+        if key := pod["metadata"]["labels"].get(GROUP_KEY):
+            placed.setdefault(key, set()).add(bool(pod["spec"].get("nodeName")))
+    return any(len(both) == 2 for both in placed.values())
 
 
 def _killed_words(killed: Killed) -> str:

@@ -83,6 +83,9 @@ def blocked(world: World, orders: Orders, memory: Memory, group: Group) -> str |
     ill = [one.key for one in world.groups.values() if one.model.pool == pool.name and not one.healthy]
     if ill:
         return f"{ill[0]} does not serve"
+    mine = [world.nodes[name] for name in sorted(group.nodes) if name in world.nodes]
+    if held := [node.name for node in mine if node.cordoned or node.leaving]:
+        return f"{held[0]} is cordoned"
     shared = sorted(node for node in group.nodes if world.users(node) != {group.key})
     return f"it shares {shared[0]} with another replica" if shared else None
 

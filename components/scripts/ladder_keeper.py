@@ -46,6 +46,8 @@ _ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 _LEASE_ROUNDS = 6
 """Another keeper takes over after so many rounds without a sign of life."""
 _REQUEST_SECONDS = 15
+_SHORTEST_WAIT = 0.5
+"""However much time is compressed, the API server must keep up."""
 _REPEAT_SECONDS = 600
 """The same is not told twice within this time."""
 
@@ -303,7 +305,7 @@ def main(arguments: list[str]) -> int:
         except (ApiError, OSError, ValueError, KeyError) as error:
             # Never end: the next round may go well, and the probe and an alert tell of rounds that do not.
             log.warning("round failed: %s: %s", type(error).__name__, error)
-        stopped.wait(orders.interval_seconds)
+        stopped.wait(max(_SHORTEST_WAIT, orders.interval_seconds))
     return 0
 
 

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
 
-from planner.naming import POOL_LABEL, RUNG_LABEL
-from rehearsal.autoscaler import BACKOFF_SECONDS, FAILURE_SECONDS, Autoscaler
-from rehearsal.kube import NODES, PODS, Json
+from components.scripts.ladder_world import backing_off
+from planner.naming import POOL_LABEL, RUNG_LABEL, scaling_group_pattern
+from rehearsal.autoscaler import FAILURE_SECONDS, UNNEEDED_SECONDS, Autoscaler
+from rehearsal.kube import CONFIG_MAPS, NODES, PODS, Json
 from rehearsal.nodes import EFA, GPU, NodeGroup, node_groups
 from tests.factories import stack_plan
 from tests.rehearsal.fakes import UNSCHEDULABLE, FakeKube, container, pod
 
+LADDER = stack_plan("prod").ladder
+assert LADDER is not None
+TIMES = LADDER.autoscaler
+BLOCK = "h100-block-9abcdef0"
 TOLERATION = {"key": GPU, "operator": "Exists", "effect": "NoSchedule"}
 
 
@@ -43,7 +49,13 @@ class Case:
     def __init__(self, capacity: dict[str, int] | None = None) -> None:
         self.kube = FakeKube()
         self.groups = node_groups(stack_plan("prod"))
-        self.autoscaler = Autoscaler(self.kube, self.groups, capacity=capacity, compression=1.0)  # type: ignore[arg-type]
+        self.autoscaler = Autoscaler(
+            self.kube,  # type: ignore[arg-type]
+            self.groups,
+            capacity=capacity,
+            times=TIMES,
+            compression=1.0,
+        )
         self.now = 1000.0
 
     def boot(self, name: str) -> float:
@@ -124,6 +136,59 @@ def test_a_rung_without_capacity_backs_off_and_the_next_takes_over() -> None:
     assert case.nodes() == ["h100-spot-1"]
 
 
+def test_the_status_tells_what_is_left_alone_and_each_failure_doubles_the_pause() -> None:
+    case = Case(capacity={BLOCK: 0})
+    case.kube.create(PODS, gpu_pod("a"))
+    case.autoscaler.make_minimum()
+
+    def resting() -> list[str]:
+        status = case.kube.get(CONFIG_MAPS, ("kube-system", "cluster-autoscaler-status"))
+        assert status is not None
+        return [name for name in backing_off(status["data"]["status"]) if re.search(scaling_group_pattern(BLOCK), name)]
+
+    assert resting() == []
+    pauses = []
+    for _ in range(3):
+        case.look()
+        case.look(FAILURE_SECONDS)
+        assert len(resting()) == 1
+        began = case.now
+        while resting():
+            case.look(30)
+        pauses.append(case.now - began)
+        case.kube.delete(PODS, ("inference", "a"))
+        case.look()
+        case.kube.create(PODS, gpu_pod("a"))
+    first = TIMES.initial_backoff_seconds
+    assert pauses == [first, min(2 * first, TIMES.max_backoff_seconds), TIMES.max_backoff_seconds]
+
+
+def test_an_empty_cordoned_node_is_handed_back_and_any_other_kept() -> None:
+    case = Case()
+    for name in (f"{BLOCK}-1", f"{BLOCK}-2", "h100-spot-1"):
+        group = next(group for group in case.groups if name.startswith(group.name))
+        case.kube.create(NODES, group.new_node(int(name[-1])))
+    case.kube.create(PODS, gpu_pod("a"))
+    case.bind("a", f"{BLOCK}-2")
+    for name in (f"{BLOCK}-1", f"{BLOCK}-2"):
+        case.kube.patch(NODES, ("", name), {"spec": {"unschedulable": True}})
+    assert case.look() == case.now + UNNEEDED_SECONDS
+    case.look(UNNEEDED_SECONDS)
+    assert case.nodes() == [f"{BLOCK}-2", "h100-spot-1"]
+
+
+def test_a_cordoned_node_still_counts_to_the_maximum() -> None:
+    """What a stalled group has given up cannot be asked for again at once: the next rung takes over."""
+    case = Case()
+    group = next(group for group in case.groups if group.name == BLOCK)
+    case.kube.create(NODES, group.new_node(1))
+    case.kube.patch(NODES, ("", f"{BLOCK}-1"), {"spec": {"unschedulable": True}})
+    case.kube.add(PODS, [gpu_pod("a", group="0"), gpu_pod("b", group="0")])
+    case.look()
+    case.look(case.boot("h100-spot"))
+    assert {"h100-spot-1", "h100-spot-2"} <= set(case.nodes())
+
+
 def test_a_pod_waits_with_its_reason_and_gets_its_node_when_there_is_one() -> None:
     rungs = ("h100-block-9abcdef0", "h100-spot", "h100-on-demand")
     case = Case(capacity=dict.fromkeys(rungs, 0))
@@ -134,7 +199,7 @@ def test_a_pod_waits_with_its_reason_and_gets_its_node_when_there_is_one() -> No
     reason = case.autoscaler.waiting["inference", "a"]
     assert all(f"{rung} has no capacity" in reason for rung in rungs)
     # It keeps saying so while the first rung is asked once more.
-    case.look(BACKOFF_SECONDS)
+    case.look(TIMES.initial_backoff_seconds)
     assert case.autoscaler.waiting["inference", "a"] == reason
     case.autoscaler.set_capacity({})
     assert case.autoscaler.waiting == {}  # else a look at once would take it for stuck for good

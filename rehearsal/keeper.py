@@ -1,0 +1,94 @@
+"""The ladder keeper itself, as a local process: the script, the orders and the rights that the program declares.
+
+It runs while its Deployment has a ready pod, out of that pod's ConfigMap, with a token of its own ServiceAccount, so
+that what its roles forbid is forbidden here. Planned time is compressed.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+import sys
+from collections.abc import Sequence
+from typing import Final
+
+from planner.naming import LADDER_KEEPER
+from rehearsal.controlplane.cluster import ControlPlane
+from rehearsal.kube import CONFIG_MAPS, DEPLOYMENTS, SERVICE_ACCOUNTS, Caches, Json, Kind, Kube
+
+_EVENTS: Final = Kind(api_version="v1", plural="events", kind="Event")
+_KEY: Final = (LADDER_KEEPER, LADDER_KEEPER)
+_TOKEN_SECONDS: Final = 3600
+
+
+class LadderKeeper:
+    """Starts and ends the keeper with its Deployment."""
+
+    kinds: Sequence[Kind] = (DEPLOYMENTS, CONFIG_MAPS)
+
+    def __init__(self, kube: Kube, plane: ControlPlane, *, compression: float) -> None:
+        self._kube = kube
+        self._plane = plane
+        self._compression = compression
+        self._runs = False
+
+    def reconcile(self, caches: Caches, now: float) -> float | None:  # noqa: ARG002 - the stand-ins' signature
+        """Run where a pod would."""
+        deployment = caches.get(DEPLOYMENTS, _KEY)
+        files = caches.get(CONFIG_MAPS, _KEY)
+        if deployment and files and deployment.get("status", {}).get("readyReplicas"):
+            if not self._runs:
+                self._start(deployment, files)
+            self._runs = True
+        elif self._runs:
+            self._plane.processes.end(LADDER_KEEPER)
+            self._runs = False
+        return None
+
+    def _start(self, deployment: Json, files: Json) -> None:
+        """Lay the ConfigMap's files where the pod would have them, and run its command."""
+        pod: Json = deployment["spec"]["template"]["spec"]
+        container: Json = pod["containers"][0]
+        home = self._plane.directory / "keeper"
+        for item in pod["volumes"][0]["configMap"]["items"]:
+            path = home / item["path"]
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(files["data"][item["key"]])
+        (home / "ca.crt").write_bytes(base64.b64decode(self._plane.ca_data))
+        (home / "token").write_text(self._token(pod["serviceAccountName"]))
+        arguments = [str(one).replace(container["workingDir"], str(home)) for one in container["args"]]
+        self._plane.processes.spawn(
+            LADDER_KEEPER,
+            [
+                sys.executable,
+                *container["command"][1:],
+                *arguments,
+                "--no-metrics",
+                f"--time-scale={self._compression}",
+            ],
+            environment={
+                "PATH": os.environ.get("PATH", ""),
+                "PYTHONPATH": str(home),
+                "KEEPER_API_URL": self._plane.endpoint,
+                "KEEPER_CA_FILE": str(home / "ca.crt"),
+                "KEEPER_TOKEN_FILE": str(home / "token"),
+            },
+            directory=home,
+        )
+
+    def _token(self, account: str) -> str:
+        request: Json = {
+            "apiVersion": "authentication.k8s.io/v1",
+            "kind": "TokenRequest",
+            "spec": {"expirationSeconds": _TOKEN_SECONDS},
+        }
+        return str(
+            self._kube.api.create(SERVICE_ACCOUNTS.path(*(LADDER_KEEPER, account), "token"), request)["status"]["token"]
+        )
+
+
+def told(kube: Kube) -> list[str]:
+    """What the keeper has said in Events, oldest first."""
+    mine = [event for event in kube.list(_EVENTS) if event.get("source", {}).get("component") == LADDER_KEEPER]
+    mine.sort(key=lambda event: str(event.get("firstTimestamp", "")))
+    return [f"ladder keeper: {event['reason']}: {event['message']}" for event in mine]
