@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from catalog.load import load
 from planner.layout import candidates, choose, fit, legal_tensor_degrees, node_of, tensor_problem
 from planner.memory import Serving, attention_params_billion, budget, served_weights_gb
-from planner.speed import NodeLink, decode_step_ms
 from settings.serving import Layout
 
 CATALOG = load()
@@ -121,24 +120,3 @@ def test_whatever_is_chosen_fits_and_is_legal(card, instance, engine, context):
     assert layout.gpus_per_node <= where.gpus
     if layout.nodes > 1:
         assert where.gdr
-
-
-def test_tensor_parallel_over_nodes_pays_for_the_network():
-    """R1 over 16 H100: 61 layers x two sums x at least EFA's latency, more on a slower network."""
-    gpu = CATALOG.gpus["H100"]
-
-    def step(between):
-        return decode_step_ms(
-            R1,
-            gpu,
-            weights_gb=43,
-            kv_bytes_per_token=70272,
-            batch=32,
-            tokens=16384,
-            precision="fp8",
-            tensor=16,
-            between=between,
-        )
-
-    inside, fast, slow = step(None), step(NodeLink(nodes=2, gbps=3200)), step(NodeLink(nodes=2, gbps=400))
-    assert inside + 61 * 2 * 0.050 * 0.9 < fast < slow
