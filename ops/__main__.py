@@ -304,6 +304,26 @@ def smoke(
     raise typer.Exit(show_smoke(stack, options, as_json=as_json))
 
 
+@app.command("efa-test")
+def efa_test(
+    pool: Annotated[str, typer.Option(help="Pool whose nodes are tested.")],
+    stack: Stack = "dev",
+    nodes: Annotated[int, typer.Option(help="Nodes that make the all-reduce.")] = 2,
+    timeout: Annotated[int | None, typer.Option(help="Seconds; from the plan (boot, image, test) if none.")] = None,
+    yes: Yes = False,
+    kubeconfig: Kubeconfig = None,
+    context: Context = None,
+    as_json: Json = False,
+) -> None:
+    """All-reduce over a pool's nodes: is NCCL on EFA, and as fast as the instance type should be?"""
+    from ops.efa_test import EfaTestOptions, show_efa_test
+
+    options = EfaTestOptions(
+        pool=pool, nodes=nodes, timeout_seconds=timeout, yes=yes, kubeconfig=kubeconfig, context=context
+    )
+    raise typer.Exit(show_efa_test(stack, options, as_json=as_json))
+
+
 @app.command()
 def promote(
     source: Annotated[str, typer.Option("--from", help="Stack that runs this commit.")],

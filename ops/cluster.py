@@ -81,18 +81,37 @@ class Cluster:
 
     def delete(self, path: str) -> bool:
         """See `Objects.delete`."""
-        return self._call("DELETE", path, {}) is not None
+        # A Job's own default would leave its pods behind.
+        return self._call("DELETE", path, {"propagationPolicy": "Background"}) is not None
+
+    def create(self, path: str, item: Mapping[str, Any]) -> Json:
+        """Make an object in a collection; raises MissingError where there is none of that kind."""
+        made = self._call("POST", path, {}, item, kind="application/json")
+        if made is None:
+            raise MissingError(f"the cluster knows no {path.rsplit('/', 1)[-1]} at {path}")
+        return made
+
+    def text(self, path: str) -> str:
+        """What is no object, such as a container's log; empty where there is none."""
+        return self._call("GET", path, {}, answer="str") or ""
 
     def close(self) -> None:
         """Close the connections."""
         self._client.close()
 
     def _call(
-        self, method: str, path: str, query: Mapping[str, str], body: Mapping[str, Any] | None = None
-    ) -> Json | None:
-        headers = {"Accept": "application/json"}
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str],
+        body: Mapping[str, Any] | None = None,
+        *,
+        kind: str = "application/merge-patch+json",
+        answer: str = "object",
+    ) -> Any:
+        headers = {"Accept": "application/json" if answer == "object" else "*/*"}
         if body is not None:
-            headers["Content-Type"] = "application/merge-patch+json"
+            headers["Content-Type"] = kind
         try:
             return self._client.call_api(
                 path,
@@ -100,7 +119,7 @@ class Cluster:
                 query_params=list(query.items()),
                 header_params=headers,
                 body=body,
-                response_type="object",
+                response_type=answer,
                 auth_settings=["BearerToken"],
                 _return_http_data_only=True,
                 _request_timeout=_TIMEOUT,

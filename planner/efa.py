@@ -34,6 +34,7 @@ _ATTEMPTS = 3
 # A start of the same pods on the same machines within a day needs no second proof; a reboot makes the first one void.
 _CACHE_SECONDS = 24 * 3600
 _HOLD_SECONDS = 600
+_NO_FLOOR = "none: the provider alone decides"
 
 
 def efa_interfaces(instance: Instance) -> tuple[NetworkInterfacePlan, ...]:
@@ -72,10 +73,7 @@ def plan_gate(
         findings.remark(f"models[{path[1]}]", "no EFA gate: a fall back to TCP would show as slow tokens alone")
         return None
     mode = _mode(wanted, runtime, path, findings)
-    known = reference(pool.hardware.instance_type)
-    floor = None
-    if mode == "all_reduce" and known is not None:
-        floor = round(known.all_reduce_gb_per_s * assumed("efa_gate_floor_share"), 1)
+    floor, note = reference_floor(pool.hardware.instance_type) if mode == "all_reduce" else (None, _NO_FLOOR)
     seconds = assumed("efa_gate_seconds_all_reduce" if mode == "all_reduce" else "efa_gate_seconds_provider")
     return EfaGatePlan(
         mode=mode,
@@ -83,12 +81,7 @@ def plan_gate(
         gpus=layout.gpus_per_node,
         nodes=layout.nodes,
         floor_gb_per_s=floor,
-        floor_note=(
-            f"{assumed('efa_gate_floor_share'):.0%} of {known.all_reduce_gb_per_s:g} GB/s ({known.evidence}: "
-            f"{known.source})"
-            if known is not None and floor is not None
-            else "none: the provider alone decides"
-        ),
+        floor_note=note,
         gdr=pool.hardware.gdr,
         seconds=math.ceil(seconds),
         # Ten times what it should take: a slow image or a busy host is no fallback, a hang is.
@@ -98,6 +91,17 @@ def plan_gate(
         hold_seconds=_HOLD_SECONDS,
         cache_seconds=_CACHE_SECONDS,
         port=GATE_PORT,
+    )
+
+
+def reference_floor(instance_type: str | None) -> tuple[float | None, str]:
+    """Least bus bandwidth of an all-reduce of 1 GiB over nodes of a type, in GB/s, and where it comes from."""
+    known = reference(instance_type)
+    if known is None:
+        return None, _NO_FLOOR
+    share = assumed("efa_gate_floor_share")
+    return round(known.all_reduce_gb_per_s * share, 1), (
+        f"{share:.0%} of {known.all_reduce_gb_per_s:g} GB/s ({known.evidence}: {known.source})"
     )
 
 

@@ -23,6 +23,9 @@ class ApiServer:
         self.objects: dict[str, Json] = {}
         self.patches: list[tuple[str, Json]] = []
         self.on_patch: Callable[[str, Json], None] = lambda _path, _change: None
+        self.on_create: Callable[[str, Json], None] = lambda _path, _item: None
+        self.texts: dict[str, str] = {}
+        """What is no object, such as logs, by path."""
         self.deleted: list[str] = []
         self.held: set[str] = set()
         """Paths whose finalizers keep them after their deletion."""
@@ -53,6 +56,15 @@ class ApiServer:
                 return 404, {}
             self.deleted.append(path)
             return 200, self.objects[path] if path in self.held else self.objects.pop(path)
+        if method == "POST":
+            at = f"{path}/{body['metadata']['name']}"
+            if at in self.objects:
+                return 409, {"kind": "Status", "message": "already exists"}
+            self.put(at, body)
+            self.on_create(at, body)
+            return 201, self.objects[at]
+        if path in self.texts:
+            return 200, self.texts[path]
         if path in self.objects:
             return 200, self.objects[path]
         below = [item for at, item in sorted(self.objects.items()) if at.rsplit("/", 1)[0] == path]
