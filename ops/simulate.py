@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import csv
 import importlib.util
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from datetime import date, datetime, time
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from ops.console import FINDINGS, OK, PROJECT_DIRECTORY, err, out, print_json, table
+from ops.console import FINDINGS, OK, PROJECT_DIRECTORY, err, print_json
 from ops.errors import MissingError, UsageError
+from ops.simulation_report import Report, write_series
 from planner import Plan, load_and_plan
 from settings.cron import zone_of
 from settings.errors import did_you_mean
@@ -21,7 +21,6 @@ from settings.root import Settings
 
 if TYPE_CHECKING:
     from simulation.replay import Conditions, Served
-    from simulation.results import ModelResult, Replayed
     from simulation.subjects import Subject
     from simulation.traffic import Traffic
     from simulation.tune import Tuned
@@ -113,7 +112,7 @@ class _Simulation:
 
     def run(self, *, as_json: bool) -> int:
         from simulation.replay import replay  # noqa: PLC0415
-        from simulation.variants import AS_PLANNED, variants_of  # noqa: PLC0415
+        from simulation.variants import AS_PLANNED, shortfalls, variants_of  # noqa: PLC0415
 
         options = self.options
         traffic = self._traffic(options.seed)
@@ -132,10 +131,21 @@ class _Simulation:
 
             title = f"{self.plan.stack}: {traffic.requests:,} requests ({traffic.origin}), {results[0].usd:,.0f} $"
             plot(results[0], self.plan, traffic.start, title, options.plot)
+        report = Report(
+            settings=self.settings,
+            plan=self.plan,
+            traffic=traffic,
+            seed=options.seed,
+            results=results,
+            tuned=tuned,
+            refused_share=options.refused_share,
+            notes=(*self.notes, *shortfalls(self.plan, traffic, served)),
+            written=tuple(path for path in (options.plot, options.series) if path is not None),
+        )
         if as_json:
-            self._print_json(traffic, results, tuned)
+            print_json(report.document())
         else:
-            self._print(traffic, results, tuned)
+            report.show()
         return OK if results[0].objectives_met(options.refused_share) else FINDINGS
 
     def _chosen(self) -> list[Subject]:
@@ -247,192 +257,10 @@ class _Simulation:
         with _progress("searching", quiet=quiet) as told:
 
             def heard(done: int, best: Judged) -> None:
-                state = "meets the objectives" if best.meets else f"misses by {best.excess:.0%}"
+                state = "meets the objectives" if best.meets else "misses an objective"
                 told(done / search.trials, f"best {best.usd:,.0f} $, {state}")
 
             return tune(search, heard)
-
-    def _print(self, traffic: Traffic, results: list[Replayed], tuned: Tuned | None) -> None:
-        now = results[0]
-        hours = traffic.seconds / 3600
-        out.print(
-            f"[bold]{self.plan.stack}[/bold]: {traffic.requests:,} requests in {hours:g} h from "
-            f"{traffic.start:%Y-%m-%d %H:%M %Z} ({traffic.origin}), seed {self.options.seed}\n"
-        )
-        out.print(_models_table(now, self.options.refused_share))
-        out.print()
-        rows = [
-            (rung.pool, rung.kind.replace("_", " "), f"{rung.node_hours:,.1f}", f"{rung.usd:,.2f}")
-            for rung in now.rungs
-        ]
-        rows += [("", "all else (control plane, network, storage)", "", f"{now.base_usd:,.2f}")]
-        rows += [("[bold]all[/bold]", "", "", f"{now.usd:,.2f}")]
-        out.print(table("Cost of the replay, list prices", ("pool", "capacity", "node hours", "$"), rows, right=(2, 3)))
-        if now.losses:
-            out.print(f"{now.losses} node(s) were taken back or failed")
-        if len(results) > 1:
-            out.print()
-            out.print(_variants_table(results, self.options.refused_share))
-        for note in self.notes:
-            out.print(f"note: {note}", markup=False)
-        for path in (self.options.plot, self.options.series):
-            if path is not None:
-                out.print(f"wrote {path}", markup=False)
-        if tuned is not None:
-            out.print()
-            self._print_tuned(tuned)
-
-    def _print_tuned(self, tuned: Tuned) -> None:
-        from simulation.policy import changes  # noqa: PLC0415
-        from simulation.snippet import snippet  # noqa: PLC0415
-
-        out.print(f"{tuned.trials} settings tried, {tuned.feasible} met the objectives")
-        best = tuned.proposal
-        rows = [("current", tuned.current)]
-        if best is not None:
-            rows.append(("proposed", best))
-        elif tuned.nearest is not None:
-            rows.append(("nearest", tuned.nearest))
-        cells = [
-            (name, f"{judged.usd:,.2f}", "met" if judged.meets else f"missed by {judged.excess:.0%}")
-            for name, judged in rows
-        ]
-        out.print(
-            table("Search, mean of the days drawn", ("settings", "$", "objectives on the worst day"), cells, right=(1,))
-        )
-        if best is None:
-            words = "nothing better than the current settings was found: keep them"
-            if not tuned.current.meets:
-                words = (
-                    "no setting met the objectives: raise `replicas.max` and the rungs' `nodes.max`, or the objectives"
-                )
-            out.print(words)
-            return
-        saved = f"saves {tuned.saved_share:.1%}" if tuned.saved_share > 0 else f"costs {-tuned.saved_share:.1%} more"
-        out.print(f"the proposal {saved} and meets every objective; below `inference-platform:platform`:\n")
-        out.print(snippet(changes(self.settings, best.policy)), markup=False, soft_wrap=True)
-
-    def _print_json(self, traffic: Traffic, results: list[Replayed], tuned: Tuned | None) -> None:
-        from simulation.policy import changes  # noqa: PLC0415
-
-        document: dict[str, object] = {
-            "stack": self.plan.stack,
-            "start": traffic.start.isoformat(),
-            "seconds": traffic.seconds,
-            "requests": traffic.requests,
-            "origin": traffic.origin,
-            "seed": self.options.seed,
-            "objectives_met": results[0].objectives_met(self.options.refused_share),
-            "notes": self.notes,
-            "variants": [
-                {
-                    "usd": result.usd,
-                    "objectives_met": result.objectives_met(self.options.refused_share),
-                    **_plain(result),
-                }
-                for result in results
-            ],
-        }
-        if tuned is not None:
-            document["tuned"] = {
-                "trials": tuned.trials,
-                "feasible": tuned.feasible,
-                "refused_by_planner": tuned.failed,
-                "current": {"usd": tuned.current.usd, "excess": tuned.current.excess},
-                "proposed": tuned.proposal
-                and {
-                    "usd": tuned.proposal.usd,
-                    "excess": tuned.proposal.excess,
-                    "saved_share": tuned.saved_share,
-                    "changes": changes(self.settings, tuned.proposal.policy),
-                },
-                "nearest": tuned.nearest and {"usd": tuned.nearest.usd, "excess": tuned.nearest.excess},
-            }
-        print_json(document)
-
-
-def _plain(result: Replayed) -> dict[str, object]:
-    return {field.name: getattr(result, field.name) for field in fields(result)}
-
-
-def write_series(result: Replayed, traffic: Traffic, path: Path) -> None:
-    """The course over time as CSV: one row for each interval and model, with the $ of its rungs beside."""
-    rungs = {rung.rung: {i.second: i for i in rung.series} for rung in result.rungs}
-    with path.open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.writer(stream)
-        head = list(fields(result.models[0].series[0])) if result.models else []
-        names = [field.name for field in head]
-        writer.writerow(["time", "model", *names, *(f"{rung}_{what}" for rung in rungs for what in ("nodes", "usd"))])
-        for model in result.models:
-            for interval in model.series:
-                at = datetime.fromtimestamp(traffic.start.timestamp() + interval.second, traffic.start.tzinfo)
-                values = [getattr(interval, name) for name in names]
-                money = [
-                    round(getattr(series[interval.second], what), 4)
-                    for series in rungs.values()
-                    for what in ("nodes", "usd")
-                ]
-                writer.writerow([at.isoformat(), model.model, *("" if v is None else v for v in values), *money])
-
-
-def _models_table(result: Replayed, refused_share: float) -> object:
-    rows = [
-        (
-            model.model,
-            f"{model.arrived:,}",
-            f"{model.refused_share:.3%}",
-            f"{model.interrupted:,}",
-            f"{model.replicas_mean:.1f} / {model.replicas_most}",
-            f"{model.most_waiting:,}",
-            _pair(model.ttft_p50_ms, model.ttft_p99_ms, model.ttft_objective_ms),
-            _pair(model.tpot_p50_ms, model.tpot_p99_ms, model.tpot_objective_ms),
-            "met" if model.excess(refused_share) <= 0 else "[bold red]missed[/bold red]",
-        )
-        for model in result.models
-    ]
-    columns = (
-        "model",
-        "requests",
-        "refused",
-        "cut off",
-        "replicas mean / most",
-        "most waiting",
-        "TTFT p50 / p99 (of) ms",
-        "TPOT p50 / p99 (of) ms",
-        "objectives",
-    )
-    return table("As planned", columns, rows, right=(1, 2, 3, 4, 5, 6, 7))
-
-
-def _pair(p50: float | None, p99: float | None, objective: float) -> str:
-    if p50 is None or p99 is None:
-        return f"- ({objective:,.0f})"
-    return f"{p50:,.0f} / {p99:,.0f} ({objective:,.0f})"
-
-
-def _variants_table(results: list[Replayed], refused_share: float) -> object:
-    rows: list[tuple[str, ...]] = []
-    for result in results:
-        worst: ModelResult = max(result.models, key=lambda model: model.excess(refused_share))
-        arrived = sum(model.arrived for model in result.models) or 1
-        rows.append(
-            (
-                result.variant,
-                " ".join(_brief(model.ttft_p99_ms) for model in result.models),
-                " ".join(_brief(model.tpot_p99_ms) for model in result.models),
-                f"{sum(model.refused for model in result.models) / arrived:.3%}",
-                f"{result.usd:,.0f}",
-                f"{result.usd / results[0].usd - 1:+.1%}" if result is not results[0] and results[0].usd else "",
-                "met" if worst.excess(refused_share) <= 0 else f"{worst.model} misses",
-            )
-        )
-    names = ", ".join(model.model for model in results[0].models)
-    columns = ("variant", "TTFT p99 ms", "TPOT p99 ms", "refused", "$", "", "objectives")
-    return table(f"What would change it (p99 of {names})", columns, rows, right=(1, 2, 3, 4, 5))
-
-
-def _brief(value: float | None) -> str:
-    return "-" if value is None else f"{value:,.0f}"
 
 
 class _progress:  # noqa: N801 - a context manager that reads as a word

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from simulation.queues import StepRecord
+from simulation.queues import Counts, StepRecord
 from simulation.replicas import ReplicaTable
 
 Floats = npt.NDArray[np.float64]
@@ -31,10 +31,10 @@ class LatencySampler:
     of a step. The formulas, and where they come from: docs/explanation/performance.md.
     """
 
-    def __init__(self, table: ReplicaTable, seed: int) -> None:
-        self._table = table
+    def __init__(self, table: ReplicaTable, *, seconds: float, seed: int) -> None:
+        self._table, self._seconds = table, seconds
         self._random = np.random.default_rng([seed, 2])
-        self._drain = table.limit / table.stay_seconds[-1]
+        self._drain = table.requests_per_second
 
     def histograms(self, records: Sequence[StepRecord]) -> tuple[Floats, Floats]:
         """(TTFT, TPOT) of these steps: variant x bin, weighted by requests."""
@@ -44,16 +44,17 @@ class LatencySampler:
         running = np.stack([record.running for record in records])
         ahead = np.stack([record.ahead for record in records])
         rate = np.stack([record.rate for record in records])
+        step_ms = np.stack([record.step_ms for record in records])
         variants = entered.shape[1]
-        tpot = np.zeros((variants, BINS))
-        where = np.nonzero(finished)
-        _count(tpot, where[1], table.step_ms[running[where]], finished[where].astype(np.float64))
+        tpot = self._tpot(finished, running, rate, step_ms)
         ttft = np.zeros((variants, BINS))
         where = np.nonzero(entered)
         number = entered[where].astype(np.float64)[:, None]
         batch = running[where]
         shape = (len(batch), _SAMPLES)
-        position = ahead[where][:, None] + number * random.random(shape)
+        # Places become free during the step, too.
+        left = np.minimum(self._drain, batch * 1e3 / (table.tokens * step_ms[where])) * self._seconds
+        position = ahead[where][:, None] + (number - left[:, None]) * random.random(shape)
         waits = np.maximum(0.0, position) / self._drain * 1e3
         beside = table.beside_ms[batch]
         work = table.chunks_per_request * (table.chunk_ms + beside)
@@ -61,10 +62,12 @@ class LatencySampler:
         scale = work * (1 + table.prompt_cv2) / 2 / (1 - busy)
         draw = random.random(shape)
         # The wait is 0 with the chance of an idle moment, else exponential: one uniform number gives both.
-        waits += np.where(draw < busy[:, None], -scale[:, None] * np.log(draw / np.maximum(busy, 1e-12)[:, None]), 0.0)
+        prompts = np.where(draw < busy[:, None], -scale[:, None] * np.log(draw / np.maximum(busy, 1e-12)[:, None]), 0.0)
+        prompts += random.random(shape) * np.where(batch > 0, step_ms[where], 0.0)[:, None]
         prompt = random.integers(0, len(table.prompts_ms), shape)
         own = table.prompts_ms[prompt] + table.prompts_chunks[prompt] * beside[:, None]
-        own += random.random(shape) * np.where(batch > 0, table.step_ms[batch], 0.0)[:, None]
+        # About half of the prompts that come while it waits find room in its own last chunk.
+        own += prompts * (1 + busy / 2)[:, None]
         _count(
             ttft,
             np.repeat(where[1], _SAMPLES),
@@ -72,6 +75,22 @@ class LatencySampler:
             np.repeat(number[:, 0] / _SAMPLES, _SAMPLES),
         )
         return ttft, tpot
+
+    def _tpot(self, finished: Counts, running: Counts, rate: Floats, step_ms: Floats) -> Floats:
+        """A request's time a token: the decode step, and its share of the prompts that happened to come meanwhile."""
+        table, random = self._table, self._random
+        found = np.zeros((finished.shape[1], BINS))
+        where = np.nonzero(finished)
+        batch, shape = running[where], (len(where[0]), _SAMPLES)
+        answers = table.answers[random.integers(0, len(table.answers), shape)]
+        # Prompts differ in length: fewer and larger lumps have the variance of their sum.
+        lump = 1 + table.prompt_cv2
+        expected = (rate[where] * step_ms[where] / 1e3)[:, None] * answers
+        prompts = random.poisson(expected / lump) * lump
+        times = table.decode_ms[batch][:, None] + prompts * table.prompt_ms[batch][:, None] / answers
+        weights = np.repeat(finished[where] / _SAMPLES, _SAMPLES)
+        _count(found, np.repeat(where[1], _SAMPLES), times.ravel(), weights)
+        return found
 
 
 def _count(into: Floats, variant: npt.NDArray[np.int64], milliseconds: Floats, weights: Floats) -> None:

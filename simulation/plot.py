@@ -9,6 +9,7 @@ from typing import Any
 
 import matplotlib as mpl
 from matplotlib.dates import ConciseDateFormatter, HourLocator
+from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from planner.plan import Plan
 from simulation.results import INTERVAL_SECONDS, ModelResult, Replayed
@@ -84,12 +85,19 @@ def _column(axes: Sequence[Any], model: ModelResult, result: Replayed, pool: str
     if model.refused:
         traffic.plot(times, [i.refused / INTERVAL_SECONDS for i in series], color=_RED, lw=1, label="refused")
     traffic.legend(loc="upper left", ncols=2)
+    traffic.set_ylim(top=1.2 * max(1.0, *(i.arrived for i in series)) / INTERVAL_SECONDS)
     replicas.step(times, [i.replicas_wanted for i in series], color=_MUTED, lw=1, where="post", label="wanted")
     replicas.step(times, [i.replicas_ready for i in series], color=_BLUE, lw=1.4, where="post", label="ready")
     replicas.legend(loc="upper left", ncols=2)
+    replicas.set_ylim(top=1.3 * max(1.0, *(i.replicas_wanted for i in series)))
     _latency(ttft, times, [(i.ttft_p50_ms, i.ttft_p99_ms) for i in series], model.ttft_objective_ms, 1e-3)
     _latency(tpot, times, [(i.tpot_p50_ms, i.tpot_p99_ms) for i in series], model.tpot_objective_ms, 1)
     ttft.set_yscale("log")
+    ttft.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    ttft.yaxis.set_minor_formatter(NullFormatter())
+    ttft.set_ylim(top=ttft.get_ylim()[1] * 4)
+    tpot.set_ylim(top=1.35 * max(model.tpot_objective_ms, *(i.tpot_p99_ms or 0.0 for i in series)))
+    waiting.set_ylim(top=max(1.0, *(i.waiting for i in series)) * 1.1)
     waiting.fill_between(times, [i.waiting for i in series], color=_RED, alpha=0.5, lw=0, step="post")
     _money(money, result, pool, start)
     for axis in axes:

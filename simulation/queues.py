@@ -19,8 +19,11 @@ Counts = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float64]
 
-RATE_SECONDS = 15.0
-"""Over how long the arrival rate that prompts queue at is averaged."""
+RATE_SECONDS = 30.0
+"""Over how long the rate of prompts is averaged."""
+
+_BUSIEST = 0.97
+"""Share of time that prompts may take: beyond, the performance model's largest rate is what limits."""
 
 
 @dataclass(slots=True)
@@ -35,7 +38,9 @@ class StepRecord:
     ahead: Counts
     """Requests that must leave before the first arrival finds a place in the batch; negative: places are free."""
     rate: Floats
-    """Requests a second that reached the replica lately."""
+    """Requests a second that the replica has taken up lately."""
+    step_ms: Floats
+    """Time of a token."""
 
 
 class Queues:
@@ -57,11 +62,7 @@ class Queues:
         self._random = np.random.default_rng([seed, 1])
         self._chances: Floats = np.zeros(shape)
         self._open: Flags = np.zeros(variants, dtype=bool)
-        leaving = seconds / table.stay_seconds
-        self._stays = np.exp(-leaving)
-        # Of those who enter during the step, at a random time in it.
-        self._stays_entered = -np.expm1(-leaving) / leaving
-        self._refill = table.limit * seconds / table.stay_seconds[-1]
+        self._refill = table.requests_per_second * seconds
         self._forget = float(np.exp(-seconds / RATE_SECONDS))
 
     def set_accepting(self, accepts: Flags) -> None:
@@ -104,9 +105,12 @@ class Queues:
         places = table.limit - running + int(self._refill + random.random())
         entered = np.minimum(queue, places)
         left = queue - entered
-        stayed = random.binomial(running, self._stays[running]) + random.binomial(
-            entered, self._stays_entered[np.minimum(table.limit, running + entered)]
-        )
+        # Those who enter do so at a random time of the step.
+        share = np.minimum(_BUSIEST, self.rate * table.prompt_ms[running] / 1e3)
+        step_ms = table.decode_ms[running] / (1 - share)
+        leaving = self.seconds * 1e3 / (table.tokens * step_ms)
+        stay = np.exp(-leaving)
+        stayed = random.binomial(running, stay) + random.binomial(entered, (1 - stay) / leaving)
         too_many = np.maximum(0, stayed - table.limit)
         finished = running + entered - stayed
         left += too_many
@@ -115,7 +119,12 @@ class Queues:
         self.waiting = left - refused
         self.served += finished.sum(axis=1)
         self.refused += refused.sum(axis=1)
-        self.rate = self.rate * self._forget + came * ((1 - self._forget) / self.seconds)
+        self.rate = self.rate * self._forget + entered * ((1 - self._forget) / self.seconds)
         return StepRecord(
-            entered=np.maximum(0, came - refused), finished=finished, running=running, ahead=ahead, rate=self.rate
+            entered=np.maximum(0, came - refused),
+            finished=finished,
+            running=running,
+            ahead=ahead,
+            rate=self.rate,
+            step_ms=step_ms,
         )

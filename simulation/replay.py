@@ -94,7 +94,7 @@ def replay(
 
 def step_seconds(table: ReplicaTable) -> int:
     """The longest step that is no longer than a request stays in a half-full batch."""
-    stay = float(table.stay_seconds[len(table.stay_seconds) // 2])
+    stay = table.tokens * float(table.step_ms[table.limit // 2]) / 1e3
     return max((step for step in _STEPS if step <= stay), default=_STEPS[0])
 
 
@@ -156,7 +156,7 @@ class _Day:
             plans=plans,
             table=table,
             queues=Queues(table, variants=len(plans), slots=slots, seconds=seconds, seed=seed),
-            sampler=LatencySampler(table, seed),
+            sampler=LatencySampler(table, seconds=seconds, seed=seed),
             scalers=[scaler_of(plan, floor_windows(plan.scaling.floors, start, length)) for plan in plans],
             recorder=ModelRecorder(len(plans), length, keep=self.conditions.series),
             steps=padded.reshape(-1, seconds).sum(axis=1),

@@ -23,8 +23,8 @@ from planner.performance import (
 Floats = npt.NDArray[np.float64]
 _RATES = 64
 """Rates at which the performance model is asked."""
-_PROMPTS = 512
-"""Equally likely prompt lengths that stand for the distribution; the last ones carry its 99th percentile."""
+_SAMPLES = 512
+"""Equally likely lengths that stand for a distribution; the last ones carry its 99th percentile."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,10 +35,17 @@ class ReplicaTable:
     """Requests that run at once: of the engine, of the KV cache and of the steps' token budget."""
     queue_limit: int
     """Requests that may wait before the engine refuses more."""
-    stay_seconds: Floats
-    """Mean time from the first to the last token, prefill of what arrives meanwhile included."""
+    tokens: float
+    """Mean output tokens of a request."""
+    answers: Floats
+    """Equally likely output tokens of a request, in ascending order."""
+    decode_ms: Floats
+    """A step that carries no prompt."""
+    prompt_ms: Floats
+    """What the prompt of one request adds to the steps beside it, so that at the rate which keeps this many running the
+    step is the performance model's: step = decode / (1 - rate x prompt)."""
     step_ms: Floats
-    """Time of a token."""
+    """A step at that rate."""
     beside_ms: Floats
     """What running requests add to each chunk of another's prefill."""
     prompts_ms: Floats
@@ -90,19 +97,22 @@ def tabulate(
     carried = running / -np.expm1(-np.maximum(running, 1e-9))
     batches = np.arange(limit + 1, dtype=np.float64)
     step_ms = np.interp(batches, carried, steps)
-    tokens = max(1.0, output.mean)
     context = input.mean + output.mean * (1 + output.cv2) / 2
-    alone = decode_step_ms(replica, batch=1, context=context)
-    beside = np.array([decode_step_ms(replica, batch=max(1.0, float(b)), context=context) - alone for b in batches])
+    decode = np.array([decode_step_ms(replica, batch=max(1.0, float(b)), context=context) for b in batches])
+    decode = np.minimum(decode, step_ms)
+    kept = np.maximum(np.interp(batches, carried, rates), rates[0])
     chunk = float(replica.costs.chunk)
-    fresh = np.maximum(1.0, _log_normal(input, _PROMPTS) * (1 - cached_share))
+    fresh = np.maximum(1.0, _log_normal(input, _SAMPLES) * (1 - cached_share))
     prefix = input.mean * cached_share
     return ReplicaTable(
         limit=limit,
         queue_limit=queue_limit(replica.max_running),
-        stay_seconds=tokens * step_ms / 1e3,
+        tokens=max(1.0, output.mean),
+        answers=np.maximum(1.0, _log_normal(output, _SAMPLES)),
+        decode_ms=decode,
+        prompt_ms=(1 - decode / step_ms) / kept * 1e3,
         step_ms=step_ms,
-        beside_ms=np.maximum(0.0, beside),
+        beside_ms=np.maximum(0.0, decode - decode[1]),
         prompts_ms=np.array([prefill_ms(replica, tokens=float(length), context=prefix) for length in fresh]),
         prompts_chunks=np.ceil(fresh / chunk),
         chunk_ms=prefill_ms(replica, tokens=chunk),

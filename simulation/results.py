@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 INTERVAL_SECONDS = 300
@@ -68,13 +69,31 @@ class ModelResult:
         """Of what arrived."""
         return self.refused / self.arrived if self.arrived else 0.0
 
+    def excesses(self, refused_share: float) -> dict[str, float]:
+        """How far each objective is missed, 0 or less where it is met: latencies by the logarithm of their ratio, since
+        a queue that grows has no bound, and refused requests by their share."""
+        found = {"refused": self.refused_share - refused_share}
+        for name, value, objective in (
+            ("ttft", self.ttft_p99_ms, self.ttft_objective_ms),
+            ("tpot", self.tpot_p99_ms, self.tpot_objective_ms),
+        ):
+            found[name] = math.log(value / objective) if value else -1.0
+        return found
+
     def excess(self, refused_share: float) -> float:
-        """How far the worst of the objectives is missed, as a share of it; 0 or less where all are met."""
-        return max(
-            (self.ttft_p99_ms or 0.0) / self.ttft_objective_ms - 1,
-            (self.tpot_p99_ms or 0.0) / self.tpot_objective_ms - 1,
-            (self.refused_share - refused_share) / max(refused_share, 1e-3),
-        )
+        """The worst of them."""
+        return max(self.excesses(refused_share).values())
+
+    def misses(self, refused_share: float) -> list[str]:
+        """What is missed, in words."""
+        found: list[str] = []
+        if self.refused_share > refused_share:
+            found.append(f"{self.refused_share:.2%} refused")
+        if (self.ttft_p99_ms or 0.0) > self.ttft_objective_ms:
+            found.append(f"TTFT p99 {self.ttft_p99_ms:,.0f} of {self.ttft_objective_ms:,.0f} ms")
+        if (self.tpot_p99_ms or 0.0) > self.tpot_objective_ms:
+            found.append(f"TPOT p99 {self.tpot_p99_ms:,.0f} of {self.tpot_objective_ms:,.0f} ms")
+        return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

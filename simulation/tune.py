@@ -37,7 +37,7 @@ class Judged:
     usd: float
     """Mean of the days."""
     excess: float
-    """Worst miss of an objective, as a share of it; 0 or less: all are met."""
+    """Worst miss of an objective (`ModelResult.excesses`); 0 or less: all are met."""
     days: tuple[Replayed, ...]
 
     @property
@@ -90,14 +90,10 @@ def tune(search: Search, progress: Callable[[int, Judged], None] | None = None) 
     traffic = search.traffic_of(seed)
     models = [m for m in search.plan.models if m.name in {asked.model for asked in traffic.models}]
     with warnings.catch_warnings():
-        # Constraints are experimental in Optuna only by name.
+        # `multivariate` and `constant_liar` are experimental by name; the version is pinned.
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         sampler = optuna.samplers.TPESampler(
-            seed=seed,
-            n_startup_trials=max(8, search.trials // 4),
-            multivariate=True,
-            constant_liar=True,
-            constraints_func=lambda trial: (float(trial.user_attrs["excess"]),),
+            seed=seed, n_startup_trials=max(8, search.trials // 4), multivariate=True, constant_liar=True
         )
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(sampler=sampler, direction="minimize")
@@ -115,12 +111,13 @@ def tune(search: Search, progress: Callable[[int, Judged], None] | None = None) 
                 ready.append((trial, policy, applied(search.settings, search.plan, policy)))
             except PlanError:
                 failed += 1
-                trial.set_user_attr("excess", 1e3)
-                study.tell(trial, 10 * current.usd)
+                study.tell(trial, state=optuna.trial.TrialState.FAIL)
         for (trial, _, _), judged in zip(
             ready, _judge(search, [(policy, plan) for _, policy, plan in ready], [traffic]), strict=True
         ):
-            trial.set_user_attr("excess", judged.excess)
+            for model in judged.days[0].models:
+                for name, excess in model.excesses(search.refused_share).items():
+                    trial.set_constraint(f"{model.model}.{name}", excess)
             study.tell(trial, judged.usd)
             seen.append(judged)
         done += len(asked)

@@ -18,6 +18,7 @@ from simulation.traffic import ModelTraffic, Traffic
 
 AS_PLANNED = "as planned"
 _PACE_SECONDS = 300
+"""Over how long the busiest pace is taken."""
 
 
 def variants_of(
@@ -138,3 +139,19 @@ def _at_start(pool: PoolPlan, models: Sequence[ModelPlan]) -> list[int]:
 def zone_name(moment: datetime) -> str:
     """IANA name of a time's zone; UTC where it has none."""
     return moment.tzinfo.key if isinstance(moment.tzinfo, ZoneInfo) else "UTC"
+
+
+def shortfalls(plan: Plan, traffic: Traffic, served: Mapping[str, Served]) -> list[str]:
+    """Models whose busiest five minutes need more replicas than they may have, with how many would do."""
+    found: list[str] = []
+    for asked in traffic.models:
+        model = next(m for m in plan.models if m.name == asked.model)
+        whole = asked.counts[: len(asked.counts) // _PACE_SECONDS * _PACE_SECONDS].reshape(-1, _PACE_SECONDS)
+        pace = float(whole.sum(axis=1).max(initial=0)) / _PACE_SECONDS
+        need = served[asked.model].table.replicas_for(pace, model.scaling.target_concurrency)
+        if need > model.scaling.max_replicas:
+            found.append(
+                f"{asked.model}: its busiest five minutes ({pace:,.1f} requests/s) need {need} replicas, "
+                f"`replicas.max` is {model.scaling.max_replicas}"
+            )
+    return found
