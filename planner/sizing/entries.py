@@ -57,7 +57,7 @@ def entries(
     card = option.served.variant.card
     commit = revision or card.revision
     if commit is None:
-        raise SizeError(f"no commit of {card.name} is known", help="name it: --revision <40 hex digits>", asked=True)
+        raise SizeError(f"no commit of {card.name} is known", help="--revision <40 hex digits>, --quantization checkpoint, or another --choose", asked=True)
     offered = option.offer.zones
     zone = next((zone for zone in zones if zone in offered), offered[0])
     return Entries(

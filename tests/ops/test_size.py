@@ -1,0 +1,266 @@
+"""`size` as people call it: tables, JSON, bad questions, and a stack file that is written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import re
+import stat
+from pathlib import Path
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from ops.__main__ import app, main
+from ops.console import FINDINGS, OK, USAGE
+from planner import load_and_plan
+from tests.stacks import PLATFORM, changed, stack_path
+
+R1 = ("--model", "deepseek-ai/DeepSeek-R1")
+LLAMA_70B = ("--model", "deepseek-ai/DeepSeek-R1-Distill-Llama-70B")
+LLAMA_8B = ("--model", "meta-llama/Llama-3.1-8B-Instruct", "--quantization", "checkpoint")
+LENGTHS = ("--input", "1024:3072", "--output", "256:768")
+
+
+def run(capfd, *arguments):
+    """(exit code, standard output, standard error) of the verb."""
+    code = main(["size", *arguments])
+    said = capfd.readouterr()
+    return code, said.out, said.err
+
+
+def answered(capfd, *arguments):
+    code, out, _ = run(capfd, *arguments, "--json")
+    assert code == OK
+    return json.loads(out)
+
+
+@pytest.mark.parametrize(("model", "rps"), [(R1, "300"), (LLAMA_70B, "20"), (LLAMA_8B, "20")], ids=["R1", "70B", "8B"])
+def test_the_front_and_why_the_rest_lost(capfd, monkeypatch, model, rps):
+    monkeypatch.setenv("COLUMNS", "160")
+    code, out, _ = run(capfd, *model, "--rps", rps, *LENGTHS, "--ttft-p99", "2000", "--tpot-p99", "60")
+    assert code == OK
+    for words in (
+        "Nothing beats these in cost, latency, resilience",
+        "Why the rest lost",
+        "no better than #1",
+        "not tried:",
+    ):
+        assert words in out
+    assert f"{model[1]}: {rps} requests/s" in out
+
+
+def test_json_says_all_of_it(capfd):
+    said = answered(capfd, *LLAMA_70B, "--rps", "20", *LENGTHS)
+    first = said["front"][0]
+    assert first["number"] == 1
+    assert first["replicas"] >= 1
+    assert first["ttft_ms"]["p99"] <= said["request"]["ttft_p99_ms"] == 2000
+    assert first["tokens"]["output_usd_per_million"] > 0
+    assert 0 < first["band"]["low"] < 1 < first["band"]["high"]
+    assert first["survives"]["zone"] == 0
+    assert all(price["source"] for price in first["prices"].values() if price)
+    kinds = {lost["kind"] for lost in said["lost"]}
+    assert {"dominated", "memory"} <= kinds
+    assert sum(lost["count"] for lost in said["lost"] if lost["kind"] == "dominated") > 0
+
+
+def test_no_spot_means_none(capfd):
+    said = answered(capfd, *LLAMA_8B, "--rps", "20", *LENGTHS, "--no-spot")
+    assert all(member["nodes"]["spot"] == 0 for member in said["front"])
+    some = answered(capfd, *LLAMA_8B, "--rps", "20", *LENGTHS, "--spot-share", "0.5")
+    shares = [member["nodes"]["spot"] / sum(member["nodes"].values()) for member in some["front"]]
+    assert 0 < max(shares) <= 0.5
+
+
+def test_a_length_without_percentile_has_the_catalogs(capfd):
+    said = answered(capfd, *LLAMA_8B, "--rps", "2", "--input", "500", "--output", "100")
+    assert said["request"]["input"] == {"mean": 500, "p99": 2000}
+
+
+def test_regions_are_searched_together(capfd):
+    one = answered(capfd, *LLAMA_8B, "--rps", "20", *LENGTHS)
+    several = answered(capfd, *LLAMA_8B, "--rps", "20", *LENGTHS, "--regions", "all")
+    assert several["searched"]["regions"] > 5
+    assert several["front"][0]["usd_per_hour"] <= one["front"][0]["usd_per_hour"]
+    assert any(lost["kind"] == "region" for lost in several["lost"])
+
+
+BASE = (*LLAMA_8B, *LENGTHS)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        ((*BASE, "--rps", "-3"), USAGE, "--rps -3: must be above 0"),
+        ((*BASE, "--rps", "nan"), USAGE, "--rps nan"),
+        ((*BASE, "--rps", "many"), USAGE, "--rps"),
+        ((*LENGTHS, "--rps", "3"), USAGE, "--model"),
+        (
+            ("--model", "deepseek-ai/DeepSeek-R2", *LENGTHS, "--rps", "3"),
+            USAGE,
+            "did you mean `deepseek-ai/DeepSeek-R1`?",
+        ),
+        (
+            (*LLAMA_8B, "--rps", "3", "--input", "long", "--output", "2"),
+            USAGE,
+            "--input long: must be a number of tokens",
+        ),
+        ((*LLAMA_8B, "--rps", "3", "--input", "9:3", "--output", "2"), USAGE, "no log-normal length"),
+        ((*LLAMA_8B, "--rps", "3", "--input", "0", "--output", "2"), USAGE, "--input 0"),
+        ((*BASE, "--rps", "3", "--region", "us-eats-1"), USAGE, "did you mean `us-east-1`?"),
+        ((*BASE, "--rps", "3", "--regions", ","), USAGE, "--regions names none"),
+        ((*BASE, "--rps", "3", "--region", "us-east-1", "--regions", "all"), USAGE, "give one of them"),
+        ((*BASE, "--rps", "3", "--front", "beauty"), USAGE, "known: cost, latency, resilience"),
+        ((*BASE, "--rps", "3", "--engine", "triton"), USAGE, "triton"),
+        ((*BASE, "--rps", "3", "--quantization", "fp3"), USAGE, "fp3"),
+        ((*BASE, "--rps", "3", "--spot-share", "2"), USAGE, "--spot-share 2"),
+        ((*BASE, "--rps", "3", "--availability", "100"), USAGE, "--availability 100"),
+        ((*BASE, "--rps", "3", "--context", "1"), USAGE, "--context 4096"),
+        ((*BASE, "--rps", "3", "--ttft-p99", "1"), FINDINGS, "under the physical limit"),
+        ((*BASE, "--rps", "3", "--tpot-p99", "0.1"), FINDINGS, "under the physical limit"),
+        ((*BASE, "--rps", "1e7"), FINDINGS, "too many: at most"),
+        ((*BASE, "--rps", "3", "--name", "x"), USAGE, "--name goes with --write"),
+        ((*BASE, "--rps", "3", "--dry-run"), USAGE, "--dry-run goes with --write"),
+        ((*BASE, "--rps", "3", "--write", "Pulumi.dev.yaml"), USAGE, "--write needs a name"),
+        ((*BASE, "--rps", "3", "--write", "Pulumi.none.yaml", "--name", "x"), USAGE, "cannot be read"),
+    ],
+)
+def test_a_bad_question_is_told_without_a_traceback(capfd, arguments, code, words):
+    ended, out, err = run(capfd, *arguments)
+    assert ended == code
+    assert words in " ".join(err.split())
+    assert "Traceback" not in err + out
+
+
+def test_help_names_every_option():
+    said = CliRunner().invoke(app, ["size", "--help"], env={"COLUMNS": "200", "TERM": "dumb"}).output
+    for option in (
+        "--rps",
+        "--input",
+        "--ttft-p99",
+        "--regions",
+        "--no-spot",
+        "--availability",
+        "--front",
+        "--write",
+        "--replace",
+    ):
+        assert option in said
+
+
+@pytest.fixture
+def prod(tmp_path):
+    """A copy of the production stack with room in its budget and time to load."""
+    path = tmp_path / "Pulumi.prod.yaml"
+    text = stack_path("prod").read_text(encoding="utf-8")
+    text = re.sub(r"monthly_usd: \d+}", "monthly_usd: 900000} # ours", text)
+    path.write_text(re.sub(r"load_seconds: \d+", "load_seconds: 3000", text), encoding="utf-8")
+    return path
+
+
+def written(capfd, path: Path, *arguments, model=LLAMA_8B, rps="5"):
+    return run(capfd, *model, "--rps", rps, *LENGTHS, "--write", str(path), "--name", "my-model", *arguments)
+
+
+@pytest.mark.parametrize("model", [LLAMA_8B, LLAMA_70B], ids=["8B", "70B"])
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_a_choice_is_written_and_plans(capfd, prod, model, number):
+    before = prod.read_text(encoding="utf-8")
+    chosen = answered(capfd, *model, "--rps", "5", *LENGTHS)["front"][number - 1]
+    code, out, err = written(capfd, prod, "--choose", str(number), model=model)
+    assert code == OK, err
+    assert "model `my-model` written" in out
+    after = prod.read_text(encoding="utf-8")
+    lines = iter(after.splitlines())
+    assert all(line in lines for line in before.splitlines()), "a line was lost"
+    plan = load_and_plan(prod)[1]
+    made = next(entry for entry in plan.models if entry.name == "my-model")
+    pool = plan.pool(made.pool)
+    assert pool.hardware.instance_type == chosen["instance_type"]
+    assert made.scaling.min_replicas == chosen["replicas"]
+    assert made.engine == chosen["engine"]
+    assert made.layout.gpus == chosen["gpus_per_replica"]
+    assert pool.max_nodes >= sum(chosen["nodes"].values())
+    assert {rung.kind: rung.min_nodes for rung in pool.rungs}["on_demand"] == (
+        chosen["nodes"]["on_demand"] if chosen["nodes"]["spot"] else 0
+    )
+    assert pool.zone == "us-east-1a" or "us-east-1a" not in chosen["zones"]
+
+
+def test_a_dry_run_shows_the_difference_and_writes_nothing(capfd, prod):
+    before = prod.read_text(encoding="utf-8")
+    code, out, _ = written(capfd, prod, "--dry-run")
+    assert code == OK
+    assert "+      - name: my-model" in out
+    assert not [line for line in out.splitlines() if line.startswith("-") and not line.startswith("---")]
+    assert prod.read_text(encoding="utf-8") == before
+
+
+def test_a_name_that_is_there_is_not_overwritten(capfd, prod):
+    before = prod.read_text(encoding="utf-8")
+    code, _, err = run(capfd, *BASE, "--rps", "5", "--write", str(prod), "--name", "llama-8b")
+    assert code == USAGE
+    assert "models has `llama-8b` already" in err
+    code, _, err = written(capfd, prod, "--pool", "l40s")
+    assert code == USAGE
+    assert "pools has `l40s` already" in err
+    assert prod.read_text(encoding="utf-8") == before
+
+
+def test_replace_changes_the_model_and_the_pool_that_it_had_alone(capfd, prod):
+    before = yaml.safe_load(prod.read_text(encoding="utf-8"))["config"][PLATFORM]
+    code, _, err = run(capfd, *BASE, "--rps", "5", "--write", str(prod), "--name", "llama-8b", "--replace")
+    assert code == OK, err
+    after = yaml.safe_load(prod.read_text(encoding="utf-8"))["config"][PLATFORM]
+    assert [pool["name"] for pool in after["pools"]] == [pool["name"] for pool in before["pools"]]
+    assert [model["name"] for model in after["models"]] == [model["name"] for model in before["models"]]
+    assert after["models"][:2] == before["models"][:2]
+    assert after["models"][2]["objectives"] == {"ttft_p99_ms": 2000, "tpot_p99_ms": 100}
+    assert "# ours" in prod.read_text(encoding="utf-8")
+
+
+def test_what_does_not_plan_is_not_written(capfd, tmp_path):
+    """More than the budget allows."""
+    path = changed(tmp_path, "prod", {"budget.monthly_usd": 340000})
+    before = path.read_bytes()
+    code, _, err = written(capfd, path, model=LLAMA_70B, rps="60")
+    assert code == FINDINGS
+    assert "budget.monthly_usd" in err
+    assert "was left as it is" in err
+    assert path.read_bytes() == before
+    assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
+
+
+def test_another_region_is_refused(capfd, prod):
+    code, _, err = written(capfd, prod, "--region", "us-east-2")
+    assert code == USAGE
+    assert "is in us-east-2, and Pulumi.prod.yaml in us-east-1" in " ".join(err.split())
+
+
+def test_without_a_region_the_stacks_own_is_searched(capfd, tmp_path):
+    path = changed(
+        tmp_path,
+        "dev",
+        {"/aws:region": "us-west-2", "pools.0.availability_zone": "us-west-2a", "budget.monthly_usd": 99999},
+    )
+    code, out, err = written(capfd, path)
+    assert code == OK, err
+    assert "us-west-2" in out
+
+
+def test_a_choice_that_is_not_there_is_told(capfd, prod):
+    code, _, err = written(capfd, prod, "--choose", "99")
+    assert code == USAGE
+    assert "there is no choice #99" in err
+
+
+def test_a_link_and_its_mode_stay(capfd, prod, tmp_path):
+    link = tmp_path / "elsewhere" / "Pulumi.prod.yaml"
+    link.parent.mkdir()
+    link.symlink_to(prod)
+    prod.chmod(0o640)
+    assert written(capfd, link)[0] == OK
+    assert link.is_symlink()
+    assert stat.S_IMODE(prod.stat().st_mode) == 0o640
+    assert "my-model" in prod.read_text(encoding="utf-8")
