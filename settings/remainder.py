@@ -23,6 +23,8 @@ def without(document: Mapping[str, Any], wrong: Sequence[Path]) -> tuple[Setting
     for path in sorted(set(wrong), key=_deepest_last_item_first, reverse=True):
         if not (len(path) == 2 and isinstance(path[1], int)):
             _drop(data, path)
+            if path in _STAND_INS:  # else the planner would say that it is missing
+                _put(data, path, _STAND_INS[path])
     gone: set[Path] = {path[:2] for path in wrong if len(path) == 2 and isinstance(path[1], int)}
     for _ in range(4):
         kept = _without_items(data, gone)
