@@ -83,10 +83,11 @@ class LatencySampler:
         where = np.nonzero(finished)
         batch, shape = running[where], (len(where[0]), _SAMPLES)
         answers = table.answers[random.integers(0, len(table.answers), shape)]
-        # Prompts differ in length: fewer and larger lumps have the variance of their sum.
-        lump = 1 + table.prompt_cv2
         expected = (rate[where] * step_ms[where] / 1e3)[:, None] * answers
-        prompts = random.poisson(expected / lump) * lump
+        number = random.poisson(expected)
+        # Prompts differ in length: a sum of them is their mean and one draw, which counts less the more there are.
+        drawn = table.prompts_ms[random.integers(0, len(table.prompts_ms), shape)] / table.prompts_ms.mean() - 1
+        prompts = np.maximum(0.0, number + np.sqrt(number) * drawn)
         times = table.decode_ms[batch][:, None] + prompts * table.prompt_ms[batch][:, None] / answers
         weights = np.repeat(finished[where] / _SAMPLES, _SAMPLES)
         _count(found, np.repeat(where[1], _SAMPLES), times.ravel(), weights)

@@ -119,7 +119,7 @@ class Queues:
         self.waiting = left - refused
         self.served += finished.sum(axis=1)
         self.refused += refused.sum(axis=1)
-        self.rate = self.rate * self._forget + entered * ((1 - self._forget) / self.seconds)
+        self.rate = self.rate * self._forget + (entered - too_many) * ((1 - self._forget) / self.seconds)
         return StepRecord(
             entered=np.maximum(0, came - refused),
             finished=finished,
