@@ -111,12 +111,17 @@ def _availability(cost: CostPlan) -> object:
     rows = [
         (
             entry.model,
-            f"{entry.endpoint:.4%}",
-            f"{entry.capacity:.3%}",
-            f"{entry.endpoint_tight:.3%}",
-            f"{entry.capacity_tight:.2%}",
+            _share(entry.endpoint),
+            _share(entry.capacity),
+            _share(entry.endpoint_tight),
+            _share(entry.capacity_tight),
         )
         for entry in cost.availability
     ]
     columns = ("model", "a replica serves", "of the replicas", "tight market: a replica", "of the replicas")
     return table("Availability of GPUs, zone and software not counted", columns, rows, right=(1, 2, 3, 4))
+
+
+def _share(value: float) -> str:
+    """Of time; no rate behind it is known well enough for a sixth nine."""
+    return "> 99.999%" if value > 0.99999 else f"{value:.3%}"

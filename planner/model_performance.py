@@ -15,12 +15,14 @@ from planner.performance import (
     TokenLengths,
     Workload,
     capacity,
+    decode_step_ms,
     floor,
     matrix_precision,
     performance,
+    prefill_ms,
     replica_of,
 )
-from planner.plan import ErrorBand, Latency, Lengths, LoadPoint, PerformancePlan, PoolPlan
+from planner.plan import ErrorBand, GpuTime, Latency, Lengths, LoadPoint, PerformancePlan, PoolPlan
 from planner.problems import Findings
 from settings.traffic import Tokens
 
@@ -113,8 +115,21 @@ def predict(sketch: Draft, pool: PoolPlan, *, max_running: int, findings: Findin
         requests_per_second=rate or None,
         replicas_needed=needed,
         at_traffic=at_traffic,
+        gpu_time=_gpu_time(replica, workload, at_traffic.concurrency if at_traffic else most.performance.concurrency),
     )
     return Predicted(replica=replica, workload=workload, capacity=most, floor=limit, plan=plan)
+
+
+def _gpu_time(replica: Replica, workload: Workload, concurrency: float) -> GpuTime:
+    """Of one mean request, with so many running."""
+    cached = workload.input.mean * workload.cached_share
+    batch = max(1.0, concurrency)
+    step = decode_step_ms(replica, batch=batch, context=workload.input.mean + workload.output.mean / 2)
+    return GpuTime(
+        prefill_ms=prefill_ms(replica, tokens=max(1.0, workload.input.mean - cached), context=cached),
+        decode_ms=workload.output.mean * step / batch,
+        batch=batch,
+    )
 
 
 def _point(rate: float, found: Performance) -> LoadPoint:

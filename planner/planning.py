@@ -110,7 +110,7 @@ def plan(settings: Settings, *, stack: str, region: str | None, catalog: Catalog
     check_load_target(settings, {m.name: m.weights.load for m in models if m.weights.medium == "lustre"}, findings)
     hub_token = _hub_token(settings, drafts, cache, findings)
     cost = plan_cost(
-        Decided(target=target, network=network, pools=pools, cache=cache, models=models, loads={}),
+        Decided(target=target, network=network, pools=pools, cache=cache, models=models),
         settings,
         region=region,
         catalog=facts,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from planner.performance import Replica, Workload, decode_step_ms, performance, prefill_ms
+from planner.plan import ModelPlan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,28 +35,30 @@ class Load:
         return self.prefill_ms / (self.prefill_ms + self.decode_ms)
 
 
-def load_of(
-    replica: Replica, workload: Workload, *, replicas: int, basis: Literal["traffic", "full replicas"], source: str
-) -> Load:
-    """The load of a model whose requests spread evenly over its replicas."""
-    each = Workload(
-        requests_per_second=workload.requests_per_second / replicas,
-        input=workload.input,
-        output=workload.output,
-        cached_share=workload.cached_share,
-    )
-    batch = max(1.0, performance(replica, each).concurrency)
-    context = workload.input.mean + workload.output.mean / 2
-    step = decode_step_ms(replica, batch=batch, context=context)
-    cached = workload.input.mean * workload.cached_share
+def load_of(model: ModelPlan) -> Load | None:
+    """What a model is planned to serve: its traffic, else what its minimum replicas serve within their objectives.
+
+    None where not even one request is served within them.
+    """
+    predicted, scaling = model.performance, model.scaling
+    if predicted is None or predicted.capacity.requests_per_second <= 0:
+        return None
+    if predicted.requests_per_second is not None:
+        wanted = max(predicted.replicas_needed or 1, scaling.min_replicas)
+        basis, rate, replicas = "traffic", predicted.requests_per_second, min(wanted, scaling.max_replicas)
+        source = f"models[].traffic of {model.name} in the stack file"
+    else:
+        replicas = scaling.min_replicas
+        basis, rate = "full replicas", predicted.capacity.requests_per_second * replicas
+        source = f"no traffic of {model.name} in the stack file: what {replicas} replica(s) serve within the objectives"
     return Load(
         basis=basis,
-        requests_per_second=workload.requests_per_second,
-        input_tokens=workload.input.mean,
-        output_tokens=workload.output.mean,
+        requests_per_second=rate,
+        input_tokens=predicted.input_tokens.mean,
+        output_tokens=predicted.output_tokens.mean,
         replicas=replicas,
-        prefill_ms=prefill_ms(replica, tokens=max(1.0, workload.input.mean - cached), context=cached),
-        decode_ms=workload.output.mean * step / batch,
-        batch=batch,
+        prefill_ms=predicted.gpu_time.prefill_ms,
+        decode_ms=predicted.gpu_time.decode_ms,
+        batch=predicted.gpu_time.batch,
         source=source,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -9,7 +10,7 @@ from catalog.load import Catalog
 from planner.cost.budget import judge
 from planner.cost.interruptions import availability, rung_cost, there
 from planner.cost.lines import HOURS_PER_MONTH, Quantity, always, line
-from planner.cost.load import Load
+from planner.cost.load import Load, load_of
 from planner.cost.network import TokenFlow, Usage, bucket_requests, network_lines
 from planner.cost.nodes import expected_nodes, fill, nodes_at_start, replicas_by_rung
 from planner.cost.platform import control_plane, secrets, storage, system_nodes, volumes
@@ -34,7 +35,7 @@ from planner.problems import Findings
 from settings.root import Settings
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Decided:
     """What the rest of the plan has decided and money follows from."""
 
@@ -43,8 +44,11 @@ class Decided:
     pools: Mapping[str, PoolPlan]
     cache: CachePlan
     models: tuple[ModelPlan, ...]
-    loads: Mapping[str, Load]
-    """By model; one without a load is counted with its minimum replicas."""
+
+    @functools.cached_property
+    def loads(self) -> Mapping[str, Load]:
+        """By model; one that serves nothing within its objectives is counted with its minimum replicas."""
+        return {model.name: load for model in self.models if (load := load_of(model)) is not None}
 
 
 def plan_cost(
@@ -65,8 +69,11 @@ def plan_cost(
     nodes = [ladder.nodes for ladder in ladders]
     usage = Usage(
         nodes=_total(nodes),
+        # Without stated traffic, bytes of tokens would be those of an assumption: none are counted.
         tokens=tuple(
-            _flow(model, decided.loads[model.name]) for model in decided.models if model.name in decided.loads
+            _flow(model, load)
+            for model in decided.models
+            if (load := decided.loads.get(model.name)) is not None and load.basis == "traffic"
         ),
         images_from_internet=settings.images.mirror is None or ".dkr.ecr." not in settings.images.mirror,
         scrape_interval_seconds=settings.observability.scrape_interval_seconds,

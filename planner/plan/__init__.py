@@ -43,7 +43,7 @@ from planner.plan.models import (
     ScalingPlan,
     WarmupPlan,
 )
-from planner.plan.performance import ErrorBand, Latency, Lengths, LoadPoint, PerformancePlan
+from planner.plan.performance import ErrorBand, GpuTime, Latency, Lengths, LoadPoint, PerformancePlan
 from planner.plan.platform import AlertPlan, ChartPlan, Finding, ObservabilityPlan, Plan
 from planner.plan.pools import (
     Hardware,
@@ -91,6 +91,7 @@ __all__ = [
     "Explained",
     "Finding",
     "FsxPlan",
+    "GpuTime",
     "Hardware",
     "ImageCachePlan",
     "Input",

@@ -48,6 +48,18 @@ class ErrorBand:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class GpuTime:
+    """What one mean request takes of a replica's time; money is divided over input and output by it."""
+
+    prefill_ms: float
+    """Of its prompt, what the prefix cache holds left out, alone on the replica."""
+    decode_ms: float
+    """Answer tokens x decode step / requests in the step."""
+    batch: float
+    """Requests in the step."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PerformancePlan:
     """What one replica serves, and how many the stated traffic needs."""
 
@@ -72,3 +84,5 @@ class PerformancePlan:
     """For that traffic within the objectives."""
     at_traffic: LoadPoint | None
     """One of those replicas (or of the fewest that run) at its share of the traffic."""
+    gpu_time: GpuTime
+    """At that traffic, else at the replica's capacity."""
