@@ -162,7 +162,9 @@ def plan_controller(
     return KarpenterPlan(
         # Its pods refuse to share a node.
         replicas=min(_REPLICAS, target.system.min_nodes),
-        isolated=isinstance(network, CreatedNetworkPlan) and bool(network.interface_endpoints),
+        # Somebody else's network may have no internet: asked for in vain, IAM would hold up every destroy, while not
+        # asking costs no more than the order of prices that the release carries.
+        isolated=not isinstance(network, CreatedNetworkPlan) or bool(network.interface_endpoints),
     )
 
 

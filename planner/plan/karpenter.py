@@ -64,4 +64,4 @@ class KarpenterPlan:
 
     replicas: int
     isolated: bool
-    """Whether the network has no internet: IAM and the price list have no VPC endpoint."""
+    """Whether the network has no internet, or may have none: IAM and the price list have no VPC endpoint."""

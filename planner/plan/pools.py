@@ -138,6 +138,13 @@ class PoolPlan:
     """There where the provisioner is Karpenter."""
 
     @property
+    def instance_types(self) -> tuple[str, ...]:
+        """EC2 types that a node may have; none for nodes that exist."""
+        if self.karpenter:
+            return self.karpenter.instance_types
+        return (self.hardware.instance_type,) if self.hardware.instance_type else ()
+
+    @property
     def peak_vcpus_per_node(self) -> int:
         """vCPUs of the largest node that the pool may get; `hardware` is what every node has at least."""
         return self.karpenter.most_vcpus if self.karpenter else self.hardware.vcpus

@@ -13,7 +13,7 @@ from moto import mock_aws
 from catalog import load
 from planner import load_and_plan
 from planner.karpenter import network_interfaces, plan_controller
-from planner.plan import EksPlan, Plan, PoolPlan
+from planner.plan import EksPlan, ExistingNetworkPlan, Plan, PoolPlan
 from tests.factories import example_plan
 from tests.settings.test_bad_karpenter import ON_DEMAND, SPOT, block, karpenter
 from tests.stacks import changed
@@ -180,6 +180,9 @@ def test_the_controller_fits_the_system_nodes_and_knows_a_network_without_intern
     assert "sqs" in isolated.network.interface_endpoints  # type: ignore[union-attr]
     assert EXAMPLE.karpenter is not None
     assert not EXAMPLE.karpenter.isolated
+    existing = plan_controller(EXAMPLE.target, ExistingNetworkPlan(vpc_id="vpc-0a", subnets=()), EXAMPLE.pools)
+    assert existing is not None
+    assert existing.isolated
     assert isinstance(EXAMPLE.target, EksPlan)
     one = replace(EXAMPLE.target, system=replace(EXAMPLE.target.system, min_nodes=1))
     alone = plan_controller(one, EXAMPLE.network, EXAMPLE.pools)
@@ -206,3 +209,8 @@ def test_a_pool_has_either_provisioner_never_both() -> None:
         return (pool.provisioner == "karpenter") == (pool.karpenter is not None)
 
     assert all(fits(pool) for pool in EXAMPLE.pools)
+
+
+def test_every_type_of_a_pool_is_looked_up_in_the_account() -> None:
+    assert L40S.instance_types == ("g6e.xlarge", "g6e.2xlarge")
+    assert EXAMPLE.pool("a100").instance_types == ("p4d.24xlarge",)
