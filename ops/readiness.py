@@ -8,6 +8,7 @@ from typing import Any, Final, Literal
 
 from ops.cluster import Json, Objects, job_path, pods_path, serving_pods, workload_path
 from planner import Plan
+from planner.naming import EFA_GATE_CONTAINER
 from planner.plan import ModelPlan, WarmupPlan
 
 Step = Literal["not deployed", "no pods", "pending", "waiting for weights", "starting", "failing", "failed", "ready"]
@@ -103,6 +104,8 @@ def _step_of(pod: Json, event: str | None) -> tuple[Step, str]:
     for one in status.get("initContainerStatuses") or ():
         if one["name"] == "wait-for-weights" and not one.get("ready") and "running" in one["state"]:
             return "waiting for weights", "the warm-up Job has not finished this revision"
+        if one["name"] == EFA_GATE_CONTAINER and not one.get("ready") and "running" in one["state"]:
+            return "starting", "the EFA gate waits for the group's other pods, or measures"
     return "starting", ""
 
 

@@ -112,6 +112,11 @@ PARTS: Final[tuple[Part, ...]] = (
         how="Ready after the planned start-up, if what the pod names exists and its startup probe allows as much; "
         f"a Ray container after {RAY_START_SECONDS:.0f} s",
     ),
+    Part(
+        name="EFA gate",
+        level="stood in",
+        how="its planned seconds are part of the start; nothing is measured, since there is no EFA here",
+    ),
     Part(name="Jobs", level="stood in", how="end after their planned time with the outcome they are given"),
     Part(name="LeaderWorkerSet controller", level="stood in", how="makes and replaces the pods of groups"),
     Part(name="KubeRay", level="stood in", how="makes pods and Services; no RayCluster, no Ray"),

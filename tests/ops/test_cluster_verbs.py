@@ -288,3 +288,27 @@ def test_nodes_under_pods_that_did_not_end_are_left_alone(api: ApiServer, cluste
     result = drain(cluster, plan, tell=lambda _: None, pause=lambda _: None, clock=lambda: next(times))
     assert result.pods_left
     assert api.deleted == []
+
+
+def test_a_group_at_the_efa_gate(api: ApiServer, cluster: Cluster) -> None:
+    model = model_of(PROD, "deepseek-r1")
+    api.put(workload_path(model), {})
+    gate = {"name": "efa-gate", "ready": False}
+    running = {"initContainerStatuses": [{**gate, "state": {"running": {}}}]}
+    ended = {"exitCode": 1, "message": "not on EFA: node a: fi_info -p efa shows 31 of 32 devices\n"}
+    failed = {
+        "initContainerStatuses": [
+            {**gate, "state": {"waiting": {"reason": "CrashLoopBackOff"}}, "lastState": {"terminated": ended}}
+        ]
+    }
+    labels = {"app.kubernetes.io/instance": model.name, "inference-platform/group-role": "leader"}
+    at = f"/api/v1/namespaces/{model.namespace}/pods/{model.name}-0"
+    pod: dict[str, Any] = {"metadata": {"labels": labels}, "spec": {"nodeName": "a"}, "status": running}
+    api.put(at, pod)
+    progress = progress_of(cluster, PROD, model)
+    assert progress.step == "starting"
+    assert "EFA gate" in progress.detail
+    api.put(at, {**pod, "status": failed})
+    progress = progress_of(cluster, PROD, model)
+    assert progress.step == "failing"
+    assert "31 of 32 devices" in progress.detail
