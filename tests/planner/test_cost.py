@@ -251,7 +251,7 @@ def test_more_nodes_are_never_cheaper_and_plans_are_deterministic(tmp_path, low,
             "models.0.replicas": {"min": minimum, "max": minimum},
             "budget": {"monthly_usd": 10_000_000},
         }
-        return load_and_plan(changed(tmp_path, "staging", changes))[1].cost
+        return load_and_plan(changed(tmp_path, "staging", changes, removed=("models.0.traffic",)))[1].cost
 
     assume(low + span >= minimum)
     first = cost(0, 0)
@@ -277,6 +277,66 @@ def test_more_replicas_never_run_on_fewer_nodes(replicas, more, share):
     many = sum(expected_nodes(pool, plan.models, {"r1-distill-70b": replicas + more}, there_is).values())
     assert many >= few - 1e-9
     assert many <= pool.max_nodes
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(rate=st.floats(1, 20), more=st.floats(0, 10))
+def test_more_traffic_is_never_cheaper(tmp_path, rate, more):
+    def cost(requests: float) -> CostPlan:
+        path = changed(tmp_path, "staging", {"models.0.traffic.requests_per_second": requests})
+        return load_and_plan(path)[1].cost
+
+    few, many = cost(rate), cost(rate + more)
+    assert many.planned_usd_per_hour >= few.planned_usd_per_hour - 1e-6
+    assert many.peak_usd_per_hour == pytest.approx(few.peak_usd_per_hour, rel=0.01)  # the ladder is the same
+
+
+def test_tokens_cost_what_the_gpus_do():
+    """Input and output at their prices, over an hour, are what the GPUs cost in it: nothing lost, nothing twice."""
+    plan = planned("prod")
+    useful = {rung.rung: rung.usd_per_useful_hour for rung in plan.cost.rungs}
+    for entry in plan.cost.tokens:
+        model = next(m for m in plan.models if m.name == entry.model)
+        assert model.performance is not None
+        lengths = model.performance.input_tokens.mean, model.performance.output_tokens.mean
+        prices = entry.input_usd_per_million, entry.output_usd_per_million
+        hour = sum(
+            entry.requests_per_second * 3600 * tokens * usd / 1e6 for tokens, usd in zip(lengths, prices, strict=True)
+        )
+        blend = sum(rung.share * useful[rung.rung] for rung in entry.rungs)
+        pool = plan.pool(model.pool)
+        nodes = entry.replicas * model.layout.gpus / pool.hardware.gpus
+        assert hour == pytest.approx(nodes * blend, rel=1e-3), entry.model
+        assert 0 < entry.prefill_share < 1
+        assert entry.all_in_factor > 1
+        cheapest, dearest = (pick(rung.output_usd_per_million for rung in entry.rungs) for pick in (min, max))
+        assert cheapest <= entry.output_usd_per_million <= dearest
+
+
+def test_long_prompts_move_the_cost_to_the_input(tmp_path):
+    long = {"models.0.traffic.input_tokens": {"mean": 4000, "p99": 9000}, "models.0.traffic.requests_per_second": 1}
+    short = {"models.0.traffic.input_tokens": {"mean": 200, "p99": 500}, "models.0.traffic.requests_per_second": 1}
+    shares = [
+        load_and_plan(changed(tmp_path, "staging", changes))[1].cost.tokens[0].prefill_share
+        for changes in (short, long)
+    ]
+    assert shares[0] < shares[1]
+
+
+def test_without_traffic_replicas_are_counted_full_and_say_so(tmp_path):
+    entry = load_and_plan(changed(tmp_path, "staging", {}, removed=("models.0.traffic",)))[1].cost.tokens[0]
+    assert entry.basis == "full replicas"
+    assert "no traffic" in entry.explained[0].inputs[-2].source
+
+
+def test_tokens_above_their_budget_are_refused(tmp_path):
+    limit = {"model": "r1-distill-70b", "max_usd_per_million_output_tokens": 0.5}
+    ((where, message, help_text),) = problems_of(changed(tmp_path, "staging", {"budget.models": [limit]}))
+    assert where == "budget.models[0].max_usd_per_million_output_tokens"
+    assert "at the planned load" in message
+    assert "a100-spot" in help_text
+    generous = {**limit, "max_usd_per_million_output_tokens": 500}
+    assert load_and_plan(changed(tmp_path, "staging", {"budget.models": [generous]}))[1]
 
 
 # Budgets, prices that are missing or old ------------------------------------------------------------------------------
