@@ -9,7 +9,7 @@ from catalog.shapes import Weights, weights
 from catalog.types import Gpu, ModelCard
 from planner.inputs import assumption, from_catalog, planned
 from planner.memory import Serving, Shards, served_format
-from planner.overhead import context_assumption
+from planner.overhead import activations_gib, context_assumption, sampling_gib
 from planner.performance.step import chunk_tokens
 from planner.plan import Explained, Input, MemoryBudget, MemoryPart
 
@@ -128,10 +128,23 @@ def _workspace(asked: MemoryQuestion) -> tuple[str, tuple[Input, ...]]:
 
 
 def _activations(asked: MemoryQuestion) -> tuple[str, tuple[Input, ...]]:
-    card = asked.card
-    tokens = chunk_tokens(asked.serving.engine, asked.gpu) // asked.shards.data
+    card, shards = asked.card, asked.shards
+    tokens = chunk_tokens(asked.serving.engine, asked.gpu) // shards.data
+    layer = activations_gib(card, tokens, tensor=shards.tensor, data=shards.data)
+    if layer < sampling_gib(card, asked.serving.running):
+        running = Input(
+            name="running",
+            value=asked.serving.running,
+            unit="sequences",
+            source="planner: most sequences in one step (--max-num-seqs)",
+        )
+        return "running x vocab x sampling_bytes_per_logit: the sampler's peak, more than a layer's", (
+            running,
+            from_catalog(card, "vocab", card.vocab, "tokens"),
+            assumption("sampling_bytes_per_logit"),
+        )
     return (
-        "tokens x 2 bytes x (3 hidden + queries, keys and values / ranks + the wider feed-forward)",
+        "tokens x 2 bytes x (3 hidden + queries, keys and values / ranks + the wider feed-forward): a layer's peak",
         (
             Input(
                 name="tokens",
@@ -140,22 +153,8 @@ def _activations(asked: MemoryQuestion) -> tuple[str, tuple[Input, ...]]:
                 source="assumptions.yaml: *_chunk_tokens_*, by engine and GPU",
             ),
             from_catalog(card, "hidden", card.hidden, "values"),
-            planned("ranks", asked.shards.attention_ranks, "", "layout"),
+            planned("ranks", shards.attention_ranks, "", "layout"),
         ),
-    )
-
-
-def _sampling(asked: MemoryQuestion) -> tuple[str, tuple[Input, ...]]:
-    running = Input(
-        name="running",
-        value=asked.serving.running,
-        unit="sequences",
-        source="planner: most sequences in one step (--max-num-seqs)",
-    )
-    return "running x vocab x sampling_bytes_per_logit", (
-        running,
-        from_catalog(asked.card, "vocab", asked.card.vocab, "tokens"),
-        assumption("sampling_bytes_per_logit"),
     )
 
 
@@ -191,7 +190,6 @@ _OVERHEAD: dict[str, Callable[[MemoryQuestion], tuple[str, tuple[Input, ...]]]] 
     "CUDA context": _context,
     "engine workspaces": _workspace,
     "activations": _activations,
-    "logits and sampling": _sampling,
     "CUDA graphs": _graphs,
     "NCCL": _nccl,
     "expert workspaces": _expert_workspaces,

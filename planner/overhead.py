@@ -25,14 +25,17 @@ def overhead(
 ) -> tuple[MemoryPart, ...]:
     """GiB of one GPU by part; parts that do not apply are absent.
 
-    `running` is how many sequences one step samples at most. Sources of the constants: catalog/assumptions.yaml.
+    Activations are the larger of a layer's and the sampler's, of which one is freed before the other. `running` is how
+    many sequences one step samples at most. Sources of the constants: catalog/assumptions.yaml.
     """
     found = {
         "driver": gpu.memory_gib * assumed("driver_reserved_share"),
         "CUDA context": assumed(context_assumption(gpu)),
         "engine workspaces": assumed(f"{engine}_workspace_gib"),
-        "activations": activations_gib(card, chunk_tokens(engine, gpu) // data, tensor=tensor, data=data),
-        "logits and sampling": running * card.vocab * assumed("sampling_bytes_per_logit") / GIB,
+        "activations": max(
+            activations_gib(card, chunk_tokens(engine, gpu) // data, tensor=tensor, data=data),
+            sampling_gib(card, running),
+        ),
         "CUDA graphs": assumed("graphs_gib_base") + assumed("graphs_gib_per_layer") * card.layers / pipeline,
     }
     if tensor * pipeline > 1:
@@ -48,6 +51,11 @@ def context_assumption(gpu: Gpu) -> str:
     if generation >= 10:
         return "cuda_context_gib_blackwell"
     return "cuda_context_gib_hopper" if generation == 9 else "cuda_context_gib_ampere"
+
+
+def sampling_gib(card: ModelCard, running: int) -> float:
+    """Peak of sampling `running` sequences: every rank holds their logits over the whole vocabulary."""
+    return running * card.vocab * assumed("sampling_bytes_per_logit") / GIB
 
 
 def activations_gib(card: ModelCard, tokens: int, *, tensor: int, data: int) -> float:
