@@ -86,7 +86,7 @@ def check_region(ec2: Any, region: str) -> Iterator[Check]:
 
 def check_offerings(ec2: Any, plan: Plan) -> Iterator[Check]:
     """Whether each pool's zone sells its type to this account: the names of zones differ from account to account."""
-    for pool, kind in ((pool, kind) for pool in plan.pools for kind in pool.instance_types):
+    for pool, kind in [(each, kind) for each in plan.pools for kind in each.instance_types]:
         pages = ec2.get_paginator("describe_instance_type_offerings").paginate(
             LocationType="availability-zone", Filters=[{"Name": "instance-type", "Values": [kind]}]
         )
