@@ -22,7 +22,7 @@ from tests.factories import ROOT, stack_plan
 
 VERBS = [
     *("plan", "cost", "check", "rehearse", "doctor", "deploy"),
-    *("wait", "smoke", "promote", "drain", "leaks", "models"),
+    *("wait", "smoke", "promote", "drain", "leaks", "models", "model-card"),
 ]
 
 
