@@ -44,6 +44,16 @@ def rungs(*, blocks: bool) -> st.SearchStrategy[list[dict[str, Any]]]:
     return st.lists(one, min_size=1, max_size=3, unique_by=lambda r: r["kind"])
 
 
+def by_karpenter(pool: dict[str, Any]) -> dict[str, Any]:
+    """The same pool with Karpenter's nodes, none of which is kept without pods."""
+    capacity = [
+        {**one, "nodes": {"max": one["nodes"]["max"]}} if one["kind"] in {"spot", "on_demand"} else one
+        for one in pool["capacity"]
+    ]
+    kept = {key: value for key, value in pool.items() if key != "instance_type"}
+    return {**kept, "provisioner": "karpenter", "instance_types": [pool["instance_type"]], "capacity": capacity}
+
+
 ROOMY = ["g6e.12xlarge", "g6e.48xlarge", "p4de.24xlarge", "p5.48xlarge", "p5en.48xlarge"]
 SMALL_MODELS = [
     m for m in MODELS if CATALOG.models[m].params_billion < 80 and CATALOG.models[m].checkpoint.format == "bf16"
@@ -58,14 +68,13 @@ def stack_files(draw: st.DrawFn, *, sensible: bool = False) -> dict[str, Any]:
     for pool_name in draw(st.lists(name, min_size=1, max_size=3, unique=True)):
         instance = draw(st.sampled_from(ROOMY if sensible else GPU_TYPES))
         zones = CATALOG.regions[region].offerings.get(instance) or (f"{region}a",)
-        pools.append(
-            {
-                "name": pool_name,
-                "instance_type": instance,
-                "availability_zone": draw(st.sampled_from(sorted(zones))),
-                "capacity": draw(rungs(blocks=not sensible or instance.startswith("p"))),
-            }
-        )
+        pool = {
+            "name": pool_name,
+            "instance_type": instance,
+            "availability_zone": draw(st.sampled_from(sorted(zones))),
+            "capacity": draw(rungs(blocks=not sensible or instance.startswith("p"))),
+        }
+        pools.append(by_karpenter(pool) if draw(st.integers(0, 3)) == 0 else pool)
     models: list[dict[str, Any]] = []
     for model_name in draw(st.lists(name, min_size=1, max_size=3, unique=True)):
         low = draw(st.integers(1, 2))
