@@ -285,6 +285,19 @@ def wait(
 
 
 @app.command()
+def ladder(
+    stack: Stack = "dev",
+    kubeconfig: Kubeconfig = None,
+    context: Context = None,
+    as_json: Json = False,
+) -> None:
+    """Which rung of capacity each group runs on, what that costs, and what keeps it from a better one."""
+    from ops.ladder import LadderOptions, show_ladder
+
+    raise typer.Exit(show_ladder(stack, LadderOptions(kubeconfig=kubeconfig, context=context), as_json=as_json))
+
+
+@app.command()
 def smoke(
     stack: Stack = "dev",
     models: Models = None,

@@ -1,10 +1,11 @@
 """The capacity ladder: which nodes come when, how long a rung is tried, and who keeps groups whole on it.
 
 "No capacity" and "slow to boot" are told apart, since a P instance may take longer to boot than anyone wants to wait
-for one that does not exist. A lack of capacity is a failed scaling activity of the Auto Scaling group: cluster-autoscaler
-sees it in its next loop and leaves the rung alone, with no regard to its provision time (cluster-autoscaler 1.35,
-cloudprovider/aws/auto_scaling_groups.go, isNodeGroupAvailable). The provision time bounds what was launched and never
-became a node, so it follows the boot. Only then would a rung take longer than `RUNG_SECONDS`.
+for one that does not exist. A lack of capacity is a failed scaling activity of the Auto Scaling group, which
+cluster-autoscaler sees in its next loop: it leaves the rung alone with no regard to its provision time
+(cluster-autoscaler 1.35, cloudprovider/aws/auto_scaling_groups.go, isNodeGroupAvailable). The provision time bounds
+what was launched and never became a node, so it follows the boot. Only then would a rung take longer than
+`RUNG_SECONDS`.
 """
 
 from __future__ import annotations
@@ -175,16 +176,18 @@ def autoscaler_times(pools: Sequence[PoolPlan]) -> AutoscalerTimesPlan:
 
 
 def _keeper(pools: Sequence[PoolPlan], models: Sequence[ModelPlan], image: str) -> KeeperPlan | None:
-    groups = [model for model in models if model.pool in {pool.name for pool in pools}]
     kept = [
         pool
         for pool in pools
         if len(pool.rungs) > 1
         or any(rung.ends for rung in pool.rungs)
-        or any(model.layout.nodes > 1 for model in groups if model.pool == pool.name)
+        or any(model.layout.nodes > 1 for model in models if model.pool == pool.name)
     ]
-    if not kept:
-        return None
+    return keeper_orders(kept, models, image) if kept else None
+
+
+def keeper_orders(kept: Sequence[PoolPlan], models: Sequence[ModelPlan], image: str) -> KeeperPlan:
+    """What a keeper of these pools is told; `ops ladder` looks at pools with the same eyes."""
     names = {pool.name for pool in kept}
     moved = tuple(
         KeeperModelPlan(
@@ -194,7 +197,7 @@ def _keeper(pools: Sequence[PoolPlan], models: Sequence[ModelPlan], image: str) 
             nodes=model.layout.nodes,
             move_seconds=_move_seconds(next(pool for pool in kept if pool.name == model.pool), model),
         )
-        for model in groups
+        for model in models
         if model.pool in names
     )
     return KeeperPlan(

@@ -23,8 +23,9 @@ def stack_plan(stack: str) -> Plan:
 
 @cache
 def example_plan(name: str) -> Plan:
-    """The plan of a stack file of examples/."""
-    return load_and_plan(ROOT / "examples" / name / f"Pulumi.{name}.yaml")[1]
+    """The plan of the stack file in a folder of examples/."""
+    (file,) = (ROOT / "examples" / name).glob("Pulumi.*.yaml")
+    return load_and_plan(file)[1]
 
 
 def mirrored_plan(stack: str, *, images: str = "registry.example.com/mirror") -> Plan:
