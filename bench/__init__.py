@@ -1,1 +1,1 @@
-"""Measures what the platform's own code costs in time and memory: `make bench`. See docs/explanation/performance.md."""
+"""Measures what the platform's own code costs in time and memory: `make bench`. See docs/explanation/bench.md."""

@@ -1,4 +1,4 @@
-"""What is measured, and how much it may be: the limits of docs/explanation/performance.md."""
+"""What is measured, and how much it may be: the limits of docs/explanation/bench.md."""
 
 from __future__ import annotations
 

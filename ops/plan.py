@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from ops.console import OK, PROJECT_DIRECTORY, USAGE, err, out, print_json, table
 from ops.cost import price_findings, print_cost, print_parts
 from ops.explain import show_explanation
+from ops.performance import print_performance
 from planner import Plan, StackFileError, load_and_plan
 from planner.plan import EksPlan, Finding, PoolPlan
 from settings.load import stack_file
@@ -34,6 +35,7 @@ def show_plan(stack: str, *, as_json: bool, explain: str | None) -> int:
     out.print(f"[bold]{plan.project}[/bold] stack [bold]{plan.stack}[/bold]: {_where(plan)}\n")
     out.print(_models(plan))
     out.print()
+    print_performance(plan.models)
     out.print(_pools(plan))
     out.print()
     print_cost(plan.cost)
@@ -98,7 +100,7 @@ def _pools(plan: Plan) -> object:
 
 def _nodes(pool: PoolPlan) -> str:
     if pool.karpenter:
-        return f"{' or '.join(pool.karpenter.instance_types)} (Karpenter)"
+        return f"{' or '.join(pool.instance_types)} (Karpenter)"
     return pool.hardware.instance_type or f"{pool.hardware.gpus} x {pool.hardware.gpu}"
 
 

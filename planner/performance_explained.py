@@ -90,13 +90,14 @@ def performance_numbers(sketch: Draft, predicted: Predicted) -> tuple[Explained,
     known = factors()[predicted.replica.gpu.name]
     band = (
         Input(name="GPU", value=f"{known.band_low} to {known.band_high}", unit="of a time", source=known.source),
-        assumption("engine_band_low"),
+        assumption("engine_band_low_moe" if predicted.replica.card.moe else "engine_band_low", "engine_band_low"),
         assumption("engine_band_high"),
     )
-    found.append(number("true throughput at least", plan.band.low, "of a predicted one", "smaller of engine_band_low and 1 / GPU", *band))
-    found.append(
-        number("true throughput at most", plan.band.high, "of a predicted one", "larger of engine_band_high and 1 / GPU", *band)
-    )
+    for name, value, formula in (
+        ("true throughput at least", plan.band.low, "smaller of engine_band_low and 1 / GPU"),
+        ("true throughput at most", plan.band.high, "larger of engine_band_high and 1 / GPU"),
+    ):
+        found.append(number(name, value, "of a predicted one", formula, *band))
     return tuple(found)
 
 

@@ -168,7 +168,9 @@ class Curve:
         tpot = Quantiles(p50=step, p99=step + math.hypot(crowded - step, burst))
         share = self.fresh / self.input.mean
         own_p50, own, own_p99 = (
-            costs.prefill_ms(max(1.0, tokens * share), self.prefix, beside=running, beside_context=self.context)
+            costs.prefill_ms(
+                max(1.0, tokens * share), tokens * (1 - share), beside=running, beside_context=self.context
+            )
             for tokens in (self.input.median, self.input.mean, self.input.p99)
         )
         busy, ahead = self._prompts_ahead(running, per_ms)
@@ -215,8 +217,9 @@ class Curve:
 def band_of(replica: Replica) -> Band:
     """Where a throughput may lie: what engines were seen to make of it, and the GPU's own band where that is wider."""
     known = known_factors(replica.gpu)
+    low = assumed("engine_band_low_moe" if replica.card.moe else "engine_band_low")
     return Band(
-        low=min(assumed("engine_band_low"), 1 / known.band_high),
+        low=min(low, 1 / known.band_high),
         high=max(assumed("engine_band_high"), 1 / known.band_low),
         evidence=known.evidence,
     )

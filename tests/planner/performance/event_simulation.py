@@ -1,7 +1,8 @@
 """A continuous-batching engine, step by step: what the queueing formulas are checked against.
 
-Each step takes every running sequence one token further and prefills waiting prompts in chunks, first come first served,
-within the token budget, as vLLM's scheduler does. Step times are the model's own: what is checked is the queueing.
+Each step takes every running sequence one token further and prefills waiting prompts in chunks, first come first
+served, within the token budget, as vLLM's scheduler does; where the cache is full, the last that came starts over. Step
+times are the model's own: what is checked is the queueing.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ class Request:
     input: int
     output: int
     prompt: int
+    """What must be prefilled: the input, and after a preemption also what was made of the answer."""
     prefilled: int = 0
     made: int = 0
     first: float = 0.0
@@ -34,7 +36,82 @@ class Outcome:
     ttft_p99: float
     tpot_p50: float
     tpot_p99: float
-    tokens_per_second: float
+
+
+class Engine:
+    """Requests in their three states, and the clock in milliseconds."""
+
+    def __init__(self, replica: Replica, arrivals: list[Request]) -> None:
+        self.replica, self.costs = replica, replica.costs
+        self.arrivals = deque(arrivals)
+        self.waiting: deque[Request] = deque()
+        self.filling: list[Request] = []
+        self.running: list[Request] = []
+        self.clock = 0.0
+
+    @property
+    def busy(self) -> bool:
+        return bool(self.waiting or self.filling or self.running)
+
+    def step(self) -> float:
+        """One step; its milliseconds."""
+        while self.arrivals and self.arrivals[0].arrival <= self.clock:
+            self.waiting.append(self.arrivals.popleft())
+        if not self.busy:
+            self.clock = self.arrivals[0].arrival
+            return 0.0
+        chunks = self._schedule()
+        took = self._time(chunks)
+        self.clock += took
+        self._advance(chunks)
+        return took
+
+    def _schedule(self) -> list[tuple[Request, int]]:
+        memory = self.replica.memory.kv_tokens
+        held = sum(r.input + r.made for r in self.running) + sum(r.prompt for r in self.filling)
+        while held + len(self.running) > memory and len(self.running) > 1:
+            last = self.running.pop()
+            held -= last.input + last.made
+            last.prompt, last.prefilled = last.input + last.made, 0
+            self.waiting.appendleft(last)
+        budget = self.costs.chunk - len(self.running)
+        chunks: list[tuple[Request, int]] = []
+        for request in self.filling:
+            if (part := min(budget, request.prompt - request.prefilled)) > 0:
+                chunks.append((request, part))
+                budget -= part
+        room = self.replica.max_running - len(self.running) - len(self.filling)
+        while self.waiting and budget > 0 and room > 0 and held + self.waiting[0].prompt <= memory:
+            request = self.waiting.popleft()
+            self.filling.append(request)
+            part = min(budget, request.prompt)
+            chunks.append((request, part))
+            held, budget, room = held + request.prompt, budget - part, room - 1
+        return chunks
+
+    def _time(self, chunks: list[tuple[Request, int]]) -> float:
+        costs, count = self.costs, len(self.running)
+        fresh = sum(part for _, part in chunks)
+        took = costs.matrices_ms(max(1, count + fresh)) + (count + fresh) * costs.sum_row_ms
+        if count:
+            took += costs.cache_ms(1, sum(r.input + r.made for r in self.running)) + count * costs.sequence_ms
+        took += (costs.prefill_layers_ms if fresh else costs.decode_layers_ms) + costs.sum_ms + costs.engine_ms
+        return took + sum(costs.attention_ms(part, request.prefilled) for request, part in chunks)
+
+    def _advance(self, chunks: list[tuple[Request, int]]) -> None:
+        for request in self.running:
+            request.made += 1
+            request.last = self.clock
+        for request, part in chunks:
+            request.prefilled += part
+            if request.prefilled < request.prompt:
+                continue
+            self.filling.remove(request)
+            if not request.made:
+                request.first = request.last = self.clock
+                request.made = 1
+            self.running.append(request)
+        self.running = [request for request in self.running if request.made < request.output]
 
 
 def draw(source: random.Random, lengths: TokenLengths) -> int:
@@ -43,76 +120,22 @@ def draw(source: random.Random, lengths: TokenLengths) -> int:
 
 
 def simulate(replica: Replica, workload: Workload, *, requests: int, seed: int) -> Outcome:
-    """Outcome over the requests after a tenth of them has warmed it up."""
-    source = random.Random(seed)
-    costs = replica.costs
-    arrivals: deque[Request] = deque()
+    """Outcome over the requests after a tenth of them has warmed it up, while others still come."""
+    source = random.Random(seed)  # noqa: S311 - traffic, no secret
+    everyone: list[Request] = []
     now = 0.0
     for _ in range(requests):
         now += source.expovariate(workload.requests_per_second / 1e3)
         fresh = max(1, round(draw(source, workload.input) * (1 - workload.cached_share)))
-        arrivals.append(Request(arrival=now, input=fresh, output=draw(source, workload.output), prompt=fresh))
-    everyone = list(arrivals)
-    waiting: deque[Request] = deque()
-    filling: list[Request] = []
-    running: list[Request] = []
-    clock, area, span = 0.0, 0.0, 0.0
+        everyone.append(Request(arrival=now, input=fresh, output=draw(source, workload.output), prompt=fresh))
+    engine = Engine(replica, everyone)
     warm, end = everyone[requests // 10].arrival, everyone[-1].arrival
-    while arrivals or waiting or filling or running:
-        while arrivals and arrivals[0].arrival <= clock:
-            waiting.append(arrivals.popleft())
-        if not (waiting or filling or running):
-            clock = arrivals[0].arrival
-            continue
-        held = sum(r.input + r.made for r in running) + sum(r.prompt for r in filling)
-        while held + len(running) > replica.memory.kv_tokens and len(running) > 1:
-            # Preempted: the last that came starts over with what it has made.
-            last = running.pop()
-            held -= last.input + last.made
-            last.prompt, last.prefilled = last.input + last.made, 0
-            waiting.appendleft(last)
-        budget = costs.chunk - len(running)
-        chunks: list[tuple[Request, int]] = []
-        for request in filling:
-            part = min(budget, request.prompt - request.prefilled)
-            if part > 0:
-                chunks.append((request, part))
-                budget -= part
-        while waiting and budget > 0 and len(running) + len(filling) < replica.max_running:
-            if held + waiting[0].prompt > replica.memory.kv_tokens:
-                break
-            request = waiting.popleft()
-            filling.append(request)
-            held += request.prompt
-            part = min(budget, request.prompt)
-            chunks.append((request, part))
-            budget -= part
-        fresh = sum(part for _, part in chunks)
-        rows = len(running) + fresh
-        step = costs.matrices_ms(max(1, rows)) + rows * costs.sum_row_ms
-        context = sum(r.input + r.made for r in running)
-        if running:
-            step += costs.cache_ms(len(running), context / len(running)) + len(running) * costs.sequence_ms
-        step += costs.prefill_layers_ms + costs.sum_ms + costs.engine_ms if fresh else costs.step_ms
-        step += sum(costs.attention_ms(part, request.prefilled) for request, part in chunks)
-        clock += step
-        if warm <= clock <= end:
-            area += step * (len(running) + len(filling))
-            span += step
-        for request in list(running):
-            request.made += 1
-            request.last = clock
-            if request.made >= request.output:
-                running.remove(request)
-        for request, part in chunks:
-            request.prefilled += part
-            if request.prefilled >= request.prompt:
-                filling.remove(request)
-                if not request.made:
-                    request.first = request.last = clock
-                    request.made = 1
-                if request.output > 1:
-                    running.append(request)
+    area = span = 0.0
+    while engine.arrivals or engine.busy:
+        took = engine.step()
+        if warm <= engine.clock <= end:
+            area += took * (len(engine.running) + len(engine.filling))
+            span += took
     seen = everyone[requests // 10 :]
     ttft = sorted(r.first - r.arrival for r in seen)
     tpot = sorted((r.last - r.first) / (r.output - 1) for r in seen if r.output > 1)
@@ -122,5 +145,4 @@ def simulate(replica: Replica, workload: Workload, *, requests: int, seed: int) 
         ttft_p99=ttft[int(0.99 * len(ttft))],
         tpot_p50=statistics.median(tpot),
         tpot_p99=tpot[int(0.99 * len(tpot))],
-        tokens_per_second=sum(r.output for r in everyone) / clock * 1e3,
     )
