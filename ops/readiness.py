@@ -140,10 +140,15 @@ def _scheduling_events(objects: Objects, namespace: str) -> dict[str, str]:
     """The last word of the autoscaler on each pod."""
     found: dict[str, tuple[str, str]] = {}
     for event in objects.list(f"/api/v1/namespaces/{namespace}/events"):
-        if event.get("reason") not in _SCHEDULING:
+        if event.get("reason") not in _SCHEDULING and not _of_karpenter(event):
             continue
         when = str(event.get("lastTimestamp") or event.get("eventTime") or "")
         pod = event["involvedObject"].get("name", "")
         if when >= found.get(pod, ("", ""))[0]:
             found[pod] = (when, f"{event['reason']}: {event.get('message', '')}")
     return {pod: text for pod, (_, text) in found.items()}
+
+
+def _of_karpenter(event: Mapping[str, Any]) -> bool:
+    """`Nominated` and `FailedScheduling`; the scheduler has a `FailedScheduling` of its own."""
+    return "karpenter" in {event.get("reportingComponent"), event.get("source", {}).get("component")}

@@ -312,3 +312,23 @@ def test_a_group_at_the_efa_gate(api: ApiServer, cluster: Cluster) -> None:
     progress = progress_of(cluster, PROD, model)
     assert progress.step == "failing"
     assert "31 of 32 devices" in progress.detail
+
+
+def test_pods_on_karpenters_pool_say_what_karpenter_says(api: ApiServer, cluster: Cluster) -> None:
+    plan = example_plan("karpenter")
+    model = model_of(plan, "llama-8b")
+    add_workload(api, model)
+    condition = {"type": "PodScheduled", "status": "False", "message": "0/3 nodes: Insufficient nvidia.com/gpu"}
+    add_pod(api, model, "a", spec={}, status={"phase": "Pending", "conditions": [condition]})
+    for name, source, when in (("x", "karpenter", "2026-01-01"), ("y", "default-scheduler", "2026-01-02")):
+        event = {
+            "reason": "FailedScheduling",
+            "message": f"said by {source}",
+            "lastTimestamp": when,
+            "source": {"component": source},
+            "involvedObject": {"name": "a"},
+        }
+        api.put(f"/api/v1/namespaces/{model.namespace}/events/{name}", event)
+    detail = progress_of(cluster, plan, model).detail
+    assert "said by karpenter" in detail
+    assert "said by default-scheduler" not in detail
