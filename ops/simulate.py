@@ -155,15 +155,13 @@ class _Simulation:
     def _traffic(self, seed: int) -> Traffic:
         if self.options.trace is not None:
             return self._trace(self.options.trace)
-        from simulation.traffic import DAY_SECONDS, ModelTraffic, Traffic, drawn, rates  # noqa: PLC0415
+        from simulation.traffic import DAY_SECONDS, ModelTraffic, Traffic, drawn, mean_share, rates  # noqa: PLC0415
 
         assert self.options.profile is not None  # noqa: S101 - _checked
         seconds = int((self.options.hours or 24) * 3600)
         chosen = self._chosen()
-        weights = [
-            subject.requests_per_second if subject.requests_per_second is not None else self._guessed(subject)
-            for subject in chosen
-        ]
+        mean = mean_share(self.options.profile)
+        weights = [mean * (self._assumed(one) if one.busy_rate is None else one.busy_rate) for one in chosen]
         per_day = self.options.requests_per_day
         if per_day is None:
             per_day = sum(weights) * DAY_SECONDS
@@ -190,15 +188,16 @@ class _Simulation:
         )
         return Traffic(start=self.start, seconds=seconds, models=models, origin=self.options.profile)
 
-    def _guessed(self, subject: Subject) -> float:
-        """Mean rate of a model that the stack file gives none: half of what all its replicas can serve."""
+    def _assumed(self, subject: Subject) -> float:
+        """Busy hours of a model that the stack file gives no traffic: what all its replicas serve, with a margin."""
+        rate = subject.full_rate()
         note = (
-            f"{subject.plan.name}: `traffic` gives no rate; half of what its {subject.plan.scaling.max_replicas} "
-            f"replicas can serve is taken, {subject.full_rate() / 2:.3g} requests/s on average"
+            f"{subject.plan.name}: the stack file gives no `traffic`; {rate:.3g} requests/s in the busy hours are "
+            f"taken, what its {subject.plan.scaling.max_replicas} replicas can serve, and lengths of the catalog"
         )
-        if self.options.requests_per_day is None and note not in self.notes:
+        if note not in self.notes:
             self.notes.append(note)
-        return subject.full_rate() / 2
+        return rate
 
     def _trace(self, path: Path) -> Traffic:
         from simulation.trace import TraceModel, TraceOptions, read_trace  # noqa: PLC0415

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -24,79 +25,99 @@ _BUSIEST = 0.98
 
 
 class LatencySampler:
-    """Draws TTFT and TPOT of the requests of some steps.
+    """Draws TTFT and TPOT of the requests of some steps, from the same random numbers in every variant.
 
     TTFT = wait for a place in the batch (counted by the queues) + prompts before it (M/G/1: mean work x (1 + cv^2) /
-    2 / (1 - busy), exponential) + the rest of the step that runs + its own prefill beside what decodes. TPOT = the time
-    of a step. The formulas, and where they come from: docs/explanation/performance.md.
+    2 / (1 - busy), exponential) + the rest of the step that runs + its own prefill beside what decodes. TPOT = a decode
+    step + the prompts that came meanwhile / its tokens. Formulas and sources: docs/explanation/performance.md; how near
+    they are to single requests: tests/simulation/test_against_requests.py.
     """
 
-    def __init__(self, table: ReplicaTable, *, seconds: float, seed: int) -> None:
+    def __init__(self, table: ReplicaTable, *, variants: int, seconds: float, seed: int) -> None:
         self._table, self._seconds = table, seconds
         self._random = np.random.default_rng([seed, 2])
+        self._own = [np.random.default_rng([seed, 3]) for _ in range(variants)]
         self._drain = table.requests_per_second
+        self._prompts = table.prompts_ms / table.prompts_ms.mean() - 1
 
     def histograms(self, records: Sequence[StepRecord]) -> tuple[Floats, Floats]:
         """(TTFT, TPOT) of these steps: variant x bin, weighted by requests."""
-        table, random = self._table, self._random
-        entered = np.stack([record.entered for record in records])
-        finished = np.stack([record.finished for record in records])
-        running = np.stack([record.running for record in records])
-        ahead = np.stack([record.ahead for record in records])
-        rate = np.stack([record.rate for record in records])
-        step_ms = np.stack([record.step_ms for record in records])
-        variants = entered.shape[1]
-        tpot = self._tpot(finished, running, rate, step_ms)
-        ttft = np.zeros((variants, BINS))
-        where = np.nonzero(entered)
-        number = entered[where].astype(np.float64)[:, None]
-        batch = running[where]
-        shape = (len(batch), _SAMPLES)
-        # Places become free during the step, too.
-        left = np.minimum(self._drain, batch * 1e3 / (table.tokens * step_ms[where])) * self._seconds
-        position = ahead[where][:, None] + (number - left[:, None]) * random.random(shape)
-        waits = np.maximum(0.0, position) / self._drain * 1e3
-        beside = table.beside_ms[batch]
-        work = table.chunks_per_request * (table.chunk_ms + beside)
-        busy = np.minimum(_BUSIEST, np.minimum(rate[where], self._drain) / 1e3 * work)
-        scale = work * (1 + table.prompt_cv2) / 2 / (1 - busy)
-        draw = random.random(shape)
-        # The wait is 0 with the chance of an idle moment, else exponential: one uniform number gives both.
-        prompts = np.where(draw < busy[:, None], -scale[:, None] * np.log(draw / np.maximum(busy, 1e-12)[:, None]), 0.0)
-        prompts += random.random(shape) * np.where(batch > 0, step_ms[where], 0.0)[:, None]
-        prompt = random.integers(0, len(table.prompts_ms), shape)
-        own = table.prompts_ms[prompt] + table.prompts_chunks[prompt] * beside[:, None]
-        # About half of the prompts that come while it waits find room in its own last chunk.
-        own += prompts * (1 + busy / 2)[:, None]
-        _count(
-            ttft,
-            np.repeat(where[1], _SAMPLES),
-            (waits + own).ravel(),
-            np.repeat(number[:, 0] / _SAMPLES, _SAMPLES),
+        seen = _Seen(
+            entered=np.stack([record.entered for record in records]),
+            finished=np.stack([record.finished for record in records]),
+            running=np.stack([record.running for record in records]),
+            ahead=np.stack([record.ahead for record in records]),
+            rate=np.stack([record.rate for record in records]),
+            step_ms=np.stack([record.step_ms for record in records]),
         )
-        return ttft, tpot
+        return self._ttft(seen), self._tpot(seen)
 
-    def _tpot(self, finished: Counts, running: Counts, rate: Floats, step_ms: Floats) -> Floats:
-        """A request's time a token: the decode step, and its share of the prompts that happened to come meanwhile."""
-        table, random = self._table, self._random
-        found = np.zeros((finished.shape[1], BINS))
-        where = np.nonzero(finished)
-        batch, shape = running[where], (len(where[0]), _SAMPLES)
-        answers = table.answers[random.integers(0, len(table.answers), shape)]
-        expected = (rate[where] * step_ms[where] / 1e3)[:, None] * answers
-        number = random.poisson(expected)
-        # Prompts differ in length: a sum of them is their mean and one draw, which counts less the more there are.
-        drawn = table.prompts_ms[random.integers(0, len(table.prompts_ms), shape)] / table.prompts_ms.mean() - 1
-        prompts = np.maximum(0.0, number + np.sqrt(number) * drawn)
-        times = table.decode_ms[batch][:, None] + prompts * table.prompt_ms[batch][:, None] / answers
-        weights = np.repeat(finished[where] / _SAMPLES, _SAMPLES)
-        _count(found, np.repeat(where[1], _SAMPLES), times.ravel(), weights)
+    def _ttft(self, seen: _Seen) -> Floats:
+        table = self._table
+        steps, variants, slots = seen.entered.shape
+        found = np.zeros((variants, BINS))
+        shape = (steps, slots, _SAMPLES)
+        draws = self._random.random((4, *shape))
+        lengths = self._random.integers(0, len(table.prompts_ms), shape)
+        where = np.nonzero(seen.entered)
+        place = (where[0], where[2])
+        at, idle, rest, aside = draws[(slice(None), *place)]
+        number = seen.entered[where].astype(np.float64)[:, None]
+        batch, step_ms, rate = seen.running[where], seen.step_ms[where][:, None], seen.rate[where]
+        # Places become free during the step, too.
+        left = np.minimum(self._drain, batch * 1e3 / (table.tokens * step_ms[:, 0])) * self._seconds
+        position = seen.ahead[where][:, None] + number * at - left[:, None] * at
+        waits = np.maximum(0.0, position) / self._drain * 1e3
+        beside = table.beside_ms[batch][:, None]
+        work = table.chunks_per_request * (table.chunk_ms + beside)
+        busy = np.clip(np.minimum(rate, self._drain)[:, None] / 1e3 * work, 1e-9, _BUSIEST)
+        scale = work * (1 + table.prompt_cv2) / 2 / (1 - busy)
+        # No wait with the chance of an idle moment, else exponential.
+        before = np.where(idle < busy, -scale * np.log(np.maximum(aside, 1e-12)), 0.0)
+        before += rest * np.where(batch > 0, 1, 0)[:, None] * step_ms
+        prompt = lengths[place]
+        own = table.prompts_ms[prompt] + table.prompts_chunks[prompt] * beside
+        # About half of the prompts that come while it waits find room in its own last chunk.
+        own += before * (1 + busy / 2)
+        _count(found, where[1], waits + own, number[:, 0])
+        return found
+
+    def _tpot(self, seen: _Seen) -> Floats:
+        table = self._table
+        steps, variants, slots = seen.finished.shape
+        found = np.zeros((variants, BINS))
+        lengths = self._random.integers(0, len(table.prompts_ms), (2, steps, slots, _SAMPLES))
+        for variant, stream in enumerate(self._own):
+            where = np.nonzero(seen.finished[:, variant])
+            batch = seen.running[:, variant][where]
+            answers = table.answers[lengths[0][where]]
+            step_ms, rate = seen.step_ms[:, variant][where], seen.rate[:, variant][where]
+            number = stream.poisson((rate * step_ms / 1e3)[:, None] * answers)
+            # A sum of prompts is their mean and one draw, which counts less the more there are.
+            prompts = np.maximum(0.0, number + np.sqrt(number) * self._prompts[lengths[1][where]])
+            times = table.decode_ms[batch][:, None] + prompts * table.prompt_ms[batch][:, None] / answers
+            weights = seen.finished[:, variant][where].astype(np.float64)
+            _count(found, np.full(len(batch), variant), times, weights)
         return found
 
 
-def _count(into: Floats, variant: npt.NDArray[np.int64], milliseconds: Floats, weights: Floats) -> None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Seen:
+    """What some steps saw: step x variant x replica (`StepRecord`)."""
+
+    entered: Counts
+    finished: Counts
+    running: Counts
+    ahead: Counts
+    rate: Floats
+    step_ms: Floats
+
+
+def _count(into: Floats, variant: Counts, milliseconds: Floats, weights: Floats) -> None:
+    """Add samples (request x draw), each draw with its share of the request's weight."""
     bins = np.clip((np.log(milliseconds / _LOWEST_MS) / _LOG_GROWTH).astype(np.int64), 0, BINS - 1)
-    flat = np.bincount(variant * BINS + bins, weights=weights, minlength=into.size)
+    shares = np.repeat(weights / _SAMPLES, _SAMPLES)
+    flat = np.bincount((variant[:, None] * BINS + bins).ravel(), weights=shares, minlength=into.size)
     into += flat.reshape(into.shape)
 
 

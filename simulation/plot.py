@@ -1,5 +1,8 @@
 """The day as small multiples: one column a model; traffic, replicas, latencies, queue and money over the hours."""
 
+# pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false, reportUnknownLambdaType=false
+# matplotlib types its figures and axes in part.
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -55,7 +58,7 @@ def plot(result: Replayed, plan: Plan, start: datetime, title: str, path: Path) 
         plt.close(figure)
 
 
-_STYLE: dict[str, Any] = {
+_STYLE: Any = {
     "font.size": 9,
     "axes.edgecolor": _MUTED,
     "axes.labelcolor": _INK,

@@ -59,7 +59,10 @@ class Queues:
         self.served: Counts = np.zeros(variants, dtype=np.int64)
         self.refused: Counts = np.zeros(variants, dtype=np.int64)
         self.interrupted: Counts = np.zeros(variants, dtype=np.int64)
-        self._random = np.random.default_rng([seed, 1])
+        # One stream a variant, all alike: what does not differ between variants goes exactly the same way in each, and
+        # none depends on which others run beside it.
+        self._randoms = [np.random.default_rng([seed, 1]) for _ in range(variants)]
+        self._shared = np.random.default_rng([seed, 0])
         self._chances: Floats = np.zeros(shape)
         self._open: Flags = np.zeros(variants, dtype=bool)
         self._refill = table.requests_per_second * seconds
@@ -87,13 +90,18 @@ class Queues:
 
     def step(self, arrivals: int) -> StepRecord:
         """One step with this many new requests, the same in all variants."""
-        random, table = self._random, self.table
+        table = self.table
         offered = self.returned + arrivals
         self.arrived += arrivals
         # A Service without endpoints refuses the connection.
         self.refused += np.where(self._open, 0, offered)
         offered = np.where(self._open, offered, 0)
-        came = random.multinomial(offered, self._chances)
+        came = np.stack(
+            [
+                stream.multinomial(number, chances)
+                for stream, number, chances in zip(self._randoms, offered, self._chances, strict=True)
+            ]
+        )
         # The last slot takes what rounding leaves over.
         stray = np.where(self.accepts, 0, came)
         self.returned = stray.sum(axis=1)
@@ -102,7 +110,7 @@ class Queues:
         ahead = waiting - (table.limit - running)
         queue = waiting + came
         # Places that are free, and those that become free while a full batch works.
-        places = table.limit - running + int(self._refill + random.random())
+        places = table.limit - running + int(self._refill + self._shared.random())
         entered = np.minimum(queue, places)
         left = queue - entered
         # Those who enter do so at a random time of the step.
@@ -110,7 +118,14 @@ class Queues:
         step_ms = table.decode_ms[running] / (1 - share)
         leaving = self.seconds * 1e3 / (table.tokens * step_ms)
         stay = np.exp(-leaving)
-        stayed = random.binomial(running, stay) + random.binomial(entered, (1 - stay) / leaving)
+        stayed = np.stack(
+            [
+                stream.binomial(before, kept) + stream.binomial(new, kept_new)
+                for stream, before, kept, new, kept_new in zip(
+                    self._randoms, running, stay, entered, (1 - stay) / leaving, strict=True
+                )
+            ]
+        )
         too_many = np.maximum(0, stayed - table.limit)
         finished = running + entered - stayed
         left += too_many

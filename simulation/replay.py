@@ -156,7 +156,7 @@ class _Day:
             plans=plans,
             table=table,
             queues=Queues(table, variants=len(plans), slots=slots, seconds=seconds, seed=seed),
-            sampler=LatencySampler(table, seconds=seconds, seed=seed),
+            sampler=LatencySampler(table, variants=len(plans), seconds=seconds, seed=seed),
             scalers=[scaler_of(plan, floor_windows(plan.scaling.floors, start, length)) for plan in plans],
             recorder=ModelRecorder(len(plans), length, keep=self.conditions.series),
             steps=padded.reshape(-1, seconds).sum(axis=1),

@@ -9,11 +9,11 @@ from catalog.assumptions import assumed
 from catalog.load import Catalog, load
 from planner.cost.interruptions import hazard_of
 from planner.drafts import draft
-from planner.performance import Replica, TokenLengths, capacity, replica_of
+from planner.model_performance import lengths_of
+from planner.performance import Replica, TokenLengths, capacity, matrix_precision, replica_of
 from planner.plan import ModelPlan, Plan
 from planner.pools import look_up
 from planner.problems import Findings
-from planner.serving import _matrix_precision as matrix_precision
 from settings.root import Settings
 from settings.target import EksTarget
 
@@ -29,9 +29,8 @@ class Subject:
     input: TokenLengths
     output: TokenLengths
     cached_share: float
-    requests_per_second: float | None
-    """Of the stack file; None where it gives no traffic."""
-    lengths_given: bool
+    busy_rate: float | None
+    """Requests a second in the busy hours, of the stack file; None where it gives no traffic."""
 
     def full_rate(self) -> float:
         """Requests a second that all its replicas serve within the objectives, with scaling's margin."""
@@ -68,7 +67,7 @@ def subjects_of(settings: Settings, plan: Plan, catalog: Catalog | None = None) 
         if (found := look_up(index, pool, facts, region, on_eks=on_eks, findings=findings))
     }
     planned = {model.name: model for model in plan.models}
-    found: dict[str, Subject] = {}
+    subjects: dict[str, Subject] = {}
     for index, model in enumerate(settings.models):
         sketch = draft(index, model, settings, hardware, facts, findings)
         assert sketch is not None  # noqa: S101 - the stack has been planned
@@ -78,28 +77,23 @@ def subjects_of(settings: Settings, plan: Plan, catalog: Catalog | None = None) 
             node,
             sketch.fit,
             engine=model.engine,
-            precision=matrix_precision(sketch),
+            precision=matrix_precision(sketch.card, model.quantization),
             network_gbps=plan.pool(model.pool).hardware.network_gbps,
             max_running=planned[model.name].max_running,
             kv_bytes_per_value=sketch.serving.kv_bytes_per_value,
         )
-        traffic = getattr(model, "traffic", None)
-        found[model.name] = Subject(
+        prompts, answers, cached = lengths_of(sketch)
+        subjects[model.name] = Subject(
             plan=planned[model.name],
             replica=replica,
             ttft_objective_ms=model.objectives.ttft_p99_ms,
             tpot_objective_ms=model.objectives.tpot_p99_ms,
-            input=TokenLengths(mean=traffic.input_tokens.mean, p99=traffic.input_tokens.p99)
-            if traffic
-            else TokenLengths(mean=1000, p99=5000),
-            output=TokenLengths(mean=traffic.output_tokens.mean, p99=traffic.output_tokens.p99)
-            if traffic
-            else TokenLengths(mean=300, p99=1200),
-            cached_share=traffic.cached_share if traffic else 0.0,
-            requests_per_second=traffic.requests_per_second if traffic else None,
-            lengths_given=traffic is not None,
+            input=prompts,
+            output=answers,
+            cached_share=cached,
+            busy_rate=model.traffic.requests_per_second if model.traffic else None,
         )
-    return found
+    return subjects
 
 
 def hazards_of(plan: Plan, *, spot_per_hour: float | None) -> Mapping[str, Hazard]:

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from settings.errors import did_you_mean
 from simulation.chunks import CHUNK_BYTES, LONGEST_LINE_BYTES, Chunk, parse_chunk
@@ -56,6 +57,11 @@ class TraceOptions:
 def read_trace(path: Path, options: TraceOptions) -> Traffic:
     """The traffic of a trace; raises TraceError with the first problems, each with its line."""
     return _Reader(path, options).read()
+
+
+Floats = npt.NDArray[np.float64]
+Indices = npt.NDArray[np.int64]
+Flags = npt.NDArray[np.bool_]
 
 
 class _Reader:
@@ -201,9 +207,7 @@ class _Reader:
             self._done = True
         self._count(chunk, model, times, counts, inside)
 
-    def _count(
-        self, chunk: Chunk, model: np.ndarray, times: np.ndarray, counts: np.ndarray, inside: np.ndarray
-    ) -> None:
+    def _count(self, chunk: Chunk, model: Indices, times: Floats, counts: Floats, inside: Flags) -> None:
         for index in np.unique(model[inside]):
             own = inside & (model == index)
             second = times[own].astype(np.int64)
@@ -214,15 +218,15 @@ class _Reader:
             self._input[index].add(chunk.input_tokens[own], counts[own])
             self._output[index].add(chunk.output_tokens[own], counts[own])
 
-    def _spread(self, model: int, seconds: np.ndarray, counts: np.ndarray) -> None:
+    def _spread(self, model: int, seconds: Indices, counts: Floats) -> None:
         """The requests of an interval, spread evenly over its seconds: each second gets its whole share."""
         length = max(1, int(self._interval or 1))
         for begin, count in zip(seconds.tolist(), counts.tolist(), strict=True):
-            edges = np.round(np.linspace(0, count, length + 1)).astype(np.int64)
+            edges: Indices = np.round(np.linspace(0, count, length + 1)).astype(np.int64)
             end = min(self._seconds, begin + length)
             self._counts[model, begin:end] += np.diff(edges)[: end - begin]
 
-    def _models(self, chunk: Chunk) -> np.ndarray:
+    def _models(self, chunk: Chunk) -> Indices:
         """Index of each row's model; -1 where it is not replayed."""
         replayed = self._replayed()
         if chunk.model is None:
@@ -242,7 +246,7 @@ class _Reader:
                     )
         return numbers[which]
 
-    def _times(self, chunk: Chunk) -> np.ndarray:
+    def _times(self, chunk: Chunk) -> Floats:
         """Seconds since the replay's start."""
         times = chunk.time
         bad = ~np.isfinite(times) | (times < 0)
@@ -258,7 +262,7 @@ class _Reader:
             self._origin = float(times[0] // 60 * 60)
         return times - self._origin if self._origin is not None else times
 
-    def _check_order(self, chunk: Chunk, times: np.ndarray) -> None:
+    def _check_order(self, chunk: Chunk, times: Floats) -> None:
         before = np.concatenate(([self._last if self._last is not None else times[0]], times[:-1]))
         steps = times - before
         for row in np.nonzero(steps < 0)[0][:SHOWN]:
@@ -285,7 +289,7 @@ class _Reader:
             self._interval = float(moving.min()) if len(moving) else None
         self._last, self._last_line = float(longest), chunk.line_of(len(times) - 1)
 
-    def _check_gaps(self, chunk: Chunk, steps: np.ndarray, *, first: bool) -> None:
+    def _check_gaps(self, chunk: Chunk, steps: Floats, *, first: bool) -> None:
         help_text = "fill it with rows, or say --allow-gaps: nothing arrives then"
         if chunk.requests is None:
             for row in np.nonzero(steps > _LONGEST_PAUSE_SECONDS)[0][:SHOWN]:
@@ -302,9 +306,7 @@ class _Reader:
                 chunk, int(row), f"a gap: {steps[row]:g} s since the row above, {interval:g} s elsewhere", help_text
             )
 
-    def _check(
-        self, chunk: Chunk, values: np.ndarray, bad: np.ndarray, name: str, message: str, help_text: str
-    ) -> None:
+    def _check(self, chunk: Chunk, values: Floats, bad: Flags, name: str, message: str, help_text: str) -> None:
         for row in np.nonzero(bad)[0][:SHOWN]:
             self._tell(chunk, int(row), f"{name} is {values[row]:g}, {message}", help_text)
 

@@ -22,6 +22,8 @@ LONGEST_HOURS = 168
 _PEAK_HOUR = 14.5
 _SWING = 0.65
 """Of the day's first harmonic: the busiest hour has about 4 times the requests of the quietest."""
+_SHARPER = 0.1
+"""Of its second harmonic: days are pointed and nights are flat."""
 _BURSTS_PER_HOUR = 0.75
 _BURST_SECONDS = (120, 900)
 _BURST_FACTOR = (1.8, 4.0)
@@ -67,7 +69,7 @@ def rates(profile: Profile, *, start: datetime, seconds: int, per_day: float, se
 
     `diurnal`: two harmonics, the most at half past two in the afternoon of `start`'s time zone. `bursty`: the same with
     bursts of 2 to 15 minutes at 1.8 to 4 times the rate. `flat`: the same at all times. The mean over the replay is
-    `per_day` where it is a whole number of days.
+    `per_day` where it is a whole number of days. The shapes are made up, not measured: a trace of your own is better.
     """
     mean = per_day / DAY_SECONDS
     if profile == "flat":
@@ -75,7 +77,7 @@ def rates(profile: Profile, *, start: datetime, seconds: int, per_day: float, se
     first = start.hour * 3600 + start.minute * 60 + start.second
     hours = (first + np.arange(seconds)) / 3600 % 24
     angle = 2 * math.pi * (hours - _PEAK_HOUR) / 24
-    shape = 1 + _SWING * np.cos(angle) + 0.1 * np.cos(2 * angle)
+    shape = 1 + _SWING * np.cos(angle) + _SHARPER * np.cos(2 * angle)
     if profile == "bursty":
         random = np.random.default_rng([seed, 3])
         bursts = np.ones(seconds)
@@ -86,6 +88,11 @@ def rates(profile: Profile, *, start: datetime, seconds: int, per_day: float, se
         # The bursts are part of the day's requests, not on top of them.
         shape = shape * bursts / np.mean(bursts)
     return mean * shape
+
+
+def mean_share(profile: Profile) -> float:
+    """Mean rate of a profile's day over the rate of its busiest hour, bursts left out."""
+    return 1.0 if profile == "flat" else 1 / (1 + _SWING + _SHARPER)
 
 
 def drawn(expected: Floats, *, seed: int, stream: int) -> Counts:

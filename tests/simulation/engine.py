@@ -6,6 +6,7 @@ next chunk of waiting prompts, and its time is asked of the performance model's 
 
 from __future__ import annotations
 
+import math
 import random
 from collections import deque
 from dataclasses import dataclass, field
@@ -31,7 +32,7 @@ class Seen:
     seconds: float = 0.0
 
 
-def simulate(
+def simulate(  # noqa: C901, PLR0912 - one loop, read from top to bottom
     replica: Replica,
     *,
     rate: float,
@@ -42,7 +43,7 @@ def simulate(
     seed: int,
 ) -> Seen:
     """Poisson arrivals at one replica that runs `limit` at most; the first tenth is not counted."""
-    draw, seen = random.Random(seed), Seen()
+    draw, seen = random.Random(seed), Seen()  # noqa: S311 - a simulation
     mean_context = prompts.mean + answers.mean * (1 + answers.cv2) / 2
     chunk = replica.costs.chunk
     decode = [decode_step_ms(replica, batch=max(1, b), context=mean_context) for b in range(limit + 1)]
@@ -92,6 +93,4 @@ def simulate(
 
 
 def _mu(lengths: TokenLengths) -> float:
-    import math
-
     return math.log(lengths.median)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
 
-from simulation.replay import Conditions, base_usd_per_hour
+from planner.performance import Workload, performance
+from simulation.replay import Conditions, base_usd_per_hour, replay
 from simulation.subjects import Hazard
-from tests.simulation.days import day, fixed, scaled, served, stack, traffic
+from tests.simulation.days import ANSWERS, PROMPTS, day, fixed, scaled, served, stack, traffic
 
 MODEL = "r1-distill-70b"
 PLAN = stack("prod")[1]
@@ -56,7 +58,7 @@ def test_more_replicas_are_never_worse():
     found = day("prod", asked, *(fixed(PLAN, MODEL, replicas) for replicas in range(1, 7)))
     p99 = [one.model(MODEL).ttft_p99_ms for one in found]
     refused = [one.model(MODEL).refused for one in found]
-    assert all(more <= less * 1.05 for less, more in zip(p99, p99[1:], strict=False))
+    assert all(more <= less * 1.05 for less, more in pairwise(p99))
     assert refused == sorted(refused, reverse=True)
     assert refused[0] > 0 == refused[-1]
 
@@ -104,9 +106,6 @@ def test_a_lost_spot_node_is_replaced_after_the_planned_time():
 
 def test_a_flat_load_agrees_with_the_plans_own_figures():
     """The replay of a steady load is the performance model's steady state."""
-    from planner.performance import Workload, performance
-    from tests.simulation.days import ANSWERS, PROMPTS
-
     rate = 0.6 * LARGEST
     subject = stack("prod")[2][MODEL]
     steady = performance(subject.replica, Workload(requests_per_second=rate, input=PROMPTS, output=ANSWERS))
@@ -121,8 +120,6 @@ def test_models_of_one_pool_share_its_nodes():
     other = replace(next(m for m in PLAN.models if m.name == MODEL), name="twin")
     plan = replace(PLAN, models=(*PLAN.models, other))
     both = replace(asked, models=(asked.models[0], replace(asked.models[0], model="twin")))
-    from simulation.replay import replay
-
     subject = served("prod", MODEL)
     found = replay([("x", plan)], both, {MODEL: subject, "twin": subject}, Conditions())[0]
     assert {m.model for m in found.models} == {MODEL, "twin"}
