@@ -23,8 +23,9 @@ from rehearsal.quantities import Amounts, add, amount, fits, requests_of
 
 UNNEEDED_SECONDS: Final = 600.0
 """How long a cordoned node is empty before it is taken away: the chart's `scale-down-unneeded-time`."""
-_DEFAULT_BACKOFF: Final = (300.0, 1800.0)
-"""First and longest; cluster-autoscaler's own, where no pool is of its nodes."""
+BACKOFF_SECONDS: Final = 300.0
+"""The first pause after a failure where none is planned: cluster-autoscaler's own."""
+_LONGEST_BACKOFF: Final = 1800.0
 FAILURE_SECONDS: Final = 60.0
 """How long until the lack of capacity is noticed: a few loops of cluster-autoscaler (assumed)."""
 # A node that is Ready is seen by the scheduler a moment later; its pods are not counted again before that.
@@ -75,7 +76,9 @@ class Autoscaler:
         self._compression = compression
         self._bookings: list[_Booking] = []
         self._backoff: dict[str, float] = {}
-        self._pauses = (times.initial_backoff_seconds, times.max_backoff_seconds) if times else _DEFAULT_BACKOFF
+        self._pauses = (BACKOFF_SECONDS, _LONGEST_BACKOFF)
+        if times:
+            self._pauses = (times.initial_backoff_seconds, times.max_backoff_seconds)
         self._failures: dict[str, int] = {}
         self._empty_since: dict[str, float] = {}
         self._status: str | None = None

@@ -32,7 +32,14 @@ rung = st.one_of(
     st.fixed_dictionaries(
         {
             "kind": st.just("capacity_block"),
-            "reservation": st.just("cr-0123456789abcdef0"),
+            "reservation": st.from_regex(r"cr-[0-9a-f]{17}", fullmatch=True),
+            "nodes": st.integers(1, 4),
+        }
+    ),
+    st.fixed_dictionaries(
+        {
+            "kind": st.just("capacity_reservation"),
+            "reservation": st.from_regex(r"cr-[0-9a-f]{17}", fullmatch=True),
             "nodes": st.integers(1, 4),
         }
     ),
