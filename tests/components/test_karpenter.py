@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ import program
 from components._objects import manifest
 from components.karpenter import KarpenterNodes, node_classes, node_pools
 from components.karpenter_resources import Ec2NodeClass, NodePool
+from planner import load_and_plan
 from planner.karpenter import network_interfaces
 from planner.naming import POOL_LABEL, RUNG_LABEL
 from planner.plan import NetworkInterfacePlan, NodeClassPlan, PoolPlan
@@ -24,6 +26,7 @@ from tests.components.test_platform import before
 from tests.factories import example_plan
 from tests.harness import ResourceRecord, World, deploy
 from tests.infra.plans import catalog
+from tests.stacks import changed
 
 PLAN = example_plan("karpenter")
 L40S = PLAN.pool("l40s")
@@ -275,3 +278,30 @@ def test_a_cluster_without_its_aws_side_is_refused() -> None:
 def test_labels_of_a_rung_name_pool_and_rung() -> None:
     labels = manifests(L40S)[1]["spec"]["template"]["metadata"]["labels"]
     assert (labels[POOL_LABEL], labels[RUNG_LABEL]) == ("l40s", "l40s-spot")
+
+
+def test_four_rungs_on_three_pools_with_both_provisioners_build(tmp_path: Path) -> None:
+    spot, on_demand = ({"kind": kind, "nodes": {"max": 2}} for kind in ("spot", "on_demand"))
+
+    def reserved(number: int, kind: str = "capacity_reservation") -> dict[str, Any]:
+        return {"kind": kind, "reservation": f"cr-0123456789abcde0{number}", "nodes": 2}
+
+    karpenter = {
+        "name": "l40s",
+        "provisioner": "karpenter",
+        "instance_types": ["g6e.xlarge"],
+        "availability_zone": "us-east-1a",
+        "capacity": [reserved(5), reserved(6), spot, on_demand],
+    }
+    changes = {
+        "pools.0.capacity": [reserved(1, "capacity_block"), reserved(2), spot, on_demand],
+        "pools.1.capacity": [reserved(3, "capacity_block"), reserved(4), spot, on_demand],
+        "pools.2": karpenter,
+    }
+    plan = load_and_plan(changed(tmp_path, "prod", changes, removed=("budget",)))[1]
+    built = deploy(lambda: program.build(plan) and None, stack="prod")
+    assert len(built.of_type("aws:eks/nodeGroup:NodeGroup")) == 1 + 2 * 4
+    pools = sorted(built.objects("NodePool"), key=lambda record: -record.inputs["spec"]["weight"])
+    assert [record.inputs["metadata"]["name"] for record in pools] == [rung.name for rung in plan.pool("l40s").rungs]
+    for record in (*pools, *built.objects("EC2NodeClass")):
+        assert crd_schemas.problems(record.inputs) == []
