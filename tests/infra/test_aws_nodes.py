@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping
+from dataclasses import replace
 from email import message_from_string
 from functools import cache
 from typing import Any
@@ -14,15 +15,17 @@ import yaml
 from moto import mock_aws
 
 from infra.aws import declare
+from planner.plan import ScheduledSizePlan
 from tests.harness import ResourceRecord, World, deploy
 from tests.infra import plans
 
 NODE_GROUP = "aws:eks/nodeGroup:NodeGroup"
 TEMPLATE = "aws:ec2/launchTemplate:LaunchTemplate"
+SCHEDULE = "aws:autoscaling/schedule:Schedule"
 PLACEMENT = "aws:ec2/placementGroup:PlacementGroup"
 EFA_IN = "aws:vpc/securityGroupIngressRule:SecurityGroupIngressRule"
 EFA_OUT = "aws:vpc/securityGroupEgressRule:SecurityGroupEgressRule"
-KINDS = ("capacity_block", "spot", "on_demand")
+KINDS = ("capacity_block", "capacity_reservation", "spot", "on_demand")
 
 # Source: DescribeInstanceTypes (network cards, EFA interfaces).
 INTERFACES = {
@@ -153,7 +156,44 @@ def test_a_capacity_block_is_named_in_the_template_and_has_no_placement_group() 
     assert "placement" not in template
 
 
-@pytest.mark.parametrize("kind", ["capacity-block", "spot", "on-demand"])
+def test_a_reservation_is_on_demand_and_named_in_the_template() -> None:
+    world = world_of("p5.48xlarge")
+    inputs = group(world, "capacity-reservation").inputs
+    assert inputs["capacityType"] == "ON_DEMAND"
+    assert inputs["instanceTypes"] == ["p5.48xlarge"]
+    template = templates(world)["capacity-reservation"]
+    assert "instanceMarketOptions" not in template
+    target = template["capacityReservationSpecification"]["capacityReservationTarget"]
+    assert target == {"capacityReservationId": "cr-0123456789abcdef0"}
+    assert "placement" not in template, "a group of ours would exclude the reservation's instances"
+
+
+def test_a_reservation_in_a_placement_group_is_launched_into_that_group() -> None:
+    rung = plans.rung("gpu", "capacity_reservation", efa=True, placement_group_name="near")
+    pool = replace(plans.pool("gpu", "p5.48xlarge", kinds=(), efa=True), rungs=(rung,))
+    world = deploy(lambda: declare(plans.plan(pools=(pool,))))
+    assert templates(world)["capacity-reservation"]["placement"] == {"groupName": "near"}
+    assert not world.of_type(PLACEMENT), "it exists"
+
+
+def test_a_calendar_becomes_scheduled_actions_that_own_the_minimum() -> None:
+    def step(name: str, least: int, wanted: int | None) -> ScheduledSizePlan:
+        return ScheduledSizePlan(
+            name=name, timezone="Europe/Berlin", recurrence="30 7 * * 1-5", min_nodes=least, desired_nodes=wanted
+        )
+
+    rung = plans.rung("gpu", "spot", schedule=(step("calendar-1-start", 2, 2), step("calendar-1-end", 0, None)))
+    pool = replace(plans.pool("gpu", "g6e.xlarge", kinds=(), efa=False), rungs=(rung,))
+    world = deploy(lambda: declare(plans.plan(pools=(pool,))))
+    start, end = (world[SCHEDULE, f"pool-gpu-spot-calendar-1-{edge}"].inputs for edge in ("start", "end"))
+    assert (start["minSize"], start["desiredCapacity"], start["maxSize"]) == (2, 2, -1)
+    assert (end["minSize"], end["desiredCapacity"], end["maxSize"]) == (0, -1, -1), "nodes in use stay"
+    assert start["autoscalingGroupName"].startswith("eks-gpu-spot-")
+    assert (start["timeZone"], start["recurrence"]) == ("Europe/Berlin", "30 7 * * 1-5")
+    assert group(world, "spot").ignore_changes == ("scalingConfig.desiredSize", "scalingConfig.minSize")
+
+
+@pytest.mark.parametrize("kind", ["capacity-block", "capacity-reservation", "spot", "on-demand"])
 def test_gpu_groups(kind: str) -> None:
     world = world_of("p5.48xlarge")
     record = group(world, kind)
