@@ -1,4 +1,4 @@
-"""EFA, type by type: what the program registers against what EC2 says each network card takes, and moto's EC2 in between."""
+"""EFA, type by type: what the program registers against what EC2 says of each network card, and through moto's EC2."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ import pytest
 from moto import mock_aws
 
 from catalog.efa import references
-from planner.efa import efa_interfaces, max_pods
+from planner.efa import efa_interfaces, max_pods, reference_floor
 from tests.infra import plans
 from tests.infra.test_aws_nodes import group, request_of, templates, world_of
+from tests.upstream import chart_values, needs_chart_values
 
 # EFA devices of a node. Sources: EC2 user guide, EFA-capable types; aws-efa-k8s-device-plugin.
 DEVICES = {
@@ -130,3 +131,20 @@ def test_every_type_that_groups_may_run_on_has_a_reference_speed() -> None:
         # Two nodes: NCCL's trees send half of what its rings do, so NVLink types may pass the line rate, up to twice.
         assert 0 < entry.all_reduce_gb_per_s <= 2 * line_rate, name
         assert entry.source
+
+
+def test_tcp_cannot_pass_for_efa_where_gpus_are_joined_by_nvlink() -> None:
+    """The whole line rate of card 0, which TCP never reaches, is below the floor."""
+    for instance in plans.catalog().instances.values():
+        floor, _ = reference_floor(instance.name)
+        if instance.nvlink:
+            assert floor is not None
+            assert floor > instance.card0_gbps / 8, instance.name
+
+
+@needs_chart_values
+def test_the_device_plugin_runs_on_every_type_that_has_efa() -> None:
+    chart = plans.catalog().versions.charts["aws-efa-k8s-device-plugin"]
+    known = chart_values(chart.name, chart.version)["supportedInstanceLabels"]["values"]
+    with_efa = {instance.name for instance in plans.catalog().instances.values() if instance.efa_interfaces}
+    assert with_efa <= set(known)
