@@ -115,12 +115,12 @@ def predict(sketch: Draft, pool: PoolPlan, *, max_running: int, findings: Findin
         requests_per_second=rate or None,
         replicas_needed=needed,
         at_traffic=at_traffic,
-        gpu_time=_gpu_time(replica, workload, at_traffic.concurrency if at_traffic else most.performance.concurrency),
+        gpu_time=gpu_time(replica, workload, at_traffic.concurrency if at_traffic else most.performance.concurrency),
     )
     return Predicted(replica=replica, workload=workload, capacity=most, floor=limit, plan=plan)
 
 
-def _gpu_time(replica: Replica, workload: Workload, concurrency: float) -> GpuTime:
+def gpu_time(replica: Replica, workload: Workload, concurrency: float) -> GpuTime:
     """Of one mean request, with so many running."""
     cached = workload.input.mean * workload.cached_share
     batch = max(1.0, concurrency)
