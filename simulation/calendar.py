@@ -16,7 +16,7 @@ _PERIOD = timedelta(days=8)
 
 def minimums_of(rung: RungPlan, start: datetime, seconds: float) -> Minimums:
     """A rung's least nodes over a replay, its calendar counted; the last entry before `start` still holds."""
-    finish = start + timedelta(seconds=seconds)
+    finish = start.astimezone(UTC) + timedelta(seconds=seconds)
     events: list[tuple[datetime, int]] = []
     for step in rung.schedule:
         zone, cron = zone_of(step.timezone), parse(step.recurrence)

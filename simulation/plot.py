@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +77,7 @@ _STYLE: Any = {
 
 
 def _column(axes: Sequence[Any], model: ModelResult, result: Replayed, pool: str, start: datetime) -> None:
-    times = [start + timedelta(seconds=interval.second) for interval in model.series]
+    times = _times(start, [interval.second for interval in model.series])
     series = model.series
     traffic, replicas, ttft, tpot, waiting, money = axes
     traffic.set_title(
@@ -112,6 +112,11 @@ def _column(axes: Sequence[Any], model: ModelResult, result: Replayed, pool: str
     money.xaxis.set_major_formatter(ConciseDateFormatter(locator, tz=start.tzinfo))
 
 
+def _times(start: datetime, seconds: Sequence[int]) -> list[datetime]:
+    """On the clocks of the start's zone, which may change meanwhile."""
+    return [(start.astimezone(UTC) + timedelta(seconds=second)).astimezone(start.tzinfo) for second in seconds]
+
+
 def _latency(
     axis: Any,
     times: Sequence[datetime],
@@ -132,7 +137,7 @@ def _money(axis: Any, result: Replayed, pool: str, start: datetime) -> None:
     rungs = [rung for rung in result.rungs if rung.pool == pool and rung.node_hours]
     if not rungs:
         return
-    times = [start + timedelta(seconds=interval.second) for interval in rungs[0].series]
+    times = _times(start, [interval.second for interval in rungs[0].series])
     axis.stackplot(
         times,
         [[interval.usd * 3600 / INTERVAL_SECONDS for interval in rung.series] for rung in rungs],

@@ -50,18 +50,20 @@ def floor_windows(floors: Sequence[CronFloor], start: datetime, seconds: float) 
     As KEDA judges: a floor holds while the next `end` comes before, or with, the next `start`.
     """
     windows: list[FloorWindow] = []
-    finish = start + timedelta(seconds=seconds)
+    # In UTC: sums of local times pass over changes of the clock.
+    begins = start.astimezone(UTC)
+    finish = begins + timedelta(seconds=seconds)
     for floor in floors:
         zone = zone_of(floor.timezone)
         begin, end = parse(floor.start), parse(floor.end)
-        moment = start.astimezone(UTC) - timedelta(seconds=1)
+        moment = begins - timedelta(seconds=1)
         while moment < finish:
             next_start, next_end = begin.after(moment, zone), end.after(moment, zone)
             if next_end is not None and (next_start is None or next_end <= next_start):
                 windows.append(
                     FloorWindow(
-                        start=(moment - start).total_seconds(),
-                        end=min(seconds, (next_end - start).total_seconds()),
+                        start=max(0.0, (moment - begins).total_seconds()),
+                        end=min(seconds, (next_end - begins).total_seconds()),
                         replicas=floor.replicas,
                     )
                 )

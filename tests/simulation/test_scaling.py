@@ -1,0 +1,143 @@
+"""Autoscalers as the replay has them, against what KEDA, the HPA and Ray Serve document."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import datetime
+from itertools import pairwise
+from zoneinfo import ZoneInfo
+
+import pytest
+
+from planner.plan import CronFloor
+from simulation.scaling import KedaScaler, Observation, RayScaler, floor_at, floor_windows
+from tests.simulation.days import stack
+
+SCALING = replace(
+    next(m for m in stack("prod")[1].models if m.name == "r1-distill-70b").scaling,
+    min_replicas=2,
+    max_replicas=9,
+    scale_up_pods=2,
+    scale_up_period_seconds=300,
+    scale_down_pods=1,
+    scale_down_period_seconds=600,
+    scale_down_stabilization_seconds=900,
+)
+THRESHOLD = float(next(t.threshold for t in SCALING.triggers if t.name == "concurrency"))
+BERLIN = ZoneInfo("Europe/Berlin")
+
+
+def seen(second, *, load=0.0, replicas=2, waiting=0, ttft=0.0):
+    return Observation(
+        second=second,
+        running=round(load * THRESHOLD),
+        waiting=waiting,
+        ttft_p99_seconds=ttft,
+        replicas=replicas,
+        ready=replicas,
+    )
+
+
+def windows(floor, start, hours=24):
+    found = floor_windows([floor], start, hours * 3600)
+    return [(w.start / 3600, w.end / 3600) for w in found]
+
+
+def test_ceil_of_load_over_threshold_within_limits():
+    assert KedaScaler(SCALING, ()).wanted(seen(0, load=3.5)) == 4
+    assert KedaScaler(SCALING, ()).wanted(seen(0, load=0)) == 2
+    assert KedaScaler(replace(SCALING, scale_up_pods=99), ()).wanted(seen(0, load=50)) == 9
+
+
+@pytest.mark.parametrize(("load", "replicas"), [(2.15, 2), (2.3, 3), (1.9, 2)])
+def test_a_tenth_off_is_near_enough(load, replicas):
+    assert KedaScaler(SCALING, ()).wanted(seen(0, load=load)) == replicas
+
+
+def test_any_trigger_may_ask_for_more():
+    assert KedaScaler(SCALING, ()).wanted(seen(0, waiting=19)) == 4  # five waiting for each
+    limit = float(next(t.threshold for t in SCALING.triggers if t.name == "ttft"))
+    assert KedaScaler(SCALING, ()).wanted(seen(0, ttft=1.5 * limit)) == 3
+
+
+def test_up_by_no_more_than_a_step_each_period():
+    scaler, replicas = KedaScaler(SCALING, ()), 2
+    course = []
+    for second in range(0, 615, 15):
+        replicas = scaler.wanted(seen(second, load=9, replicas=replicas))
+        course.append(replicas)
+    assert course[0] == course[19] == 4
+    assert course[20] == course[39] == 6
+    assert course[40] == 8
+
+
+def test_down_only_after_the_window_and_one_at_a_time():
+    scaler, replicas, changes = KedaScaler(SCALING, ()), 6, {}
+    for second in range(0, 4000, 15):
+        load = 6 if second < 300 else 0
+        new = scaler.wanted(seen(second, load=load, replicas=replicas))
+        if new != replicas:
+            changes[second] = new
+        replicas = new
+    assert list(changes.values()) == [5, 4, 3, 2]
+    times = list(changes)
+    assert 285 + 900 <= times[0] <= 300 + 930
+    assert all(later - earlier >= 600 for earlier, later in pairwise(times))
+
+
+def test_a_floor_asks_for_its_replicas_while_it_holds():
+    floor = CronFloor(timezone="UTC", start="0 8 * * *", end="0 9 * * *", replicas=4)
+    scaler = KedaScaler(SCALING, floor_windows([floor], datetime(2026, 6, 17, tzinfo=ZoneInfo("UTC")), 86400))
+    assert scaler.wanted(seen(7.9 * 3600)) == 2
+    assert scaler.wanted(seen(8 * 3600)) == 4
+
+
+def test_floors_on_the_clocks_of_their_zone():
+    working = CronFloor(timezone="Europe/Berlin", start="30 7 * * 1-5", end="0 19 * * 1-5", replicas=3)
+    assert windows(working, datetime(2026, 6, 17, tzinfo=ZoneInfo("UTC"))) == [(5.5, 17)]
+    assert windows(working, datetime(2026, 1, 14, tzinfo=ZoneInfo("UTC"))) == [(6.5, 18)]
+    assert windows(working, datetime(2026, 6, 20, tzinfo=BERLIN)) == []  # a Saturday
+    # The replay may begin inside of one, and at its very start.
+    assert windows(working, datetime(2026, 6, 17, 12, tzinfo=BERLIN), 12) == [(0, 7)]
+    assert windows(working, datetime(2026, 6, 17, 7, 30, tzinfo=BERLIN), 1) == [(0, 1)]
+
+
+def test_floors_over_midnight_and_over_a_change_of_the_clock():
+    night = CronFloor(timezone="Europe/Berlin", start="0 22 * * *", end="0 6 * * *", replicas=3)
+    # The night of 29 March has an hour less, that of 25 October one more.
+    assert windows(night, datetime(2026, 3, 28, 12, tzinfo=BERLIN)) == [(10, 17)]
+    assert windows(night, datetime(2026, 10, 24, 12, tzinfo=BERLIN)) == [(10, 19)]
+    assert windows(night, datetime(2026, 6, 17, tzinfo=BERLIN)) == [(0, 6), (22, 24)]
+
+
+def test_two_starts_before_one_end():
+    """KEDA asks which comes next: between two starts a floor does not hold."""
+    odd = CronFloor(timezone="UTC", start="0 8,10 * * *", end="0 12 * * *", replicas=3)
+    assert windows(odd, datetime(2026, 6, 17, tzinfo=ZoneInfo("UTC"))) == [(10, 12)]
+
+
+def test_the_highest_floor_counts():
+    start = datetime(2026, 6, 17, tzinfo=ZoneInfo("UTC"))
+    floors = [
+        CronFloor(timezone="UTC", start="0 8 * * *", end="0 20 * * *", replicas=3),
+        CronFloor(timezone="UTC", start="0 12 * * *", end="0 14 * * *", replicas=5),
+    ]
+    found = floor_windows(floors, start, 86400)
+    assert [floor_at(found, hour * 3600) for hour in (7, 8, 13, 14, 20)] == [0, 3, 5, 3, 0]
+
+
+def test_ray_waits_and_then_goes_all_the_way():
+    target = SCALING.target_concurrency
+    scaler = RayScaler(SCALING, {"upscale_delay_s": 30, "downscale_delay_s": 600})
+    course = []
+    replicas = 2
+    for second in range(0, 1200, 15):
+        load = 6 * target if second < 300 else target
+        replicas = scaler.wanted(
+            Observation(second=second, running=load, waiting=0, ttft_p99_seconds=0, replicas=replicas, ready=replicas)
+        )
+        course.append((second, replicas))
+    ups = [second for second, value in course if value == 6]
+    assert 30 <= ups[0] <= 60
+    downs = [second for second, value in course if second > 300 and value == 2]
+    assert 300 + 600 <= downs[0] <= 300 + 660
