@@ -77,7 +77,7 @@ def plan_model(
     load = plan_load(settings.cache, cache, medium, sketch.reader(pool), everyone)
     weights = _weights(sketch, cache, medium, load)
     tokens = mean_tokens(sketch)
-    max_running = _round_down(min(MAX_RUNNING, max(1, int(1.3 * memory.kv_tokens / tokens))))
+    max_running = running_limit(memory.kv_tokens, tokens)
     predicted = predict(sketch, pool, max_running=max_running, findings=findings)
     knee = max(1, predicted.plan.knee_concurrency)
     gate = plan_gate(
@@ -339,7 +339,9 @@ def _ray(sketch: Draft, request: EngineRequest, scaling: ScalingPlan) -> RayPlan
     )
 
 
-def _round_down(count: int) -> int:
+def running_limit(kv_tokens: int, mean_tokens: int) -> int:
+    """Sequences that the engine may run at once: somewhat more than the cache holds of mean length."""
+    count = min(MAX_RUNNING, max(1, int(1.3 * kv_tokens / mean_tokens)))
     return count if count < 16 else count // 8 * 8
 
 

@@ -10,7 +10,6 @@ from typing import Any
 from planner.performance import TokenLengths
 from planner.sizing.front import Member
 from planner.sizing.request import SizeError, SizeRequest
-from settings.serving import Model
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +56,11 @@ def entries(
     card = option.served.variant.card
     commit = revision or card.revision
     if commit is None:
-        raise SizeError(f"no commit of {card.name} is known", help="--revision <40 hex digits>, --quantization checkpoint, or another --choose", asked=True)
+        raise SizeError(
+            f"no commit of {card.name} is known",
+            help="--revision <40 hex digits>, --quantization checkpoint, or another --choose",
+            asked=True,
+        )
     offered = option.offer.zones
     zone = next((zone for zone in zones if zone in offered), offered[0])
     return Entries(
@@ -105,8 +108,7 @@ def _model(
         "ttft_p99_ms": max(10, math.floor(request.ttft_p99_ms)),
         "tpot_p99_ms": max(1, math.floor(request.tpot_p99_ms)),
     }
-    if "traffic" in Model.model_fields:
-        entry["traffic"] = _traffic(request)
+    entry["traffic"] = _traffic(request)
     if layout.nodes > 1 and image is not None:
         entry["image"] = {"repository": image.repository, "tag": image.tag, "carries_efa": True}
     return entry

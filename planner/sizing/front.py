@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from catalog.load import Catalog
 from catalog.load import load as load_catalog
-from planner.cost.load import load_of
+from planner.model_performance import gpu_time
 from planner.performance import Workload
 from planner.sizing.losses import Lost
 from planner.sizing.nearest import explain_nothing
@@ -104,14 +104,14 @@ def token_price(option: Option, request: SizeRequest) -> TokenPrice:
         output=request.output,
         cached_share=request.cached_share,
     )
-    load = load_of(option.served.replica, workload, replicas=option.replicas, basis="traffic", source="as asked")
+    taken = gpu_time(option.served.replica, workload, option.performance.concurrency)
     offer, risk = option.offer, option.risk
     useful = 0.0
     for nodes, price, spot in ((option.on_demand_nodes, offer.on_demand, False), (option.spot_nodes, offer.spot, True)):
         if nodes and price is not None:
             useful += nodes * price.usd * risk.useful_factor(spot=spot)
     per_million = 1e6 / (request.requests_per_second * _SECONDS_PER_HOUR)
-    share = load.prefill_share
+    share = taken.prefill_ms / (taken.prefill_ms + taken.decode_ms)
     return TokenPrice(
         usd_per_useful_hour=useful,
         prefill_share=share,

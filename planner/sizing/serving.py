@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -10,8 +11,9 @@ from catalog.load import Catalog
 from catalog.types import Instance, ModelCard
 from planner.layout import Fit, Node, fit, node_of
 from planner.memory import GIB, Serving, served_weights_gb
-from planner.performance import Capacity, Floor, Replica, Workload, capacity, floor, replica_of
+from planner.performance import Capacity, Floor, Replica, Workload, capacity, floor, matrix_precision, replica_of
 from planner.plan import LayoutPlan
+from planner.serving import running_limit
 from planner.sizing.layouts import broken, layouts
 from planner.sizing.request import EngineName, SizeRequest
 from planner.sizing.variants import Variant, variants
@@ -157,8 +159,15 @@ def _try(
 
     if found.memory.max_sequences < 1:
         return failed("memory", None, _shortfall_gib(found, serving))
+    tokens = math.ceil(request.input.mean + request.output.mean * (1 + request.output.cv2) / 2)
     replica = replica_of(
-        card, node, found, engine=engine, precision=variant.precision, network_gbps=instance.network_gbps
+        card,
+        node,
+        found,
+        engine=engine,
+        precision=matrix_precision(card, variant.quantization),
+        network_gbps=instance.network_gbps,
+        max_running=running_limit(found.memory.kv_tokens, tokens),
     )
     limit = floor(
         replica,

@@ -22,8 +22,6 @@ class Variant:
 
     card: ModelCard
     quantization: Setting
-    precision: Literal["bf16", "fp8"]
-    """Of the matrix products: weights alone in FP8 or INT4 are widened to bf16 first."""
     words: str
     published: bool
     """Whether these are the asked card's own weights, unchanged."""
@@ -63,17 +61,17 @@ def variants(asked: ModelCard, wanted: Quantization, gpu: Gpu, catalog: Catalog)
         own = card is asked
         if published in _FP8:
             if gpu.fp8_hardware:
-                yield Variant(card=card, quantization="checkpoint", precision="fp8", words=published, published=own)
+                yield Variant(card=card, quantization="checkpoint", words=published, published=own)
             else:
                 words = f"{published}, weights only"
-                yield Variant(card=card, quantization="fp8_weight_only", precision="bf16", words=words, published=own)
+                yield Variant(card=card, quantization="fp8_weight_only", words=words, published=own)
             continue
         if wanted != "fp8":
-            yield Variant(card=card, quantization="checkpoint", precision="bf16", words=published, published=own)
+            yield Variant(card=card, quantization="checkpoint", words=published, published=own)
         if published != "bf16" or wanted == "checkpoint":
             continue
         if gpu.fp8_hardware:
-            yield Variant(card=card, quantization="fp8", precision="fp8", words="fp8 while loading", published=False)
+            yield Variant(card=card, quantization="fp8", words="fp8 while loading", published=False)
         else:
             words = "fp8 while loading, weights only"
-            yield Variant(card=card, quantization="fp8_weight_only", precision="bf16", words=words, published=False)
+            yield Variant(card=card, quantization="fp8_weight_only", words=words, published=False)

@@ -181,6 +181,9 @@ def test_a_choice_is_written_and_plans(capfd, prod, model, number):
     assert made.scaling.min_replicas == chosen["replicas"]
     assert made.engine == chosen["engine"]
     assert made.layout.gpus == chosen["gpus_per_replica"]
+    # The plan works out the same speed from the stack file alone.
+    assert made.performance.replicas_needed <= chosen["replicas"]
+    assert made.performance.capacity.requests_per_second == pytest.approx(chosen["requests_per_second_per_replica"])
     assert pool.max_nodes >= sum(chosen["nodes"].values())
     assert {rung.kind: rung.min_nodes for rung in pool.rungs}["on_demand"] == (
         chosen["nodes"]["on_demand"] if chosen["nodes"]["spot"] else 0

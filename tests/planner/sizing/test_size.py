@@ -238,7 +238,7 @@ def test_a_format_is_served_as_asked_and_where_the_gpu_can():
             variant = option.served.variant
             assert (variant.quantization, variant.card.name) in allowed
     for option, _ in answer("70B").dominated:
-        if option.served.variant.precision == "fp8":
+        if option.served.replica.precision == "fp8":
             assert CATALOG.gpus[option.served.gpu].fp8_hardware
 
 
