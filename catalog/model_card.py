@@ -102,9 +102,10 @@ class ModelCard(Sourced):
     """40-hex commit of the hub repository; None where none could be verified."""
     base_model: str | None = None
     """Card of the same weights in their first format, where this one is a quantisation of it."""
-    reasoning_parser: Mapping[str, str] = field(default_factory=dict[str, str])
+    # Mappings have no hash; a card is known by the rest.
+    reasoning_parser: Mapping[str, str] = field(default_factory=dict[str, str], hash=False)
     """Engine key -> value of its reasoning-parser option."""
-    tool_parser: Mapping[str, str] = field(default_factory=dict[str, str])
+    tool_parser: Mapping[str, str] = field(default_factory=dict[str, str], hash=False)
 
     @property
     def moe_layers(self) -> int:

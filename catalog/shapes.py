@@ -6,6 +6,7 @@ projections in the models' published implementations; what each format leaves in
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Literal
 
@@ -121,6 +122,7 @@ def bytes_per_param(part: Part, served: ServedFormat) -> float:
     return {"fp8": 1.0, "fp8_online": 1.0, "fp8_block128": 1 + 4 / 128**2, "awq_int4": 0.5 + 2.5 / 128}[served]
 
 
+@functools.lru_cache(maxsize=512)
 def weights(card: ModelCard, served: ServedFormat | None = None) -> tuple[Weights, ...]:
     """All parts in the served format (the checkpoint's where None), prediction layers included."""
     how: ServedFormat = served or card.checkpoint.format
