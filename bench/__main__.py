@@ -29,7 +29,9 @@ def bench(
         with tempfile.TemporaryDirectory() as folder:
             results += suite.verb(repeat)
             results += suite.planning(repeat, Path(folder))
+            results += suite.capacities(min(repeat, 2))
             results += suite.building(min(repeat, 2), Path(folder))
+            results += suite.simulating(min(repeat, 2), Path(folder))
             if rehearse:
                 results += suite.rehearsing()
     except BenchError as error:

@@ -127,3 +127,46 @@ def stack_file(models: int, directory: Path) -> Path:
     path = directory / f"Pulumi.bench{models}.yaml"
     path.write_text(yaml.safe_dump(document(models), sort_keys=False), encoding="utf-8")
     return path
+
+
+def busy_stack_file(directory: Path) -> Path:
+    """A stack for 120 million requests a day: a small model with up to 200 replicas on 25 nodes of eight H100."""
+    data = document(1)
+    platform = data["config"]["inference-platform:platform"]
+    platform["pools"] = [
+        {
+            "name": "h100",
+            "instance_type": "p5.48xlarge",
+            "availability_zone": ZONE,
+            "capacity": [
+                {"kind": "spot", "nodes": {"min": 0, "max": 15}},
+                {"kind": "on_demand", "nodes": {"min": 0, "max": 10}},
+            ],
+        }
+    ]
+    platform["models"] = [
+        {
+            **_SMALL.model,
+            "name": "busy",
+            "pool": "h100",
+            "replicas": {"min": 10, "max": 200},
+            "traffic": {
+                "requests_per_second": 1000,
+                "input_tokens": {"mean": 800},
+                "output_tokens": {"mean": 150},
+            },
+        }
+    ]
+    path = directory / "Pulumi.busy.yaml"
+    path.write_text(yaml.safe_dump(data, sort_keys=False), encoding="utf-8")
+    return path
+
+
+def trace_file(rows: int, directory: Path) -> Path:
+    """A trace of single requests at a steady pace over two hours."""
+    path = directory / f"trace-{rows}.csv"
+    step = 7200 / rows
+    with path.open("w", encoding="utf-8") as stream:
+        stream.write("time,input_tokens,output_tokens\n")
+        stream.writelines(f"{row * step:.4f},{200 + row % 1301},{20 + row % 301}\n" for row in range(rows))
+    return path

@@ -9,11 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.generate import stack_file
+from bench.generate import busy_stack_file, stack_file, trace_file
 from bench.measure import Sample, repeated, run
 
 ROOT = Path(__file__).resolve().parent.parent
 SIZES = (10, 100, 400)
+DAYS = (1.2e6, 12e6, 120e6)
+"""Requests of a replayed day."""
+TRACE_ROWS = (1_000_000, 10_000_000)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,11 +78,73 @@ def building(times: int, directory: Path) -> Iterator[Result]:
     yield Result(name="100 models built, peak memory", value=_peak(samples), unit="MiB", limit=300)
 
 
+def simulating(times: int, directory: Path) -> Iterator[Result]:
+    """A day on one model with up to 200 replicas, then a trace of single requests; how both grow."""
+    path = busy_stack_file(directory)
+    seconds: dict[float, float] = {}
+    for requests in DAYS:
+        samples = repeated([sys.executable, "-m", "bench.child", "simulate", str(path), str(requests)], ROOT, times)
+        said = min((_said(sample) for sample in samples), key=lambda item: float(item["seconds"]))
+        seconds[requests] = float(said["seconds"])
+        top = requests == DAYS[-1]
+        yield Result(
+            name=f"{requests / 1e6:g} million requests in a day replayed",
+            value=seconds[requests],
+            unit="s",
+            limit=60 if top else None,
+            note=f"{said['replicas']} replicas at most, {int(said['refused']):,} refused; {_cpu(samples)}",
+        )
+        if top:
+            yield Result(name="the same, peak memory", value=_peak(samples), unit="MiB", limit=2000)
+    yield Result(
+        name=f"{DAYS[-1] / 1e6:g} million against {DAYS[0] / 1e6:g}",
+        value=seconds[DAYS[-1]] / seconds[DAYS[0]],
+        unit="x",
+        limit=DAYS[-1] / DAYS[0],
+        note="counts of each time step, not single requests: replicas cost more than requests",
+    )
+    per_row: dict[int, float] = {}
+    for rows in TRACE_ROWS:
+        trace = trace_file(rows, directory)
+        sample = run([sys.executable, "-m", "bench.child", "trace", str(path), str(trace)], ROOT)
+        trace.unlink()
+        said = _said(sample)
+        per_row[rows] = float(said["read_seconds"]) / rows
+        yield Result(
+            name=f"trace of {rows / 1e6:g} million rows read",
+            value=float(said["read_seconds"]),
+            unit="s",
+            limit=None,
+            note=f"peak {sample.peak_mib:.0f} MiB",
+        )
+        if rows == TRACE_ROWS[-1]:
+            yield Result(name="the same, peak memory", value=sample.peak_mib, unit="MiB", limit=500)
+    yield Result(
+        name="a row of the longer trace against one of the shorter",
+        value=per_row[TRACE_ROWS[-1]] / per_row[TRACE_ROWS[0]],
+        unit="x",
+        limit=1.5,
+    )
+
+
 def rehearsing() -> Iterator[Result]:
     """prod rehearsed in-process: up, second run, destroy. Once: it is long, and its own steps are timed inside."""
     sample = run([sys.executable, "-m", "ops", "rehearse", "--stack", "prod", "--json"], ROOT)
     phases = ", ".join(f"{phase['name']} {phase['seconds']:.0f} s" for phase in _said(sample).get("phases", ()))
     yield Result(name="ops rehearse --stack prod", value=sample.wall_seconds, unit="s", limit=90, note=phases)
+
+
+def capacities(times: int) -> Iterator[Result]:
+    """The performance model: what `ops size` asks thousands of times."""
+    samples = repeated([sys.executable, "-m", "bench.capacity"], ROOT, times)
+    said = max((_said(sample) for sample in samples), key=lambda item: float(item["per_second"]))
+    yield Result(
+        name="one capacity()",
+        value=1e3 / float(said["per_second"]),
+        unit="ms",
+        limit=2.0,
+        note=f"{said['per_second']:,.0f} a second over {said['replicas']} replicas",
+    )
 
 
 def _said(sample: Sample) -> dict[str, Any]:

@@ -39,7 +39,7 @@ def performance_numbers(sketch: Draft, predicted: Predicted) -> tuple[Explained,
             "requests a replica serves",
             plan.capacity.requests_per_second,
             f"requests/s within the objectives, limited by {plan.limited_by}",
-            "largest rate = running / (output x step) whose p99 keep ttft and tpot, by halving",
+            "largest rate = running / (output x step + prefill) whose p99 keep ttft and tpot, by halving",
             *objectives,
             *_lengths(sketch, predicted),
             Input(
@@ -55,7 +55,7 @@ def performance_numbers(sketch: Draft, predicted: Predicted) -> tuple[Explained,
         unit="requests/s a replica",
         source=f"models[{sketch.index}].traffic over the replicas" if plan.at_traffic else "requests a replica serves",
     )
-    running = Input(name="running", value=round(at.concurrency, 1), unit="requests", source="rate x output x TPOT")
+    running = Input(name="running", value=round(at.concurrency, 1), unit="requests", source="rate x (output x TPOT + prefill), Little")
     for name, latency, formula in (
         ("TTFT", at.ttft_ms, "step under way + prompts before it (M/G/1) + room in batch and cache + own prefill"),
         ("TPOT", at.tpot_ms, "decode step of those running, with the prefills that share it; p99: crowd and bursts"),

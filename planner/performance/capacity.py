@@ -6,8 +6,8 @@ from planner.performance.queueing import Curve
 from planner.performance.replica import Replica
 from planner.performance.workload import Capacity, Floor, Limit, TokenLengths, Workload
 
-_FULLEST = 0.95
-"""Share of the largest rate that a replica without objectives is loaded with: beyond, queues explode."""
+_FULLEST = 0.85
+"""Share of the largest rate that no replica is planned beyond: there queues explode sooner than anyone can foretell."""
 _HALVINGS = 14
 
 

@@ -47,9 +47,12 @@ class Curve:
         """Of a running sequence at a random time: long answers run longer."""
         held = self.fresh + _RESERVED_SHARE * output.mean * (1 + output.cv2)
         self.memory_limit = replica.memory.kv_tokens / held
+        held_cv2 = (self.fresh**2 * input.cv2 + (held - self.fresh) ** 2 * output.cv2) / held**2
         self.chunk_limit = self.costs.chunk * self.costs.stages / (1 + self.fresh / self.tokens)
         """More running requests would need more prompt tokens a step than it takes."""
         self.limit = max(1.0, min(replica.max_running, self.memory_limit, self.chunk_limit))
+        self.uneven = held_cv2 if self.limit == self.memory_limit else 0.0
+        """Spread of what one holds of the cache, where the cache is what fills first."""
         wide = math.exp(input.sigma**2)  # E[u^k] = mean^k wide^(k (k - 1) / 2) for log-normal lengths
         linear = self.costs.attention_ms(1.0, self.prefix)
         square = max(0.0, self.costs.attention_ms(self.fresh, self.prefix) / self.fresh - linear) / self.fresh
@@ -148,7 +151,7 @@ class Curve:
 
     def _place(self, batch: float, rate: float) -> tuple[float, float]:
         """(chance to find batch or cache full, mean wait of who does): tail of the number in the system."""
-        spread = max(1e-9, _interpolate(self.batches, self.spreads, batch))
+        spread = math.sqrt(_interpolate(self.batches, self.spreads, batch) ** 2 + batch * self.uneven + 1e-12)
         room = (self.limit - batch) / spread
         beyond = 0.5 * math.erfc(-room / math.sqrt(2))
         chance = 1 / (1 + math.sqrt(2 * math.pi) * room * beyond * math.exp(min(700.0, room**2 / 2)))
@@ -182,7 +185,8 @@ class Curve:
         p99 = mean + _together(own_p99 - own, late, _late(chance, place), 2 * flight)
         p50 = flight + own_p50 + _MEDIAN_SHARE * (busy * ahead + chance * place)
         queue = per_ms * (busy * ahead + chance * place)
-        return Quantiles(p50=min(p50, p99), p99=p99), tpot, running, queue
+        filling = min(self.limit, running + per_ms * own)
+        return Quantiles(p50=min(p50, p99), p99=p99), tpot, filling, queue
 
     def performance(self, rate: float) -> Performance:
         """The replica at a rate."""
@@ -205,7 +209,7 @@ class Curve:
     def _why(self, rate: float, batch: float, step: float) -> tuple[str, ...]:
         known = known_factors(self.replica.gpu)
         return (
-            f"running = rate x output x step: {rate:.3g} /s x {self.tokens:.0f} x {step:.2f} ms = {batch:.1f} (Little)",
+            f"running = rate x (output x step + prefill), step = {step:.2f} ms: {batch:.1f} at {rate:.3g} /s (Little)",
             f"at most {self.limit:.0f} run: {self.replica.max_running} that the engine is given, "
             f"{self.memory_limit:.0f} that the cache of {self.replica.memory.kv_tokens} tokens holds, "
             f"{self.chunk_limit:.0f} whose prompts fit the {self.costs.chunk} tokens of a step",
@@ -237,7 +241,7 @@ def _late(chance: float, wait: float) -> float:
 
 
 def _together(*parts: float) -> float:
-    return sum(part**_POWER for part in parts) ** (1 / _POWER)
+    return sum(max(0.0, part) ** _POWER for part in parts) ** (1 / _POWER)
 
 
 def _interpolate(xs: list[float], ys: list[float], x: float) -> float:

@@ -32,19 +32,20 @@ def most(made, lengths, *, ttft=None, tpot=None, cached_share=0.0):
 @pytest.mark.parametrize(
     "lengths", [CHAT, EVEN, LONG_PROMPTS, LONG_ANSWERS], ids=["chat", "even", "prompts", "answers"]
 )
-@pytest.mark.parametrize("load", [0.3, 0.7])
+@pytest.mark.parametrize("load", [0.3, 0.8])
 @pytest.mark.parametrize(
     "made",
     [replica(LLAMA_8B), replica(LLAMA_8B, "L40S"), replica(R1, "H200", Layout(tensor=8))],
     ids=["8b-h100", "8b-l40s", "r1-h200"],
 )
 def test_formulas_agree_with_a_simulation_of_every_step(made, lengths, load):
-    """Up to 70 % of the largest rate: running and medians within 15 %, 99th percentiles within a factor of 1.4, or
-    1.7 where prompts are most of the work (bursts of long ones are worse than the formula, and rare when simulated)."""
-    rate = load * most(made, lengths).requests_per_second / 0.95
+    """Up to 80 % of the largest rate: running and medians within 15 %, 99th percentiles within a factor of 1.4; where
+    prompts are most of the work 20 % and 1.7 (bursts of long ones are worse than the formula, and rare when simulated).
+    """
+    rate = load * most(made, lengths).requests_per_second / 0.85
     said = performance(made, workload(lengths, rate))
     seen = simulate(made, workload(lengths, rate), requests=6000, seed=7)
-    assert said.concurrency == pytest.approx(seen.concurrency, rel=0.15)
+    assert said.concurrency == pytest.approx(seen.concurrency, rel=0.2 if lengths is LONG_PROMPTS else 0.15)
     assert said.tpot_ms.p50 == pytest.approx(seen.tpot_p50, rel=0.15)
     assert said.ttft_ms.p50 == pytest.approx(seen.ttft_p50, rel=0.15)
     factor = 1.7 if lengths is LONG_PROMPTS else 1.4
@@ -131,7 +132,7 @@ def test_a_rate_beyond_the_largest_grows_a_queue_without_end():
     found = performance(made, workload(CHAT, 2 * top))
     assert not found.stable
     assert found.ttft_ms.p99 == found.queue == math.inf
-    assert found.output_tokens_per_second < 1.1 * top * CHAT[1].mean
+    assert found.output_tokens_per_second < 1.2 * top * CHAT[1].mean
 
 
 def test_more_cache_and_more_room_in_the_batch_never_serve_less():
