@@ -78,6 +78,9 @@ def rehearse(
     capacity: Annotated[
         list[str] | None, typer.Option(help="Machines that can be had, `<rung>=<nodes>`; `all=0` for none.")
     ] = None,
+    climb: Annotated[
+        bool, typer.Option("--climb", help="Open maintenance windows: with --capacity, groups must climb back.")
+    ] = False,
     crd_dir: Annotated[Path | None, typer.Option(envvar="CRD_DIR", help="Upstream's CRDs.")] = None,
     charts_dir: Annotated[
         Path | None, typer.Option(help="Real charts to install, `<name>-<version>` each; others are stood in for.")
@@ -91,7 +94,13 @@ def rehearse(
     from ops.rehearse import RehearseOptions, show_rehearsal
 
     options = RehearseOptions(
-        engine=engine, inject=inject, capacity=capacity or [], crd_dir=crd_dir, charts_dir=charts_dir, port=port
+        engine=engine,
+        inject=inject,
+        capacity=capacity or [],
+        climb=climb,
+        crd_dir=crd_dir,
+        charts_dir=charts_dir,
+        port=port,
     )
     raise typer.Exit(show_rehearsal(stack, options, as_json=as_json))
 
@@ -114,9 +123,7 @@ def simulate(
     spot_interruptions: Annotated[
         float | None, typer.Option(help="An hour of each spot node; from the catalog if none.")
     ] = None,
-    refused_share: Annotated[
-        float, typer.Option(min=0, max=1, help="Share of requests that may be refused.")
-    ] = 0.001,
+    refused_share: Annotated[float, typer.Option(min=0, max=1, help="Share of requests that may be refused.")] = 0.001,
     allow_gaps: Annotated[bool, typer.Option("--allow-gaps", help="Nothing arrives in gaps of a trace.")] = False,
     compare: Annotated[bool, typer.Option(help="Also with and without pre-scaling and warm nodes.")] = True,
     plot: Annotated[Path | None, typer.Option(help="Write a figure: .png, .svg or .pdf.")] = None,

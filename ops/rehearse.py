@@ -30,6 +30,8 @@ class RehearseOptions:
     charts_dir: Path | None = None
     """Real charts; those of `charts.mirror` where that is a directory and this is left out."""
     port: int | None
+    climb: bool = False
+    """Windows are open: groups climb back when withheld capacity comes."""
 
 
 def show_rehearsal(stack: str, options: RehearseOptions, *, as_json: bool) -> int:
@@ -54,6 +56,8 @@ def run(stack: str, options: RehearseOptions) -> Report:
     Raises:
         OpsError: the rehearsal could not be made.
     """
+    if options.climb and not options.capacity:
+        raise UsageError("nothing to climb back to", help="withhold capacity first: --capacity <rung>=0 --climb")
     wanted = RehearsalOptions(
         engine=options.engine,
         inject=options.inject,
@@ -61,6 +65,7 @@ def run(stack: str, options: RehearseOptions) -> Report:
         crd_dir=options.crd_dir,
         charts_dir=options.charts_dir,
         port=options.port,
+        climb=options.climb,
         progress=lambda line: err.print(line, markup=False, highlight=False, soft_wrap=True),
     )
     try:

@@ -9,16 +9,21 @@ from __future__ import annotations
 import base64
 import os
 import sys
+import time
 from collections.abc import Sequence
 from typing import Final
 
-from planner.naming import LADDER_KEEPER
+from planner.naming import GROUP_ROLE_LABEL, LADDER_KEEPER, MODEL_LABEL, RUNG_LABEL
+from planner.plan import ModelPlan, Plan
 from rehearsal.controlplane.cluster import ControlPlane
-from rehearsal.kube import CONFIG_MAPS, DEPLOYMENTS, SERVICE_ACCOUNTS, Caches, Json, Kind, Kube
+from rehearsal.findings import Finding
+from rehearsal.kube import CONFIG_MAPS, DEPLOYMENTS, NODES, PODS, SERVICE_ACCOUNTS, Caches, Json, Kind, Kube
+from rehearsal.pods import is_ready
 
 _EVENTS: Final = Kind(api_version="v1", plural="events", kind="Event")
 _KEY: Final = (LADDER_KEEPER, LADDER_KEEPER)
 _TOKEN_SECONDS: Final = 3600
+_POLL_SECONDS: Final = 0.25
 
 
 class LadderKeeper:
@@ -26,10 +31,12 @@ class LadderKeeper:
 
     kinds: Sequence[Kind] = (DEPLOYMENTS, CONFIG_MAPS)
 
-    def __init__(self, kube: Kube, plane: ControlPlane, *, compression: float) -> None:
+    def __init__(self, kube: Kube, plane: ControlPlane, *, compression: float, climb: bool) -> None:
         self._kube = kube
         self._plane = plane
         self._compression = compression
+        # A rehearsal must end alike on every day: maintenance windows and blocks' ends keep to no clock.
+        self._calendar = "open" if climb else "closed"
         self._runs = False
 
     def reconcile(self, caches: Caches, now: float) -> float | None:  # noqa: ARG002 - the stand-ins' signature
@@ -65,6 +72,7 @@ class LadderKeeper:
                 *arguments,
                 "--no-metrics",
                 f"--time-scale={self._compression}",
+                f"--calendar={self._calendar}",
             ],
             environment={
                 "PATH": os.environ.get("PATH", ""),
@@ -85,6 +93,42 @@ class LadderKeeper:
         return str(
             self._kube.api.create(SERVICE_ACCOUNTS.path(*(LADDER_KEEPER, account), "token"), request)["status"]["token"]
         )
+
+
+def await_climb(plan: Plan, caches: Caches, *, limit_seconds: float) -> list[Finding]:
+    """Groups of node-group pools come to their best rung, as far as it holds them."""
+    until = time.monotonic() + limit_seconds
+    while True:
+        left = [model for model in plan.models if not _climbed(plan, model, caches)]
+        if not left or time.monotonic() > until:
+            break
+        time.sleep(_POLL_SECONDS)
+    return [
+        Finding(
+            check="climb",
+            subject=f"model {model.name}",
+            field="",
+            problem=f"is not on {plan.pool(model.pool).rungs[0].name} {limit_seconds:.0f} s after that had its nodes",
+            remedy="read what the ladder keeper says in its notes",
+        )
+        for model in left
+    ]
+
+
+def _climbed(plan: Plan, model: ModelPlan, caches: Caches) -> bool:
+    pool = plan.pool(model.pool)
+    best = pool.rungs[0]
+    groups = min(model.scaling.min_replicas, best.max_nodes // model.layout.nodes)
+    if pool.provisioner != "node_group" or model.scaling.min_replicas > groups:
+        return True
+    on_best = {node["metadata"]["name"] for node in caches.all(NODES) if best.name == _rung_of(node)}
+    pods = [pod for pod in caches.all(PODS) if pod["metadata"].get("labels", {}).get(MODEL_LABEL) == model.name]
+    with_gpus = [pod for pod in pods if pod["metadata"]["labels"].get(GROUP_ROLE_LABEL)]
+    return bool(with_gpus) and all(is_ready(pod) and pod["spec"].get("nodeName") in on_best for pod in with_gpus)
+
+
+def _rung_of(node: Json) -> str:
+    return str(node["metadata"]["labels"].get(RUNG_LABEL, ""))
 
 
 def told(kube: Kube) -> list[str]:

@@ -90,8 +90,10 @@ class Operators:
         return (self.autoscaler, self.kubelet, self.ray, *keeper, *self.others)
 
 
-def operators(kube: Kube, world: World, *, compression: float, plane: ControlPlane | None = None) -> Operators:
-    """The stand-ins for a world; processes of their own run beside those of `plane`."""
+def operators(
+    kube: Kube, world: World, *, compression: float, plane: ControlPlane | None = None, climb: bool = False
+) -> Operators:
+    """The stand-ins for a world; processes of their own run beside those of `plane`. `climb`: windows are open."""
     plan = world.plan
     warmups = {model: warmup.name for warmup in plan.warmups for model in warmup.models}
     seconds = {model.name: model.startup_seconds * world.startup_factor for model in plan.models}
@@ -113,7 +115,7 @@ def operators(kube: Kube, world: World, *, compression: float, plane: ControlPla
         ),
         kubelet=Kubelet(kube, startups, compression=compression),
         ray=RayServices(kube, seconds, compression=compression),
-        keeper=LadderKeeper(kube, plane, compression=compression)
+        keeper=LadderKeeper(kube, plane, compression=compression, climb=climb)
         if plane and plan.ladder and plan.ladder.keeper
         else None,
         others=(

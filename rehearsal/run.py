@@ -5,15 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-import signal
-import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import FrameType
 from typing import Final, Literal
 
 import urllib3
@@ -32,6 +28,7 @@ from rehearsal.controlplane.metrics import MetricsStandIn
 from rehearsal.engines.contract import Engine, EngineError, EngineInputs, RunResult
 from rehearsal.findings import Finding
 from rehearsal.injections import INJECTIONS, NotApplicableError, World, forget_field, healthy_world
+from rehearsal.interrupts import ends_in_order
 from rehearsal.kube import DEPLOYMENTS, HPAS, LEADER_WORKER_SETS, STORAGE_CLASSES, Kube
 from rehearsal.operators import Operators, operators
 from rehearsal.provisioner import default_class
@@ -83,6 +80,8 @@ class RehearsalOptions:
     """Upstream's CRDs; CRD_DIR of the environment where left out."""
     charts_dir: Path | None = None
     """Real charts to install; the others are stood in for."""
+    climb: bool = False
+    """Open every maintenance window: when withheld capacity comes, groups must climb back to it."""
     port: int | None = None
     """Of the API server; a free one where left out."""
     progress: Callable[[str], None] = lambda _: None
@@ -101,7 +100,7 @@ def rehearse(stack_file: Path, options: RehearsalOptions) -> Report:
         world = _injected(world, options.inject)
     try:
         with (
-            _ends_in_order(),
+            ends_in_order(),
             tempfile.TemporaryDirectory(prefix="rehearsal-", ignore_cleanup_errors=True) as workdir,
             contextlib.ExitStack() as stack,
         ):
@@ -110,23 +109,6 @@ def rehearse(stack_file: Path, options: RehearsalOptions) -> Report:
         raise RehearsalError(f"{error.what}\n  {error.remedy}", exit_code=ENVIRONMENT) from error
     except (EngineError, ApiError, urllib3.exceptions.HTTPError) as error:
         raise RehearsalError(str(error), exit_code=ENVIRONMENT) from error
-
-
-@contextlib.contextmanager
-def _ends_in_order() -> Generator[None]:
-    """SIGTERM unwinds as Ctrl-C does, so that it, too, leaves no process and no file."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def end(number: int, _frame: FrameType | None) -> None:
-        sys.exit(128 + number)
-
-    before = signal.signal(signal.SIGTERM, end)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _injected(world: World, name: str) -> World:
@@ -176,7 +158,7 @@ class _Rehearsal:
         with self._phase("control plane"):
             plane = self._stack.enter_context(self._control_plane(made))
             kube = Kube(endpoint=plane.endpoint, ca_data=plane.ca_data, token=plane.token)
-            played = operators(kube, self._world, compression=options.compression, plane=plane)
+            played = operators(kube, self._world, compression=options.compression, plane=plane, climb=options.climb)
             standins = self._stack.enter_context(StandIns(kube, played.members))
             self._furnish(kube, played)
             engine = self._engine(plane, made, mirror)
@@ -353,6 +335,8 @@ class _Rehearsal:
         self._findings += settle.findings_of(states, capacity_withheld=False)
         if all(state.ready for state in states):
             self._notes.append("when capacity came, every model that had waited became ready by itself")
+        if self._options.climb:
+            self._findings += keeper.await_climb(self._plan, standins.caches, limit_seconds=limit)
 
     def _start_keda(self, plane: ControlPlane, made: KedaBinaries, keda: contextlib.ExitStack) -> None:
         metrics = keda.enter_context(MetricsStandIn())

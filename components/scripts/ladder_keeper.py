@@ -35,6 +35,7 @@ from components.scripts.ladder_world import (
     World,
     moment,
     orders_of,
+    without_clock,
     world_of,
     written,
 )
@@ -283,6 +284,12 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--orders", type=Path, required=True, help="the plan's orders, JSON")
     parser.add_argument("--no-metrics", action="store_true", help="open no port")
     parser.add_argument("--time-scale", type=float, default=1.0, help="planned seconds in a real one, in a rehearsal")
+    parser.add_argument(
+        "--calendar",
+        choices=("clock", "open", "closed"),
+        default="clock",
+        help="windows by the clock; in a rehearsal always open or never, with blocks that neither begin nor end",
+    )
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(asctime)s %(message)s")
     host, port = os.environ.get("KUBERNETES_SERVICE_HOST", ""), os.environ.get("KUBERNETES_SERVICE_PORT", "443")
@@ -293,6 +300,8 @@ def main(arguments: list[str]) -> int:
         Path(os.environ.get("KEEPER_TOKEN_FILE") or _ACCOUNT / "token"),
     )
     orders = orders_of(options.orders.read_text(), time_scale=options.time_scale)
+    if options.calendar != "clock":
+        orders = without_clock(orders, windows_open=options.calendar == "open")
     keeper = Keeper(api, orders, identity=os.environ.get("HOSTNAME") or f"{NAME}-{os.getpid()}")
     stopped = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -132,6 +132,22 @@ def orders_of(text: str, *, time_scale: float = 1.0) -> Orders:
     )
 
 
+def without_clock(orders: Orders, *, windows_open: bool) -> Orders:
+    """The same orders with windows that are always open or never, and blocks without start and end."""
+    always = Window(timezone="UTC", days=_DAYS, start="00:00", hours=24) if windows_open else None
+    return replace(
+        orders,
+        pools=tuple(
+            replace(
+                pool,
+                window=always,
+                rungs=tuple(replace(rung, starts=None, ends=None) for rung in pool.rungs),
+            )
+            for pool in orders.pools
+        ),
+    )
+
+
 def _pool(raw: Json) -> Pool:
     moments = [{key: moment(rung[key]) for key in ("starts", "ends")} for rung in raw["rungs"]]
     rungs = (Rung(**dict(rung, **moments[index])) for index, rung in enumerate(raw["rungs"]))
