@@ -123,7 +123,7 @@ def simulating(times: int, directory: Path) -> Iterator[Result]:
         name="a row of the longer trace against one of the shorter",
         value=per_row[TRACE_ROWS[-1]] / per_row[TRACE_ROWS[0]],
         unit="x",
-        limit=1.5,
+        limit=2,
     )
 
 

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 import bench.__main__ as command
 from bench import child, suite
-from bench.generate import MODELS_PER_POOL, stack_file
+from bench.generate import MODELS_PER_POOL, busy_stack_file, stack_file, trace_file
 from bench.measure import BenchError, machine, run
 from planner import load_and_plan
 
@@ -72,7 +72,7 @@ def test_a_limit_is_kept_or_missed():
 
 @pytest.mark.parametrize(("value", "code"), [(1.0, 0), (3.0, 1)])
 def test_the_exit_code_tells_of_missed_limits(monkeypatch, value, code):
-    for part in ("verb", "planning", "building"):
+    for part in ("verb", "planning", "building", "simulating"):
         monkeypatch.setattr(suite, part, lambda *_: [result(value=value)])
     monkeypatch.setattr(command, "machine", machine)
     app = command.typer.Typer()
@@ -82,4 +82,15 @@ def test_the_exit_code_tells_of_missed_limits(monkeypatch, value, code):
     said = json.loads(answer.stdout)
     assert said["ok"] is (code == 0)
     assert said["machine"]["cores"] >= 1
-    assert [item["value"] for item in said["results"]] == [value] * 3
+    assert [item["value"] for item in said["results"]] == [value] * 4
+
+
+def test_days_and_traces_are_replayed(tmp_path):
+    path = busy_stack_file(tmp_path)
+    trace = trace_file(3000, tmp_path)
+    said = child.replayed(path, trace=trace)
+    assert said["requests"] == 3000
+    assert said["seconds"] > said["read_seconds"] > 0
+    day = child.replayed(path, per_day=5000)
+    assert day["requests"] == pytest.approx(5000, rel=0.1)
+    assert day["served"] > 0
