@@ -72,7 +72,7 @@ def test_a_limit_is_kept_or_missed():
 
 @pytest.mark.parametrize(("value", "code"), [(1.0, 0), (3.0, 1)])
 def test_the_exit_code_tells_of_missed_limits(monkeypatch, value, code):
-    for part in ("verb", "planning", "building", "simulating"):
+    for part in ("verb", "planning", "capacities", "building", "simulating"):
         monkeypatch.setattr(suite, part, lambda *_: [result(value=value)])
     monkeypatch.setattr(command, "machine", machine)
     app = command.typer.Typer()
@@ -82,7 +82,7 @@ def test_the_exit_code_tells_of_missed_limits(monkeypatch, value, code):
     said = json.loads(answer.stdout)
     assert said["ok"] is (code == 0)
     assert said["machine"]["cores"] >= 1
-    assert [item["value"] for item in said["results"]] == [value] * 4
+    assert [item["value"] for item in said["results"]] == [value] * 5
 
 
 def test_days_and_traces_are_replayed(tmp_path):
