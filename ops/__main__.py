@@ -12,6 +12,9 @@ except ModuleNotFoundError:  # the packages are in .venv alone
     sys.stderr.write("error: this Python lacks the packages\n  help: `make setup`, then .venv/bin/python -m ops\n")
     sys.exit(3)
 
+from ops.options import Context, Json, Kubeconfig, Models, Stack, Yes
+from ops.verbs_cluster import verbs as cluster_verbs
+
 app = typer.Typer(
     help="Verbs beside pulumi. Exit codes: 0 fine, 1 findings, 2 usage or stack file, 3 environment.",
     no_args_is_help=True,
@@ -20,15 +23,9 @@ app = typer.Typer(
 )
 models_app = typer.Typer(help="Weights of models in the stack's bucket.", no_args_is_help=True)
 app.add_typer(models_app, name="models")
+app.add_typer(cluster_verbs)
 prices_app = typer.Typer(help="Prices of the catalog.", no_args_is_help=True)
 app.add_typer(prices_app, name="prices")
-
-Stack = Annotated[str, typer.Option("--stack", "-s", help="Stack: `prod` means Pulumi.prod.yaml.")]
-Json = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
-Models = Annotated[list[str] | None, typer.Option("--model", "-m", help="Models by name; all of the stack if none.")]
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
-Kubeconfig = Annotated[Path | None, typer.Option(help="Kubeconfig, in place of the stack's own way in.")]
-Context = Annotated[str | None, typer.Option(help="Context of the kubeconfig.")]
 
 
 @app.command()
@@ -275,55 +272,6 @@ def refresh(
     raise typer.Exit(show_refresh(options, as_json=as_json))
 
 
-@app.command()
-def wait(
-    stack: Stack = "dev",
-    models: Models = None,
-    timeout: Annotated[int | None, typer.Option(help="Seconds; from the plan (boot, load, start) if none.")] = None,
-    kubeconfig: Kubeconfig = None,
-    context: Context = None,
-    as_json: Json = False,
-) -> None:
-    """Wait until models are ready, telling what each waits for."""
-    from ops.wait import WaitOptions, show_wait
-
-    options = WaitOptions(models=models, timeout_seconds=timeout, kubeconfig=kubeconfig, context=context)
-    raise typer.Exit(show_wait(stack, options, as_json=as_json))
-
-
-@app.command()
-def ladder(
-    stack: Stack = "dev",
-    kubeconfig: Kubeconfig = None,
-    context: Context = None,
-    as_json: Json = False,
-) -> None:
-    """Which rung of capacity each group runs on, what that costs, and what keeps it from a better one."""
-    from ops.ladder import LadderOptions, show_ladder
-
-    raise typer.Exit(show_ladder(stack, LadderOptions(kubeconfig=kubeconfig, context=context), as_json=as_json))
-
-
-@app.command()
-def smoke(
-    stack: Stack = "dev",
-    models: Models = None,
-    url: Annotated[str | None, typer.Option(help="An endpoint, ending with /v1, in place of the stack's.")] = None,
-    key_env: Annotated[str | None, typer.Option(help="Environment variable with the key of --url.")] = None,
-    timeout: Annotated[int, typer.Option(help="Seconds that one completion may take.")] = 300,
-    kubeconfig: Kubeconfig = None,
-    context: Context = None,
-    as_json: Json = False,
-) -> None:
-    """One real completion through each model's endpoint."""
-    from ops.smoke import SmokeOptions, show_smoke
-
-    options = SmokeOptions(
-        models=models, url=url, key_env=key_env, timeout_seconds=timeout, kubeconfig=kubeconfig, context=context
-    )
-    raise typer.Exit(show_smoke(stack, options, as_json=as_json))
-
-
 @app.command("efa-test")
 def efa_test(
     pool: Annotated[str, typer.Option(help="Pool whose nodes are tested.")],
@@ -358,22 +306,6 @@ def promote(
 
     options = PromoteOptions(yes=yes, dry_run=dry_run, verify=verify)
     raise typer.Exit(show_promote(source, target, options, as_json=as_json))
-
-
-@app.command()
-def drain(
-    stack: Stack = "dev",
-    yes: Yes = False,
-    undo: Annotated[bool, typer.Option("--undo", help="Bring the models back.")] = False,
-    kubeconfig: Kubeconfig = None,
-    context: Context = None,
-    as_json: Json = False,
-) -> None:
-    """Stop all models, requests finished, before a destroy."""
-    from ops.drain import DrainOptions, show_drain
-
-    options = DrainOptions(yes=yes, undo=undo, kubeconfig=kubeconfig, context=context)
-    raise typer.Exit(show_drain(stack, options, as_json=as_json))
 
 
 @app.command("model-card")
