@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Literal
 
 from catalog.assumptions import assumed
 from catalog.load import Catalog
@@ -19,7 +18,7 @@ from planner.images import mirrored
 from planner.model_performance import mean_tokens, predict
 from planner.naming import SERVING_NAMESPACE, SERVING_PRIORITY, kubernetes_name
 from planner.numbers import Sized, model_numbers
-from planner.performance import MAX_RUNNING, matrix_precision
+from planner.performance import MAX_RUNNING
 from planner.performance_explained import performance_numbers
 from planner.plan import (
     AnySecretSource,
@@ -343,10 +342,6 @@ def running_limit(kv_tokens: int, mean_tokens: int) -> int:
     """Sequences that the engine may run at once: somewhat more than the cache holds of mean length."""
     count = min(MAX_RUNNING, max(1, int(1.3 * kv_tokens / mean_tokens)))
     return count if count < 16 else count // 8 * 8
-
-
-def _matrix_precision(sketch: Draft) -> Literal["bf16", "fp8"]:
-    return matrix_precision(sketch.card, sketch.model.quantization)
 
 
 def _quantization_words(sketch: Draft) -> str:
