@@ -186,37 +186,43 @@ def declare(
             ),
             opts,
         ).release
-    node_pools: Mapping[str, tuple[pulumi.Resource, ...]] = {}
-    if plan.karpenter and isinstance(plan.target, EksPlan) and aws:
-        if aws.karpenter is None:
-            raise ValueError("Karpenter needs its AWS side")
-        karpenter = Karpenter(
-            "karpenter",
-            KarpenterArgs(
-                controller=ControllerArgs(
-                    chart=charts["karpenter"],
-                    image_mirror=mirror,
-                    plan=plan.karpenter,
-                    cluster_name=plan.target.cluster_name,
-                    endpoint=aws.karpenter.endpoint,
-                    region=aws.account.region,
-                    queue_name=aws.karpenter.queue_name,
-                ),
-                definitions=charts["karpenter-crd"],
-                nodes=aws.karpenter,
-                pools=plan.pools,
-                tags=plan.tags,
-                after=(*before("karpenter"), monitoring, *aws.karpenter.ready),
-            ),
-            opts,
-        )
-        ready["karpenter"], node_pools = karpenter.release, karpenter.node_pools
+    karpenter = _karpenter(plan, aws, after=(*before("karpenter"), monitoring), opts=opts) if plan.karpenter else None
+    if karpenter:
+        ready["karpenter"] = karpenter.release
     _keep_ladder(plan, after=(*after, *priorities.values(), monitoring, *namespaces.values()), opts=opts)
     return PlatformOutputs(
         namespaces={f"namespace/{name}": namespace for name, namespace in namespaces.items()},
         priority_classes=priorities,
         charts=ready,
-        node_pools=node_pools,
+        node_pools=karpenter.node_pools if karpenter else {},
+    )
+
+
+def _karpenter(
+    plan: Plan, aws: PlatformAws | None, *, after: tuple[pulumi.Resource, ...], opts: pulumi.ResourceOptions
+) -> Karpenter:
+    if plan.karpenter is None or not isinstance(plan.target, EksPlan) or aws is None or aws.karpenter is None:
+        raise ValueError("Karpenter needs its AWS side")
+    controller = ControllerArgs(
+        chart=plan.charts["karpenter"],
+        image_mirror=plan.image_mirror,
+        plan=plan.karpenter,
+        cluster_name=plan.target.cluster_name,
+        endpoint=aws.karpenter.endpoint,
+        region=aws.account.region,
+        queue_name=aws.karpenter.queue_name,
+    )
+    return Karpenter(
+        "karpenter",
+        KarpenterArgs(
+            controller=controller,
+            definitions=plan.charts["karpenter-crd"],
+            nodes=aws.karpenter,
+            pools=plan.pools,
+            tags=plan.tags,
+            after=(*after, *aws.karpenter.ready),
+        ),
+        opts,
     )
 
 
