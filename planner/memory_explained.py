@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from catalog.shapes import Weights, weights
 from catalog.types import Gpu, ModelCard
 from planner.inputs import assumption, from_catalog, planned
-from planner.memory import Serving, Shards, served_format
+from planner.memory import Serving, Shards, sequence_bytes, sequences_at, served_format
 from planner.overhead import activations_gib, context_assumption, sampling_gib
 from planner.performance.step import chunk_tokens
 from planner.plan import Explained, Input, MemoryBudget, MemoryPart
 
+_LENGTHS = (2048, 8192, 32768, 131072)
 _SHARD_RULES = "docs/explanation/sizing.md: sharding rules of vLLM and SGLang"
 _FORMULAS = {
     "attention": "params x bytes x stage share x (queries and output / ranks + KV heads of this GPU / KV heads)",
@@ -45,6 +46,7 @@ def memory_numbers(asked: MemoryQuestion, memory: MemoryBudget) -> tuple[Explain
         *_weights(asked, memory),
         *(_overhead(asked, part) for part in memory.parts if part.kind == "overhead"),
         *_cache(asked, memory),
+        *_by_length(asked, memory),
     )
 
 
@@ -250,6 +252,31 @@ def _cache(asked: MemoryQuestion, memory: MemoryBudget) -> tuple[Explained, ...]
         context,
     )
     return left, per_token, tokens, sequences
+
+
+def _by_length(asked: MemoryQuestion, memory: MemoryBudget) -> tuple[Explained, ...]:
+    """How many sequences fit by their length."""
+    card, serving = asked.card, asked.serving
+    lengths = [tokens for tokens in _LENGTHS if tokens <= card.max_context and tokens != serving.context_tokens]
+    return tuple(
+        _number(
+            f"sequences of {tokens} tokens at once",
+            count,
+            "sequences",
+            "kv_gib x 2^30 / bytes of one such sequence, rounded down, x data",
+            planned("kv_gib", round(memory.kv_gib, 3), "GiB", "memory"),
+            Input(
+                name="bytes",
+                value=round(
+                    sequence_bytes(card, asked.shards, tokens=tokens, bytes_per_value=serving.kv_bytes_per_value)
+                ),
+                unit="of one GPU",
+                source="the formula of one token, at this length",
+            ),
+            planned("data", asked.shards.data, "attention groups", "layout"),
+        )
+        for tokens, count in sequences_at(card, memory, serving, asked.shards, lengths).items()
+    )
 
 
 def _cache_formula(card: ModelCard) -> str:
