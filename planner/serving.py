@@ -254,7 +254,7 @@ def _remark_on_groups(sketch: Draft, pool: PoolPlan, findings: Findings) -> None
         findings.remark(
             subject,
             f"{replicas.min} groups start together, and `{pool.rungs[0].name}` cannot hold them all: two may each "
-            "take one of its nodes and wait for ever (docs/adr/0001)",
+            "take one of its nodes, and the ladder keeper then sends one of them to the next rung (docs/adr/0005)",
         )
 
 
