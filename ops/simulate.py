@@ -281,7 +281,10 @@ class _progress:  # noqa: N801 - a context manager that reads as a word
 
     def __enter__(self) -> Callable[..., None]:
         self._bar.start()
-        return lambda share, said="": self._bar.update(self._task, completed=share, said=said)
+        return self._tell
+
+    def _tell(self, share: float, said: str = "") -> None:
+        self._bar.update(self._task, completed=share, said=said)
 
     def __exit__(self, *_: object) -> None:
         self._bar.stop()

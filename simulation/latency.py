@@ -126,10 +126,10 @@ def quantile(histogram: Floats, share: float) -> float:
     total = histogram.sum()
     if total <= 0:
         return float("nan")
-    below = np.cumsum(histogram)
+    below: Floats = np.cumsum(histogram)
     wanted = share * total
-    index = min(int(np.searchsorted(below, wanted)), BINS - 1)
-    inside = (wanted - (below[index - 1] if index else 0.0)) / max(float(histogram[index]), 1e-12)
+    index = min(int(below.searchsorted(wanted)), BINS - 1)
+    inside = (wanted - (float(below[index - 1]) if index else 0.0)) / max(float(histogram[index]), 1e-12)
     return float(_LOWEST_MS * _GROWTH ** (index + min(1.0, max(0.0, inside))))
 
 

@@ -96,12 +96,9 @@ class Queues:
         # A Service without endpoints refuses the connection.
         self.refused += np.where(self._open, 0, offered)
         offered = np.where(self._open, offered, 0)
-        came = np.stack(
-            [
-                stream.multinomial(number, chances)
-                for stream, number, chances in zip(self._randoms, offered, self._chances, strict=True)
-            ]
-        )
+        came: Counts = np.zeros_like(self.running)
+        for variant, stream in enumerate(self._randoms):
+            came[variant] = stream.multinomial(offered[variant], self._chances[variant])
         # The last slot takes what rounding leaves over.
         stray = np.where(self.accepts, 0, came)
         self.returned = stray.sum(axis=1)
@@ -118,14 +115,11 @@ class Queues:
         step_ms = table.decode_ms[running] / (1 - share)
         leaving = self.seconds * 1e3 / (table.tokens * step_ms)
         stay = np.exp(-leaving)
-        stayed = np.stack(
-            [
-                stream.binomial(before, kept) + stream.binomial(new, kept_new)
-                for stream, before, kept, new, kept_new in zip(
-                    self._randoms, running, stay, entered, (1 - stay) / leaving, strict=True
-                )
-            ]
-        )
+        stay_new = (1 - stay) / leaving
+        stayed: Counts = np.zeros_like(running)
+        for variant, stream in enumerate(self._randoms):
+            stayed[variant] = stream.binomial(running[variant], stay[variant])
+            stayed[variant] += stream.binomial(entered[variant], stay_new[variant])
         too_many = np.maximum(0, stayed - table.limit)
         finished = running + entered - stayed
         left += too_many

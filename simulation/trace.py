@@ -208,13 +208,14 @@ class _Reader:
         self._count(chunk, model, times, counts, inside)
 
     def _count(self, chunk: Chunk, model: Indices, times: Floats, counts: Floats, inside: Flags) -> None:
-        for index in np.unique(model[inside]):
+        present: list[int] = np.unique(model[inside]).tolist()
+        for index in present:
             own = inside & (model == index)
             second = times[own].astype(np.int64)
             if chunk.requests is None:
                 self._counts[index] += np.bincount(second, minlength=self._seconds)
             else:
-                self._spread(int(index), second, counts[own])
+                self._spread(index, second, counts[own])
             self._input[index].add(chunk.input_tokens[own], counts[own])
             self._output[index].add(chunk.output_tokens[own], counts[own])
 
@@ -222,9 +223,9 @@ class _Reader:
         """The requests of an interval, spread evenly over its seconds: each second gets its whole share."""
         length = max(1, int(self._interval or 1))
         for begin, count in zip(seconds.tolist(), counts.tolist(), strict=True):
-            edges: Indices = np.round(np.linspace(0, count, length + 1)).astype(np.int64)
+            edges: Floats = np.linspace(0.0, float(count), length + 1).round()
             end = min(self._seconds, begin + length)
-            self._counts[model, begin:end] += np.diff(edges)[: end - begin]
+            self._counts[model, begin:end] += np.diff(edges).astype(np.int64)[: end - begin]
 
     def _models(self, chunk: Chunk) -> Indices:
         """Index of each row's model; -1 where it is not replayed."""
