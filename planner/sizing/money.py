@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from catalog.interruptions import interruptions
 from catalog.load import Catalog
 from catalog.types import Instance, Price
 
@@ -27,51 +29,84 @@ class Offer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rate:
-    """The numbers of an offer that a search weighs thousands of times."""
+    """An offer with the numbers that a search weighs thousands of times; infinite where there is no price."""
 
-    on_demand: float | None
-    spot: float | None
+    offer: Offer
+    on_demand: float
+    spot: float
     on_demand_guessed: int
     spot_guessed: int
     reclaims_per_hour: float
 
+    def no_worse(self, other: Rate) -> bool:
+        """Whether no mix of nodes is cheaper, calmer or better known at the other offer."""
+        return (
+            self.on_demand <= other.on_demand
+            and self.spot <= other.spot
+            and self.reclaims_per_hour <= other.reclaims_per_hour
+            and self.on_demand_guessed <= other.on_demand_guessed
+            and self.spot_guessed <= other.spot_guessed
+        )
 
-def rate_of(offer: Offer, reclaims_per_hour: float) -> Rate:
-    """Of an offer whose spot nodes are reclaimed so often."""
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Market:
+    """Where an instance type may be best, and how many regions it is never best in."""
+
+    rates: tuple[Rate, ...]
+    outclassed: int
+
+
+def market_of(offered: Sequence[Offer]) -> Market:
+    """The offers of one type that no other one outclasses for every mix; of equal ones the first."""
+    kept: list[Rate] = []
+    for offer in offered:
+        rate = _rate_of(offer)
+        if not any(better.no_worse(rate) for better in kept):
+            kept = [other for other in kept if not rate.no_worse(other)]
+            kept.append(rate)
+    return Market(rates=tuple(kept), outclassed=len(offered) - len(kept))
+
+
+def _rate_of(offer: Offer) -> Rate:
     return Rate(
-        on_demand=offer.on_demand.usd if offer.on_demand else None,
-        spot=offer.spot.usd if offer.spot else None,
+        offer=offer,
+        on_demand=offer.on_demand.usd if offer.on_demand else math.inf,
+        spot=offer.spot.usd if offer.spot else math.inf,
         on_demand_guessed=_guessed(offer.on_demand),
         spot_guessed=_guessed(offer.spot),
-        reclaims_per_hour=reclaims_per_hour,
+        reclaims_per_hour=interruptions().of(offer.instance.name, offer.region).per_hour,
     )
 
 
-def cheapest(rates: Sequence[Rate], on_demand_nodes: int, spot_nodes: int) -> tuple[list[tuple[float, int]], int]:
-    """([price an hour, position], how many lack a price) of those that no cheaper one matches.
+def cheapest(
+    rates: Sequence[Rate], among: Iterable[int], on_demand_nodes: int, spot_nodes: int
+) -> tuple[list[tuple[float, int]], int]:
+    """([price an hour, position], how many lack a price) of those of `among` that no cheaper one matches.
 
     Between regions only prices and, on spot, reclaims differ. Of equal prices a quoted one is taken before a guess.
     """
     priced: list[tuple[float, int, int]] = []
-    for at, rate in enumerate(rates):
+    unpriced = 0
+    for at in among:
+        rate = rates[at]
         usd, guesses = 0.0, 0
         if on_demand_nodes:
-            if rate.on_demand is None:
-                continue
             usd, guesses = on_demand_nodes * rate.on_demand, rate.on_demand_guessed
         if spot_nodes:
-            if rate.spot is None:
-                continue
             usd, guesses = usd + spot_nodes * rate.spot, guesses + rate.spot_guessed
-        priced.append((usd, guesses, at))
+        if usd == math.inf:
+            unpriced += 1
+        else:
+            priced.append((usd, guesses, at))
     best: list[tuple[float, int]] = []
-    calmest = float("inf")
+    calmest = math.inf
     for usd, _, at in sorted(priced):
         reclaims = rates[at].reclaims_per_hour if spot_nodes else 0.0
         if reclaims < calmest:
             best.append((usd, at))
             calmest = reclaims
-    return best, len(rates) - len(priced)
+    return best, unpriced
 
 
 def _guessed(price: Price | None) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from planner.performance import Performance
 from planner.performance.queueing import Curve
@@ -32,8 +32,9 @@ class Option:
     """Nodes that go together: those of one replica, or the one that holds several."""
     on_demand_nodes: int
     spot_nodes: int
-    performance: Performance
-    """Of each replica at its share of the load."""
+    curve: Curve = field(repr=False, compare=False)
+    requests_per_second: float
+    """Of each replica: its share of the load."""
     usd_per_hour: float
     availability: float
     """Share of requests that meet enough capacity."""
@@ -45,6 +46,11 @@ class Option:
     ttft_share: float
     """p99 over the objective."""
     tpot_share: float
+
+    @property
+    def performance(self) -> Performance:
+        """Of each replica at its share of the load."""
+        return self.curve.performance(self.requests_per_second)
 
     @property
     def nodes(self) -> int:
@@ -83,12 +89,15 @@ class Option:
 
     def vector(self, front: Sequence[Dimension]) -> tuple[float, ...]:
         """What the option is weighed by; the lower the better."""
-        values: dict[Dimension, tuple[float, ...]] = {
-            "cost": (round(self.usd_per_hour, 4),),
-            "latency": (math.ceil(self.latency / _LATENCY_STEP - 1e-9),),
-            "resilience": (-math.floor(nines(self.availability) + 1e-9), 0.0 if self.survives_node >= 1 else 1.0),
-        }
-        return tuple(number for name in front for number in values[name])
+        found: tuple[float, ...] = ()
+        for name in front:
+            if name == "cost":
+                found += (round(self.usd_per_hour, 4),)
+            elif name == "latency":
+                found += (math.ceil(self.latency / _LATENCY_STEP - 1e-9),)
+            else:
+                found += (-math.floor(nines(self.availability) + 1e-9), 0.0 if self.survives_node >= 1 else 1.0)
+        return found
 
     def tie(self) -> tuple[object, ...]:
         """Which of two equals is told: quoted prices and published weights first, then the simpler and the faster."""
@@ -190,24 +199,33 @@ def _enough(kind: Callable[[int], int], spread: Spread, request: SizeRequest, ri
 
 
 class Loads:
-    """Performance of a replica at its share of the load, worked out once for each number of replicas."""
+    """Latencies of a replica at its share of the load, worked out once for each number of replicas.
+
+    `planner.performance.performance` makes a curve for each rate; here dozens of rates share one.
+    """
 
     def __init__(self, request: SizeRequest) -> None:
         self._request = request
         self._curves: dict[int, Curve] = {}
-        self._known: dict[tuple[int, int], Performance] = {}
+        self._shares: dict[tuple[int, int], tuple[float, float]] = {}
 
-    def of(self, served: Served, replicas: int) -> Performance:
-        """Of each of `replicas`."""
-        key = (id(served), replicas)
-        found = self._known.get(key)
+    def curve(self, served: Served) -> Curve:
+        """Of the replica under these lengths."""
+        found = self._curves.get(id(served))
         if found is None:
-            request, curve = self._request, self._curves.get(id(served))
-            if curve is None:
-                # `planner.performance.performance` makes a curve for each rate; here dozens of rates share one.
-                curve = Curve(served.replica, request.input, request.output, request.cached_share)
-                self._curves[id(served)] = curve
-            found = self._known[key] = curve.performance(request.requests_per_second / replicas)
+            request = self._request
+            found = Curve(served.replica, request.input, request.output, request.cached_share)
+            self._curves[id(served)] = found
+        return found
+
+    def shares(self, served: Served, replicas: int) -> tuple[float, float]:
+        """p99 of TTFT and TPOT over their objectives, of each of `replicas`."""
+        key = (id(served), replicas)
+        found = self._shares.get(key)
+        if found is None:
+            request = self._request
+            ttft, tpot, *_ = self.curve(served).latencies(request.requests_per_second / replicas)
+            found = self._shares[key] = (ttft.p99 / request.ttft_p99_ms, tpot.p99 / request.tpot_p99_ms)
         return found
 
 
@@ -224,8 +242,8 @@ def option(
 ) -> Option:
     """An answer of `on_demand` and `spot` units at `usd` an hour."""
     replicas = (on_demand + spot) * spread.replicas_per_unit
-    found = loads.of(spread.served, replicas)
-    per_node = spread.nodes_per_unit
+    ttft_share, tpot_share = loads.shares(spread.served, replicas)
+    per_node, units, needed = spread.nodes_per_unit, on_demand + spot, spread.needed_units
     return Option(
         served=spread.served,
         offer=offer,
@@ -234,12 +252,13 @@ def option(
         nodes_per_unit=per_node,
         on_demand_nodes=on_demand * per_node,
         spot_nodes=spot * per_node,
-        performance=found,
+        curve=loads.curve(spread.served),
+        requests_per_second=request.requests_per_second / replicas,
         usd_per_hour=usd,
-        availability=availability(risk, on_demand=on_demand, spot=spot, needed=spread.needed_units),
-        survives_node=surviving_share(units=on_demand + spot, lost=1, needed=spread.needed_units),
-        survives_spot=surviving_share(units=on_demand + spot, lost=spot, needed=spread.needed_units),
+        availability=availability(risk, on_demand=on_demand, spot=spot, needed=needed),
+        survives_node=surviving_share(units=units, lost=1, needed=needed),
+        survives_spot=surviving_share(units=units, lost=spot, needed=needed),
         risk=risk,
-        ttft_share=found.ttft_ms.p99 / request.ttft_p99_ms,
-        tpot_share=found.tpot_ms.p99 / request.tpot_p99_ms,
+        ttft_share=ttft_share,
+        tpot_share=tpot_share,
     )

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from catalog.load import Catalog
 from catalog.types import ModelCard
 from planner.sizing.losses import Losses
-from planner.sizing.money import Offer, cheapest, offers, rate_of
+from planner.sizing.money import Market, Offer, cheapest, market_of, offers
 from planner.sizing.options import Loads, Option, Spread, mixes, most_units, option, spread_of
 from planner.sizing.request import SizeRequest, card_of
 from planner.sizing.resilience import Risk, risk_of
@@ -61,16 +61,18 @@ def look(request: SizeRequest, catalog: Catalog) -> Found:
     unavailable: list[Option] = []
     looked = 0
     for name, offered in places.items():
-        instance = offered[0].instance
+        market = market_of(offered)
         risks: dict[tuple[str, int], tuple[Risk, ...]] = {}
         for served in tried.served[name]:
             card_served = served.variant.card
-            spread = spread_of(served, instance.gpus, request)
+            spread = spread_of(served, offered[0].instance.gpus, request)
             spreads.append((spread, offered[0]))
             key = (card_served.name, spread.nodes_per_unit)
             if key not in risks:
-                risks[key] = tuple(risk_of(card_served, instance, offer.region, key[1]) for offer in offered)
-            made, count = _options(spread, offered, risks[key], request, loads, losses)
+                risks[key] = tuple(
+                    risk_of(card_served, rate.offer.instance, rate.offer.region, key[1]) for rate in market.rates
+                )
+            made, count = _options(spread, market, risks[key], request, loads, losses)
             looked += count
             for item in made:
                 if request.availability is not None and item.availability < request.availability:
@@ -93,7 +95,7 @@ def look(request: SizeRequest, catalog: Catalog) -> Found:
 
 def _options(
     spread: Spread,
-    offered: Sequence[Offer],
+    market: Market,
     risks: Sequence[Risk],
     request: SizeRequest,
     loads: Loads,
@@ -101,23 +103,29 @@ def _options(
 ) -> tuple[list[Option], int]:
     """(options on one instance type, in the regions that may be best; how many were looked at)."""
     if spread.fewest_units > most_units(spread, request):
-        losses.add("nodes", f"{spread.served.words} on {offered[0].instance.name}", _too_many(spread, request))
+        name = market.rates[0].offer.instance.name
+        losses.add("nodes", f"{spread.served.words} on {name}", _too_many(spread, request))
         return [], 1
     made: list[Option] = []
     looked = 0
     per_node = spread.nodes_per_unit
-    rates = [rate_of(offer, risk.reclaims_per_hour) for offer, risk in zip(offered, risks, strict=True)]
-    for on_demand, spot in mixes(spread, request, risks[0]):
-        on_demand_nodes, spot_nodes = on_demand * per_node, spot * per_node
-        looked += len(offered)
-        best, unpriced = cheapest(rates, on_demand_nodes, spot_nodes)
-        losses.count("price", unpriced)
-        losses.count("region", len(offered) - unpriced - len(best))
-        made += (
-            option(spread, offered[at], request, risks[at], loads, on_demand=on_demand, spot=spot, usd=usd)
-            for usd, at in best
-        )
-    return made, looked
+    everywhere = range(len(market.rates))
+    # How many nodes reach an availability depends on how calm a region is.
+    for together in ([at] for at in everywhere) if request.availability is not None else [everywhere]:
+        for on_demand, spot in mixes(spread, request, risks[together[0]]):
+            looked += len(together)
+            best, unpriced = cheapest(market.rates, together, on_demand * per_node, spot * per_node)
+            losses.count("price", unpriced)
+            losses.count("region", len(together) - unpriced - len(best))
+            made += (
+                option(
+                    spread, market.rates[at].offer, request, risks[at], loads, on_demand=on_demand, spot=spot, usd=usd
+                )
+                for usd, at in best
+            )
+    outclassed = market.outclassed * (looked // len(market.rates))
+    losses.count("region", outclassed)
+    return made, looked + outclassed
 
 
 def _too_many(spread: Spread, request: SizeRequest) -> str:

@@ -6,7 +6,7 @@ import difflib
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from settings.edit import EditError, entry_of, with_entry
@@ -122,6 +122,7 @@ value = st.sampled_from(
 )
 
 
+@settings(deadline=None)
 @given(
     items=st.lists(st.tuples(value, comment, value), min_size=1, max_size=4),
     column=st.integers(4, 7),

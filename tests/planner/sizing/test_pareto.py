@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from planner.sizing.pareto import dominates, pareto
@@ -17,6 +17,7 @@ def front(items):
     return pareto(list(enumerate(items)), vector=lambda item: item[1], tie=lambda item: (item[0],))
 
 
+@settings(deadline=None)
 @given(items=options)
 def test_no_member_is_dominated_and_every_other_option_names_one_that_is_no_worse(items):
     found = front(items)
@@ -27,6 +28,7 @@ def test_no_member_is_dominated_and_every_other_option_names_one_that_is_no_wors
         assert dominates(vectors[by], vector) or vectors[by] == vector
 
 
+@settings(deadline=None)
 @given(items=options)
 def test_every_option_is_in_exactly_one_part(items):
     found = front(items)
@@ -34,6 +36,7 @@ def test_every_option_is_in_exactly_one_part(items):
     assert sorted(positions) == list(range(len(items)))
 
 
+@settings(deadline=None)
 @given(items=options)
 def test_it_is_the_front_by_definition(items):
     """Against the quadratic definition, which is too slow to be used."""
@@ -41,6 +44,7 @@ def test_it_is_the_front_by_definition(items):
     assert {vector for _, vector in front(items).members} == expected
 
 
+@settings(deadline=None)
 @given(items=options, extra=st.tuples(number, number, number))
 def test_one_more_option_removes_a_member_only_by_being_no_worse(items, extra):
     before = {vector for _, vector in front(items).members}
@@ -50,6 +54,7 @@ def test_one_more_option_removes_a_member_only_by_being_no_worse(items, extra):
     assert after <= before | {extra}
 
 
+@settings(deadline=None)
 @given(items=options)
 def test_the_order_of_the_options_does_not_matter(items):
     assert [vector for _, vector in front(items).members] == [vector for _, vector in front(items[::-1]).members]

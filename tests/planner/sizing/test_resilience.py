@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from catalog.load import load
@@ -38,18 +38,21 @@ def test_it_is_the_mean_over_all_states(on_demand, spot, load):
     assert availability(at, on_demand=on_demand, spot=spot, needed=load) == pytest.approx(total, abs=2e-6)
 
 
+@settings(deadline=None)
 @given(on_demand=units, spot=units, load=needed)
 def test_it_is_a_share(on_demand, spot, load):
     found = availability(risk(), on_demand=on_demand, spot=spot, needed=load)
     assert 0 <= found <= 1 + 1e-12
 
 
+@settings(deadline=None)
 @given(on_demand=st.integers(1, 12), spot=units, load=needed)
 def test_another_unit_on_demand_never_hurts(on_demand, spot, load):
     one = availability(risk(), on_demand=on_demand, spot=spot, needed=load)
     assert availability(risk(), on_demand=on_demand + 1, spot=spot, needed=load) >= one - 1e-9
 
 
+@settings(deadline=None)
 @given(on_demand=units, spot=st.integers(1, 12), load=needed)
 def test_spot_is_never_safer_than_on_demand(on_demand, spot, load):
     mixed = availability(risk(), on_demand=on_demand, spot=spot, needed=load)
