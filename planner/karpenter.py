@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from catalog.assumptions import assumed
 from catalog.load import Catalog
 from catalog.types import Gpu, Instance, Price, Region
+from planner.ladder import instant
 from planner.naming import POOL_LABEL
 from planner.plan import (
     CapacityType,
@@ -215,11 +216,14 @@ def _rung(pool: KarpenterPool, position: int, facts: KarpenterFacts, catalog: Ca
         priority=100 - 10 * position,
         reservation=_reservation(rung),
         placement_group=False,
+        placement_group_name=rung.placement_group if isinstance(rung, CapacityReservationRung) else None,
         labels=rung_labels(pool.name, name, facts.gpu, uses_efa=pool.efa),
         usd_per_node_hour=price.usd if price else 0.0,
         price_note=price_note(price, instance.name, rung.kind)
         + (f"; {instance.name}, the dearest type" if len(facts.instances) > 1 else ""),
         boot_seconds=int(assumed("boot_seconds_eight_gpu" if instance.gpus >= 8 else "boot_seconds_single_gpu")),
+        starts=instant(rung.starts) if isinstance(rung, CapacityBlockRung) else None,
+        ends=instant(rung.ends) if isinstance(rung, CapacityBlockRung) else None,
     )
 
 
@@ -234,35 +238,31 @@ def _reservation(rung: Rung) -> str | None:
     return rung.reservation if isinstance(rung, CapacityBlockRung | CapacityReservationRung) else None
 
 
-def _placement_group(rung: Rung) -> str | None:
-    return rung.placement_group if isinstance(rung, CapacityReservationRung) else None
-
-
 def _most(rung: Rung) -> int:
     """Nodes of a rung at most; a capacity block has a fixed number."""
     return rung.nodes if isinstance(rung.nodes, int) else rung.nodes.max
 
 
-def _node_classes(plan: PoolPlan, groups: Mapping[str, str | None]) -> tuple[NodeClassPlan, ...]:
+def _node_classes(plan: PoolPlan) -> tuple[NodeClassPlan, ...]:
     """One for the pool, and one for each rung in a placement group: a class has one group for all its instances."""
+    free = [rung for rung in plan.rungs if not rung.placement_group_name]
     shared = NodeClassPlan(
         name=plan.name,
-        reservations=tuple(rung.reservation for rung in plan.rungs if rung.reservation and not groups[rung.name]),
+        reservations=tuple(rung.reservation for rung in free if rung.reservation),
         placement_group=None,
     )
     own = (
-        NodeClassPlan(name=rung.name, reservations=(rung.reservation,), placement_group=groups[rung.name])
+        NodeClassPlan(name=rung.name, reservations=(rung.reservation,), placement_group=rung.placement_group_name)
         for rung in plan.rungs
-        if rung.reservation and groups[rung.name]
+        if rung.reservation and rung.placement_group_name
     )
-    return (*([shared] if not all(groups.values()) else []), *own)
+    return (*([shared] if free else []), *own)
 
 
 def _karpenter(pool: KarpenterPool, facts: KarpenterFacts, plan: PoolPlan, release: str) -> KarpenterPoolPlan:
     disruption = pool.disruption
     days = disruption.expire_after_days
     grace = plan_drain(plan).grace_seconds
-    groups = {rung_name(pool, at): _placement_group(rung) for at, rung in enumerate(pool.capacity)}
     return KarpenterPoolPlan(
         instance_types=tuple(instance.name for instance in facts.instances),
         most_vcpus=max(instance.vcpus for instance in facts.instances),
@@ -272,11 +272,11 @@ def _karpenter(pool: KarpenterPool, facts: KarpenterFacts, plan: PoolPlan, relea
         termination_grace_seconds=grace,
         leave_minutes=_BOOT_AND_END_MINUTES + math.ceil(grace / 60),
         nodes_at_once=disruption.nodes_at_once,
-        node_classes=_node_classes(plan, groups),
+        node_classes=_node_classes(plan),
         node_pools=tuple(
             NodePoolPlan(
                 name=rung.name,
-                node_class=rung.name if groups[rung.name] else plan.name,
+                node_class=rung.name if rung.placement_group_name else plan.name,
                 weight=rung.priority,
                 capacity_type=_CAPACITY_TYPES.get(rung.kind, "reserved"),
                 reservation=rung.reservation,
