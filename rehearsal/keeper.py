@@ -95,12 +95,12 @@ class LadderKeeper:
         )
 
 
-def await_climb(plan: Plan, caches: Caches, *, limit_seconds: float) -> list[Finding]:
-    """Groups of node-group pools come to their best rung, as far as it holds them."""
+def await_climb(kube: Kube, plan: Plan, caches: Caches, *, limit_seconds: float) -> list[Finding]:
+    """Groups of node-group pools come to their best rung, as far as it holds them, and the keeper has seen it."""
     until = time.monotonic() + limit_seconds
     while True:
         left = [model for model in plan.models if not _climbed(plan, model, caches)]
-        if not left or time.monotonic() > until:
+        if (not left and _at_rest(kube)) or time.monotonic() > until:
             break
         time.sleep(_POLL_SECONDS)
     return [
@@ -113,6 +113,12 @@ def await_climb(plan: Plan, caches: Caches, *, limit_seconds: float) -> list[Fin
         )
         for model in left
     ]
+
+
+def _at_rest(kube: Kube) -> bool:
+    """Whether every climb that the keeper began has ended."""
+    reasons = [line.split(": ")[1] for line in told(kube)]
+    return reasons.count("ClimbStarted") <= sum(reasons.count(end) for end in ("ClimbDone", "ClimbFailed"))
 
 
 def _climbed(plan: Plan, model: ModelPlan, caches: Caches) -> bool:

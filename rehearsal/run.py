@@ -188,7 +188,7 @@ class _Rehearsal:
             self._findings += checks.check(snapshot, plan) if up.ok else []
         if up.ok and withheld:
             with self._phase("capacity comes"):
-                self._give_capacity(standins, played, plane)
+                self._give_capacity(kube, standins, played, plane)
         if up.ok:
             with self._phase("second run"):
                 self._second_run(kube, engine)
@@ -327,7 +327,7 @@ class _Rehearsal:
         self._notes += result.problems[:_WARNINGS] if result.ok else ()
         self._findings += verdicts.errors(what, result)
 
-    def _give_capacity(self, standins: StandIns, played: Operators, plane: ControlPlane) -> None:
+    def _give_capacity(self, kube: Kube, standins: StandIns, played: Operators, plane: ControlPlane) -> None:
         """Models that waited become ready by themselves when machines can be had."""
         played.autoscaler.set_capacity({})
         limit = self._options.settle_seconds
@@ -336,7 +336,7 @@ class _Rehearsal:
         if all(state.ready for state in states):
             self._notes.append("when capacity came, every model that had waited became ready by itself")
         if self._options.climb:
-            self._findings += keeper.await_climb(self._plan, standins.caches, limit_seconds=limit)
+            self._findings += keeper.await_climb(kube, self._plan, standins.caches, limit_seconds=limit)
 
     def _start_keda(self, plane: ControlPlane, made: KedaBinaries, keda: contextlib.ExitStack) -> None:
         metrics = keda.enter_context(MetricsStandIn())
