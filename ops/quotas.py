@@ -52,7 +52,11 @@ class Demand:
 
 def quota_code(instance: Instance, rung: RungPlan) -> str | None:
     """The quota that a rung counts against; capacity blocks and nodes that exist count against none."""
-    return {"spot": instance.quota_spot, "on_demand": instance.quota_on_demand}.get(rung.kind)
+    return {
+        "spot": instance.quota_spot,
+        "on_demand": instance.quota_on_demand,
+        "capacity_reservation": instance.quota_on_demand,
+    }.get(rung.kind)
 
 
 def demands(plan: Plan) -> tuple[Demand, ...]:
@@ -203,4 +207,6 @@ def _reservation(pool: PoolPlan, rung: RungPlan, found: Mapping[str, Any] | None
             detail=f"{state}, starts {found.get('StartDate')}{ends}",
             fix="until it is active, models start on the next rung of the ladder",
         )
-    return Check(name=name, status="ok", detail=f"active, {found['TotalInstanceCount']} instances{ends}")
+    free = found.get("AvailableInstanceCount")
+    left = f", {free} free" if free is not None else ""
+    return Check(name=name, status="ok", detail=f"active, {found['TotalInstanceCount']} instances{left}{ends}")
