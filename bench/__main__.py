@@ -30,6 +30,7 @@ def bench(
             results += suite.verb(repeat)
             results += suite.planning(repeat, Path(folder))
             results += suite.capacities(min(repeat, 2))
+            results += suite.sizing(min(repeat, 3))
             results += suite.building(min(repeat, 2), Path(folder))
             results += suite.simulating(min(repeat, 2), Path(folder))
             if rehearse:

@@ -147,6 +147,35 @@ def capacities(times: int) -> Iterator[Result]:
     )
 
 
+def sizing(times: int) -> Iterator[Result]:
+    """`size` of every model over every type and region, and of every fourth: the work grows with the options."""
+    whole, part = (
+        min(
+            (_said(sample) for sample in repeated([sys.executable, "-m", "bench.size", step], ROOT, times)),
+            key=lambda said: float(said["cpu_seconds"]),
+        )
+        for step in ("1", "4")
+    )
+    yield Result(
+        name="size over the whole catalog",
+        value=float(whole["seconds"]),
+        unit="s",
+        limit=5.0,
+        note=(
+            f"{whole['models']} models, {whole['regions']} regions, {whole['options']:,} options; processor "
+            f"{whole['cpu_seconds']:.2f} s"
+        ),
+    )
+    each, each_of_fewer = (float(said["cpu_seconds"]) / float(said["options"]) for said in (whole, part))
+    yield Result(
+        name="an option of all models against one of a fourth",
+        value=each / each_of_fewer,
+        unit="x",
+        limit=1.5,
+        note=f"by processor time; {1e6 * each:.0f} us an option",
+    )
+
+
 def _said(sample: Sample) -> dict[str, Any]:
     return json.loads(sample.output)
 

@@ -14,6 +14,8 @@ import bench.__main__ as command
 from bench import child, suite
 from bench.generate import MODELS_PER_POOL, busy_stack_file, stack_file, trace_file
 from bench.measure import BenchError, machine, run
+from bench.size import searched
+from catalog.load import load
 from planner import load_and_plan
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -72,7 +74,7 @@ def test_a_limit_is_kept_or_missed():
 
 @pytest.mark.parametrize(("value", "code"), [(1.0, 0), (3.0, 1)])
 def test_the_exit_code_tells_of_missed_limits(monkeypatch, value, code):
-    for part in ("verb", "planning", "capacities", "building", "simulating"):
+    for part in ("verb", "planning", "capacities", "sizing", "building", "simulating"):
         monkeypatch.setattr(suite, part, lambda *_: [result(value=value)])
     monkeypatch.setattr(command, "machine", machine)
     app = command.typer.Typer()
@@ -82,7 +84,15 @@ def test_the_exit_code_tells_of_missed_limits(monkeypatch, value, code):
     said = json.loads(answer.stdout)
     assert said["ok"] is (code == 0)
     assert said["machine"]["cores"] >= 1
-    assert [item["value"] for item in said["results"]] == [value] * 5
+    assert [item["value"] for item in said["results"]] == [value] * 6
+
+
+def test_sizes_are_searched():
+    few, all_of_them = searched(20, load()), searched(10, load())
+    assert 0 < few["models"] < all_of_them["models"]
+    assert 0 < few["options"] < all_of_them["options"]
+    assert all_of_them["unserved"] == 0
+    assert few["cpu_seconds"] > 0
 
 
 def test_days_and_traces_are_replayed(tmp_path):
