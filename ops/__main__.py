@@ -162,6 +162,40 @@ def doctor(stack: Stack = "dev", as_json: Json = False) -> None:
 
 
 @app.command()
+def preflight(stack: Stack = "dev", as_json: Json = False) -> None:
+    """What stands between a plan and its first token in this account, and what is at risk in money."""
+    from ops.preflight.run import show_preflight
+
+    raise typer.Exit(show_preflight(stack, as_json=as_json))
+
+
+@app.command()
+def capacity(
+    model: Annotated[str, typer.Option("--model", "-m", help="A model of the catalog.")],
+    regions: Annotated[str, typer.Option(help="Regions, separated by commas, or `all`.")] = "us-east-1",
+    context: Annotated[int | None, typer.Option(min=1, help="Tokens of context; 8192 at most if not given.")] = None,
+    replicas: Annotated[int, typer.Option(min=1, max=1000, help="Replicas that must fit at once.")] = 1,
+    offline: Annotated[bool, typer.Option("--offline", help="Ask the catalog alone: no account, no quotas.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Where a model's hardware can be had: regions, zones and types by offering, spot price and quota."""
+    from ops.capacity import CapacityOptions, show_capacity
+
+    raise typer.Exit(
+        show_capacity(
+            CapacityOptions(
+                model=model,
+                context_tokens=context,
+                replicas=replicas,
+                regions=regions,
+                offline=offline,
+                as_json=as_json,
+            )
+        )
+    )
+
+
+@app.command()
 def deploy(
     stack: Stack = "dev",
     preview: Annotated[bool, typer.Option("--preview", help="Show what would change; change nothing.")] = False,

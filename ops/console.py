@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import sys
 from collections.abc import Iterable, Mapping
 from datetime import date
@@ -20,7 +21,10 @@ OK, FINDINGS, USAGE, ENVIRONMENT = 0, 1, 2, 3
 INTERRUPTED = 130
 """What a shell reports for a program that ended by Ctrl-C."""
 
-out = Console(highlight=False)
+_PIPED_WIDTH = 140
+"""Columns of a pipe or a file, which have no width of their own; rich's 80 would fold most tables."""
+
+out = Console(highlight=False, width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else _PIPED_WIDTH)
 err = Console(stderr=True, highlight=False)
 
 

@@ -18,7 +18,7 @@ from rehearsal.controlplane.binaries import BUILD_BYTES
 from rehearsal.controlplane.pins import cache_directory
 from settings.load import stack_file
 
-_MARKS = {"ok": "[green]ok[/green]", "note": "[yellow]note[/yellow]", "fail": "[red]fail[/red]", "unknown": "?"}
+MARKS = {"ok": "[green]ok[/green]", "note": "[yellow]note[/yellow]", "fail": "[red]fail[/red]", "unknown": "?"}
 CREDENTIALS = "credentials"
 
 
@@ -29,7 +29,7 @@ def show_doctor(stack: str, *, as_json: bool) -> int:
     if as_json:
         print_json({"stack": stack, "ok": all(one.status != "fail" for one in checks), "checks": checks})
     else:
-        rows = [(_MARKS[one.status], one.name, one.detail) for one in checks]
+        rows = [(MARKS[one.status], one.name, one.detail) for one in checks]
         out.print(table(f"{stack}: is everything there?", ("", "what", "finding"), rows))
         for one in checks:
             if one.fix is not None:

@@ -1,0 +1,1 @@
+"""`preflight`: what stands between a plan and its first token in this account, and what is at risk in money."""
