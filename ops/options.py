@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-Stack = Annotated[str, typer.Option("--stack", "-s", help="Stack: `prod` means Pulumi.prod.yaml.")]
+Stack = Annotated[str, typer.Option("--stack", "-s", help="Stack: `prod` means Pulumi.prod.yaml; or the path of one.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
 Models = Annotated[list[str] | None, typer.Option("--model", "-m", help="Models by name; all of the stack if none.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
