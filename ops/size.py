@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -246,6 +247,8 @@ def _print(sizing: Sizing, seconds: float) -> None:
         soft_wrap=True,
     )
     out.print(_front(sizing))
+    for text in _legend(sizing):
+        out.print(text, markup=False, soft_wrap=True)
     out.print()
     out.print(_losers(sizing))
     out.print()
@@ -262,38 +265,35 @@ def _front(sizing: Sizing) -> object:
             _price(member.option),
             f"{member.tokens.input_usd_per_million:.2f} / {member.tokens.output_usd_per_million:.2f}",
             f"{member.option.performance.ttft_ms.p99:,.0f} / {member.option.performance.tpot_ms.p99:,.0f}",
-            _band(member.option),
-            _percent(member.option.availability),
-            f"{member.option.survives_node:.0%}",
-            f"{member.option.spot_share:.0%}",
-            _hardware(member.option),
+            _percent(member.option.availability).removesuffix(" %"),
+            f"{int(member.option.survives_node * 100)}",
+            f"{member.option.spot_share * 100:.0f}",
+            f"{member.option.nodes} {member.option.offer.instance.name}",
         )
         for member in sizing.front
     ]
-    columns = (
-        "#",
-        "$/h",
-        "$/1M in / out",
-        "TTFT / TPOT ms",
-        "band",
-        "available",
-        "node lost",
-        "spot",
-        "what",
-    )
+    columns = ("#", "$/h", "$/1M in / out", "TTFT / TPOT", "available %", "node lost %", "spot %", "nodes")
     weighed = ", ".join(sizing.request.front)
-    return table(f"Nothing beats these in {weighed} (latencies are p99)", columns, rows, right=(0, 1, 2, 3, 5, 6, 7))
+    return table(f"Nothing beats these in {weighed}", columns, rows, right=(0, 1, 2, 3, 4, 5, 6))
 
 
-def _hardware(option: Option) -> str:
-    served = option.served
-    weights = served.variant.words
-    if not served.variant.published and served.variant.quantization == "checkpoint":
-        weights = served.variant.card.name
-    return (
-        f"{option.nodes} x {option.offer.instance.name}, {option.offer.region}\n"
-        f"{option.replicas} x ({served.layout.gpus} {served.gpu}, {layout_words(served.layout)}), {served.engine}, "
-        f"{weights}"
+def _legend(sizing: Sizing) -> Iterator[str]:
+    """What does not fit into the table, a line for each answer, and what the columns mean."""
+    for member in sizing.front:
+        option = member.option
+        served, band = option.served, option.performance.band
+        gpus = f"{served.layout.gpus} {served.gpu}, {layout_words(served.layout)}"
+        weights = served.variant.words
+        if not served.variant.published and served.variant.quantization == "checkpoint":
+            weights = served.variant.card.name
+        yield (
+            f"#{member.number}: {option.replicas} x ({gpus}), "
+            f"{served.engine}, {weights}, in {option.offer.region}; throughput x {band.low:.2f} to "
+            f"{band.high:.2f} ({band.evidence})"
+        )
+    yield (
+        "TTFT / TPOT: p99 in ms; available: requests that meet capacity; node lost: load within the objectives with "
+        "one node gone"
     )
 
 
@@ -302,13 +302,8 @@ def _price(option: Option) -> str:
     return ("~" if guesses else "") + f"{option.usd_per_hour:,.2f}"
 
 
-def _band(option: Option) -> str:
-    band = option.performance.band
-    return f"x {band.low:.2f} to {band.high:.2f}\n{band.evidence}"
-
-
 def _percent(share: float) -> str:
-    return "> 99.9999 %" if share > 0.999999 else f"{int(share * 1e6) / 1e4:.4f} %"
+    return ">99.9999 %" if share > 0.999999 else f"{int(share * 1e6) / 1e4:.4f} %"
 
 
 def _tokens(lengths: TokenLengths) -> str:

@@ -153,16 +153,16 @@ def _without_offset(text: str) -> list[str]:
     return [line[_STEP:] if line.startswith(" " * _STEP) else line for line in text.rstrip("\n").split("\n")]
 
 
-def _styled(value: Any, *, outermost: bool = False) -> Any:
-    """Data for ruamel: mappings that hold no list are flow, all else is block."""
+def _styled(value: Any, *, in_list: bool = False, outermost: bool = False) -> Any:
+    """Data for ruamel, in the style of the committed files: items of lists and mappings of plain values in one line."""
     if isinstance(value, Mapping):
         typed = cast("Mapping[str, Any]", value)
-        made = CommentedMap((key, _styled(item)) for key, item in typed.items())
-        if not outermost:
+        made = CommentedMap((key, _styled(item, in_list=in_list)) for key, item in typed.items())
+        if not outermost and (in_list or not any(isinstance(item, Mapping | list) for item in typed.values())):
             made.fa.set_flow_style()  # pyright: ignore[reportUnknownMemberType]
         return made
     if isinstance(value, list | tuple):
-        return CommentedSeq(_styled(item) for item in cast("Sequence[Any]", value))
+        return CommentedSeq(_styled(item, in_list=True) for item in cast("Sequence[Any]", value))
     return value
 
 

@@ -21,7 +21,7 @@ from rehearsal.run import RehearsalError
 from tests.factories import ROOT, stack_plan
 
 VERBS = [
-    *("plan", "cost", "check", "rehearse", "doctor", "deploy"),
+    *("plan", "size", "cost", "check", "rehearse", "doctor", "deploy"),
     *("wait", "smoke", "promote", "drain", "leaks", "models", "model-card"),
 ]
 

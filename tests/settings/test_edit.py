@@ -25,6 +25,7 @@ MODEL = {
     "pool": "h200",
     "layout": {"tensor": 8},
     "replicas": {"min": 2, "max": 2},
+    "traffic": {"requests_per_second": 8, "input_tokens": {"mean": 600, "p99": 2400}},
 }
 ENTRIES = {"pools": POOL, "models": MODEL}
 EKS_STACKS = ("dev", "staging", "prod")
@@ -61,6 +62,16 @@ def test_it_is_written_as_the_committed_stacks_are():
           - {kind: spot, nodes: {min: 0, max: 3}}
           - {kind: on_demand, nodes: {min: 1, max: 4}}
     cache:
+"""
+        in after
+    )
+    after = with_entry(text_of("prod"), "models", MODEL, replace=False)
+    assert (
+        """        replicas: {min: 2, max: 2}
+        traffic:
+          requests_per_second: 8
+          input_tokens: {mean: 600, p99: 2400}
+    observability:
 """
         in after
     )
