@@ -109,7 +109,7 @@ BAD: list[tuple[str, str, dict[str, Any], str, str]] = [
     ("a group that no rung holds whole", "prod", {"pools.0.capacity": [{"kind": "capacity_reservation", "reservation": "cr-0123456789abcdef0", "nodes": 1}, {"kind": "on_demand", "nodes": {"max": 1}}]}, "models[0].pool", "largest rung"),
     ("group larger than a rung", "prod", {"pools.0.capacity": [{"kind": "spot", "nodes": {"max": 1}}]}, "models[0].pool", "2 nodes"),
     ("more replicas than nodes", "dev", {"models.0.replicas": {"min": 3, "max": 3}}, "models[0].replicas.min", "holds 1"),
-    ("objective below physics", "dev", {"models.0.objectives": {"tpot_p99_ms": 5}}, "models[0].objectives.tpot_p99_ms", "raise it"),
+    ("objective below physics", "dev", {"models.0.objectives": {"tpot_p99_ms": 5}}, "models[0].objectives.tpot_p99_ms", "is below what"),
     ("gated model without token", "local", {"models.0.model": "meta-llama/Llama-3.1-8B-Instruct", "models.0.revision": "0e9e39f249a16976918f6564b8830bc894c89659"}, "secrets.hub_token", "gated"),
     ("two models of a name", "prod", {"models.2.name": "r1-distill-70b"}, "models[2].name", "unique"),
     ("over budget", "prod", {"budget.monthly_usd": 1000}, "budget.monthly_usd", "worst month"),
