@@ -267,3 +267,33 @@ def test_a_link_and_its_mode_stay(capfd, prod, tmp_path):
     assert link.is_symlink()
     assert stat.S_IMODE(prod.stat().st_mode) == 0o640
     assert "my-model" in prod.read_text(encoding="utf-8")
+
+
+def test_a_replica_over_nodes_needs_an_image_with_efa(capfd, prod):
+    asked = (
+        *R1,
+        "--rps",
+        "5",
+        *LENGTHS,
+        "--tpot-p99",
+        "80",
+        "--engine",
+        "sglang",
+        "--front",
+        "cost,latency,resilience",
+    )
+    members = answered(capfd, *asked, "--regions", "us-east-1", "--no-spot", "--quantization", "checkpoint")["front"]
+    spanning = next((member for member in members if member["layout"]["nodes"] > 1), None)
+    if spanning is None:
+        pytest.skip("one node is better everywhere today")
+    target = ("--write", str(prod), "--name", "wide", "--choose", str(spanning["number"]))
+    asked = (*asked, "--regions", "us-east-1", "--no-spot", "--quantization", "checkpoint", *target)
+    before = prod.read_bytes()
+    code, _, err = run(capfd, *asked)
+    assert code == FINDINGS
+    assert "carries no EFA software" in err
+    assert prod.read_bytes() == before
+    assert run(capfd, *asked, "--image", "no-tag")[0] == USAGE
+    code, _, err = run(capfd, *asked, "--image", "example.com/sglang-efa:v1")
+    assert code == OK, err
+    assert "carries_efa: true" in prod.read_text(encoding="utf-8")
