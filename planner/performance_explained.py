@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from catalog.assumptions import assumptions
 from catalog.measurements import factors
 from planner.drafts import Draft
 from planner.inputs import assumption, planned
 from planner.model_performance import Predicted
+from planner.performance import Replica
 from planner.plan import Explained, Input, Latency
 
 _PAGE = "docs/explanation/performance.md"
-_PARTS = {
-    "matrices": "dense weights read at HBM x weights_share, or computed at peak x matrix_share if that takes longer",
-    "experts": "experts that the batch touches, 1 - (1 - top_k / experts)^batch of them, read or computed alike",
-    "cache": "KV cache of the batch read at HBM x kv_share",
-    "layers": "layers x what small kernels of a layer take",
-    "messages": "sums and hand-over between ranks: latency + bytes / rate of each, two a layer",
-    "engine": "step time of the engine, and its work for each sequence",
-}
 
 
 def performance_numbers(sketch: Draft, predicted: Predicted) -> tuple[Explained, ...]:
@@ -55,7 +48,12 @@ def performance_numbers(sketch: Draft, predicted: Predicted) -> tuple[Explained,
         unit="requests/s a replica",
         source=f"models[{sketch.index}].traffic over the replicas" if plan.at_traffic else "requests a replica serves",
     )
-    running = Input(name="running", value=round(at.concurrency, 1), unit="requests", source="rate x (output x TPOT + prefill), Little")
+    running = Input(
+        name="running",
+        value=round(at.concurrency, 1),
+        unit="requests",
+        source="rate x (output x TPOT + prefill), Little",
+    )
     for name, latency, formula in (
         ("TTFT", at.ttft_ms, "step under way + prompts before it (M/G/1) + room in batch and cache + own prefill"),
         ("TPOT", at.tpot_ms, "decode step of those running, with the prefills that share it; p99: crowd and bursts"),
@@ -134,24 +132,39 @@ def _lengths(sketch: Draft, predicted: Predicted) -> tuple[Input, Input, Input]:
 
 def _step(predicted: Predicted, number: Number) -> Explained:
     replica = predicted.replica
-    known = factors()[replica.gpu.name]
     parts = replica.costs.decode_parts(1, predicted.workload.input.mean + predicted.workload.output.mean / 2)
-    words = "assumptions.yaml, " + _PAGE
+    words = _words(replica, parts)
     return number(
         "TPOT of one request alone",
         predicted.plan.floor_tpot_ms,
         "ms: no load is served faster",
         " + ".join(parts),
-        *(
-            Input(
-                name=name,
-                value=round(ms, 3),
-                unit="ms",
-                source=f"{_PARTS[name]}; {words if name == 'engine' else f'factors of {known.name}: {known.source}'}",
-            )
-            for name, ms in parts.items()
-        ),
+        *(Input(name=name, value=round(ms, 3), unit="ms", source=words[name]) for name, ms in parts.items()),
     )
+
+
+def _words(replica: Replica, parts: Mapping[str, float]) -> dict[str, str]:
+    """Each part of a decode step with the numbers that made it and their sources."""
+    gpu, known, costs = replica.gpu, factors()[replica.gpu.name], replica.costs
+    at = known.at(replica.precision)
+    factor = f"factors of {known.name}, {known.evidence}: {known.source}"
+    rate = f"GB of a GPU at {gpu.hbm_gb_per_s:g} GB/s"
+    layers, us = costs.layers * costs.stages, costs.decode_layers_ms * 1e3 / costs.layers
+    counted = " (moe_layer_us, mla_layer_us of assumptions.yaml in it)" if us > at.decode_layer_us else ""
+
+    def read(name: str, share: float) -> str:
+        gigabytes = parts.get(name, 0.0) / costs.stages * gpu.hbm_gb_per_s * share / 1e3
+        return f"{gigabytes:.3g} {rate} x {share}; {factor}"
+
+    return {
+        "matrices": read("matrices", at.weights_share),
+        "experts": f"those that one token touches, {read('experts', at.weights_share)}",
+        "cache": read("cache", known.kv_share),
+        "layers": f"{layers:g} layers x {us:.1f} us{counted}; {factor}",
+        "messages": f"sums over {replica.layout.tensor} ranks on {replica.layout.nodes} node(s) in {layers:g} layers: "
+        "latency + bytes / rate of each, factors.yaml",
+        "engine": f"{replica.engine}_step_ms + engine_sequence_us, {assumption(f'{replica.engine}_step_ms').source}",
+    }
 
 
 def _prefill(sketch: Draft, predicted: Predicted, number: Number) -> Explained:
