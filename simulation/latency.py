@@ -128,7 +128,7 @@ def quantile(histogram: Floats, share: float) -> float:
         return float("nan")
     below: Floats = np.cumsum(histogram)
     wanted = share * total
-    index = min(int(below.searchsorted(wanted)), BINS - 1)
+    index = min(int(np.count_nonzero(below < wanted)), BINS - 1)
     inside = (wanted - (float(below[index - 1]) if index else 0.0)) / max(float(histogram[index]), 1e-12)
     return float(_LOWEST_MS * _GROWTH ** (index + min(1.0, max(0.0, inside))))
 

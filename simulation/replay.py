@@ -261,7 +261,8 @@ class _Day:
         """Add and remove replicas until there are as many as wanted; those that drain do not count."""
         state = self.models[index]
         pool = self._pool_of(state, variant)
-        staying = [replica for replica in pool.of(index) if replica.state != "draining"]
+        # The last first: among replicas of one age the highest number goes.
+        staying = [replica for replica in reversed(pool.of(index)) if replica.state != "draining"]
         missing = state.wanted[variant] - len(staying)
         for _ in range(min(missing, len(state.free_slots[variant]))):
             pool.add(index, state.free_slots[variant].pop())

@@ -226,7 +226,8 @@ def _floor(model: ModelPlan, begin: int, length: int, replicas: int, traffic: Tr
 
 
 def _starting_points(search: Search, models: Sequence[ModelPlan], traffic: Traffic) -> list[dict[str, Any]]:
-    """The current settings, and the same with a floor over the busy hours: the search begins with what is known."""
+    """What is known to be worth a look: the current settings and those of one replica at least, each without a floor
+    and with one over the busy hours."""
     asked = {model.model: model for model in traffic.models}
     now: dict[str, Any] = {}
     scheduled: dict[str, Any] = {}
@@ -252,4 +253,5 @@ def _starting_points(search: Search, models: Sequence[ModelPlan], traffic: Traff
                 f"{name}.length": max(1, (end * 2 - begin) % _HALF_HOURS),
             }
     now |= {f"{pool.name}.warm": 0 for pool in search.plan.pools}
-    return [now, {**now, **scheduled}]
+    lean = {**now, **{f"{model.name}.min": 1 for model in models}}
+    return [now, lean, {**now, **scheduled}, {**lean, **scheduled}]
