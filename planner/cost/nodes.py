@@ -35,16 +35,14 @@ def replicas_by_rung(
     pool: PoolPlan,
     models: Sequence[ModelPlan],
     replicas: Mapping[str, int],
-    model: str,
     *,
     without: frozenset[str] = frozenset(),
-) -> dict[str, int]:
-    """Replicas of one model on each rung; those without room are on none."""
+) -> dict[str, dict[str, int]]:
+    """By model, its replicas on each rung; those without room are on none."""
     rooms = {rung.name: 0 if rung.name in without else rung.max_nodes for rung in pool.rungs}
-    found = {rung.name: 0 for rung in pool.rungs}
+    found = {model.name: dict.fromkeys(rooms, 0) for model in models if model.pool == pool.name}
     for name, rung, _ in _placed(pool, models, replicas, rooms):
-        if name == model:
-            found[rung] += 1
+        found[name][rung] += 1
     return found
 
 

@@ -181,12 +181,13 @@ class Ladder:
     def availability(self, decided: Decided, region: str) -> Iterator[AvailabilityPlan]:
         """Of each model of the pool."""
         spot = frozenset(rung.name for rung in self.pool.rungs if rung.kind == "spot")
+        on = replicas_by_rung(self.pool, decided.models, self.replicas)
+        others = replicas_by_rung(self.pool, decided.models, self.replicas, without=spot)
         for model in decided.models:
-            if model.pool != self.pool.name:
+            if model.name not in on:
                 continue
-            on = replicas_by_rung(self.pool, decided.models, self.replicas, model.name)
-            others = replicas_by_rung(self.pool, decided.models, self.replicas, model.name, without=spot)
-            found = availability(model, self.pool, on, sum(others.values()), self.replicas[model.name], region)
+            room = sum(others[model.name].values())
+            found = availability(model, self.pool, on[model.name], room, self.replicas[model.name], region)
             if found is not None:
                 yield found
 
