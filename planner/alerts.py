@@ -8,7 +8,7 @@ from typing import Literal
 
 from catalog.types import Engine
 from planner.naming import EFA_GATE_CONTAINER, SERVING_NAMESPACE
-from planner.plan import AlertPlan, ModelPlan
+from planner.plan import AlertPlan, ModelPlan, PoolPlan
 from planner.scaling import quantile, selector, sum_of
 from settings.observability import AlertThresholds
 from settings.serving import Model
@@ -18,11 +18,13 @@ _ABOVE_RESERVATION_PERCENT = 6
 
 
 def plan_alerts(
-    thresholds: AlertThresholds, models: tuple[tuple[Model, ModelPlan, Engine], ...]
+    thresholds: AlertThresholds,
+    models: tuple[tuple[Model, ModelPlan, Engine], ...],
+    pools: tuple[PoolPlan, ...],
 ) -> tuple[AlertPlan, ...]:
     """All alerts of a stack."""
     reserved = max((plan.memory.utilization for _, plan, _ in models), default=0.0)
-    found = list(_hardware(thresholds, reserved))
+    found = [*_hardware(thresholds, reserved), *_idle(thresholds, pools, models)]
     found += _pods(thresholds)
     for model, plan, engine in models:
         found += _model(thresholds, model, plan, engine)
@@ -68,6 +70,33 @@ def _hardware(thresholds: AlertThresholds, reserved: float) -> Iterator[AlertPla
         summary="GPU {{ $labels.gpu }} of {{ $labels.Hostname }} reported XID {{ $value }}",
         runbook="gpuxiderror",
     )
+
+
+def _idle(
+    thresholds: AlertThresholds, pools: tuple[PoolPlan, ...], models: tuple[tuple[Model, ModelPlan, Engine], ...]
+) -> Iterator[AlertPlan]:
+    """Nodes that bill and answer nobody. Nodes that exist anyway are not this stack's money."""
+    minutes = thresholds.idle_pool_minutes
+    for pool in pools:
+        if pool.hardware.instance_type is None:
+            continue
+        answered = [
+            f"(sum(increase({engine.metrics.requests}{selector(engine, plan.namespace, plan.name, histogram=True)}"
+            f"[{minutes}m])) or vector(0))"
+            for _, plan, engine in models
+            if plan.pool == pool.name
+        ]
+        unless = f" unless on () ({' + '.join(answered)}) > 0" if answered else ""
+        yield AlertPlan(
+            name="GpuPoolIdle",
+            # kube-state-metrics writes the label `inference-platform/pool` so.
+            expression=f'count(kube_node_labels{{label_inference_platform_pool="{pool.name}"}}) > 0{unless}',
+            for_minutes=minutes,
+            severity="warning",
+            summary=f"pool {pool.name}: {{{{ $value }}}} node(s) bill, and no request came for {minutes} minutes",
+            pool=pool.name,
+            runbook="gpupoolidle",
+        )
 
 
 def _pods(thresholds: AlertThresholds) -> Iterator[AlertPlan]:
@@ -147,9 +176,12 @@ def _model(thresholds: AlertThresholds, model: Model, plan: ModelPlan, engine: E
         model=name,
         runbook="kvcachehigh",
     )
+    # A model that went to zero on purpose has no pods.
+    asleep = f' and on () count(kube_pod_info{{namespace="{namespace}",pod=~"{name}-.*"}})'
     yield AlertPlan(
         name="ModelNotServing",
-        expression=f"absent({metrics.running}{selector(engine, namespace, name)})",
+        expression=f"absent({metrics.running}{selector(engine, namespace, name)})"
+        f"{asleep if plan.scaling.idle_seconds else ''}",
         for_minutes=max(10, math.ceil(2 * plan.startup_seconds / 60)),
         severity="critical",
         summary=f"{name}: no replica reports metrics",

@@ -149,7 +149,7 @@ def plan(settings: Settings, *, stack: str, region: str | None, catalog: Catalog
         image_mirror=settings.images.mirror,
         image_cache=image_cache,
         spend_guard=spend_guard,
-        observability=_observability(settings, drafts, models, ladder),
+        observability=_observability(settings, drafts, models, tuple(pools.values()), ladder),
         hub_token=hub_token,
         protect_data=settings.protection in {"data", "all"},
         protect_cluster=settings.protection == "all",
@@ -300,7 +300,11 @@ def _warmup_rate(target: EksPlan | ExistingClusterPlan, catalog: Catalog) -> flo
 
 
 def _observability(
-    settings: Settings, drafts: list[Draft], models: tuple[ModelPlan, ...], ladder: LadderPlan | None
+    settings: Settings,
+    drafts: list[Draft],
+    models: tuple[ModelPlan, ...],
+    pools: tuple[PoolPlan, ...],
+    ladder: LadderPlan | None,
 ) -> ObservabilityPlan:
     wanted = settings.observability
     return ObservabilityPlan(
@@ -315,6 +319,7 @@ def _observability(
             *plan_alerts(
                 wanted.alerts,
                 tuple((sketch.model, model, sketch.engine) for sketch, model in zip(drafts, models, strict=True)),
+                pools,
             ),
             *ladder_alerts(ladder),
         ),

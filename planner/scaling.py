@@ -102,5 +102,11 @@ def plan_scaling(
         scale_down_stabilization_seconds=min(
             _HPA_LONGEST_WINDOW_SECONDS, max(_SCALE_DOWN_STABILIZATION_SECONDS, ready_after)
         ),
+        idle_seconds=_idle_seconds(model, owner),
         initial_delay_seconds=ready_after,
     )
+
+
+def _idle_seconds(model: Model, owner: str) -> int | None:
+    minutes = model.autoscaling.idle_minutes
+    return minutes * 60 if minutes is not None and owner == "keda" else None

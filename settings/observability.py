@@ -34,6 +34,8 @@ class AlertThresholds(Section):
     """Container restarts of a serving pod in 24 hours."""
     queue_backlog: int = Field(default=100, ge=1, le=100_000)
     """Requests waiting for one model."""
+    idle_pool_minutes: int = Field(default=60, ge=5, le=10_080)
+    """Minutes that a pool may have nodes and no request."""
     pending_minutes: int = Field(default=30, ge=1, le=1440)
     """Minutes that a serving pod may wait for a node."""
 

@@ -106,6 +106,9 @@ class Autoscaling(Section):
     """Scheduled minimum replicas."""
     scale_up_replicas: int | Literal["auto"] = "auto"
     """Replicas added at once; a quarter of the room between min and max where `auto`."""
+    idle_minutes: int | None = Field(default=None, ge=5, le=1440)
+    """Minutes without a request after which every replica goes, the minimum too, until the next of `floors` begins:
+    for models of office hours, whose GPUs nobody should pay for at night. Never where left out."""
 
     @field_validator("target_concurrency", "scale_up_replicas")
     @classmethod
@@ -113,6 +116,14 @@ class Autoscaling(Section):
         if isinstance(value, int) and value < 1:
             raise WrongValueError("must be 1 or more", help="or `auto`")
         return value
+
+    @model_validator(mode="after")
+    def _comes_back(self) -> Autoscaling:
+        if self.idle_minutes is not None and not self.floors:
+            raise WrongValueError(
+                "nothing would bring the model back", help="give `floors` that do", at=("idle_minutes",)
+            )
+        return self
 
 
 class Image(Section):

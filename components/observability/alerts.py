@@ -45,13 +45,13 @@ def _rule(model: str | None, alerts: tuple[AlertPlan, ...]) -> PrometheusRule:
 
 
 def _alert(alert: AlertPlan) -> AlertRule:
-    # Without the model two alerts of one name and severity would be one and the same to Alertmanager.
-    model = {"model": alert.model} if alert.model is not None else {}
+    # Without them two alerts of one name and severity would be one and the same to Alertmanager.
+    about = {key: value for key, value in (("model", alert.model), ("pool", alert.pool)) if value is not None}
     return AlertRule(
         name=alert.name,
         expression=alert.expression,
         for_minutes=alert.for_minutes,
-        labels={"severity": alert.severity, **model},
+        labels={"severity": alert.severity, **about},
         annotations={"summary": alert.summary, "runbook_url": f"{RUNBOOK}#{alert.runbook}"},
     )
 

@@ -270,6 +270,8 @@ class ScaledObject(NamespacedObject):
     min_replicas: int
     max_replicas: int
     polling_seconds: int
+    scales_to_zero: bool = False
+    """All replicas go once no trigger has been active for `cooldown_seconds`; a scheduled floor brings them back."""
     cooldown_seconds: int
     initial_cooldown_seconds: int
     prometheus: tuple[PrometheusTrigger, ...]
@@ -286,6 +288,9 @@ class ScaledObject(NamespacedObject):
         require(len(_HPA_PREFIX + self.name) <= _LABEL_VALUE_LIMIT, "the name of its HPA would pass 63 characters")
         require(0 <= self.min_replicas <= self.max_replicas, "minReplicaCount must be 0 to maxReplicaCount")
         require(self.max_replicas >= 1, "maxReplicaCount must be 1 at least")
+        # KEDA's only legal idleReplicaCount is 0, below the minimum; metrics of pods that are gone wake nobody.
+        require(not self.scales_to_zero or self.min_replicas > 0, "idleReplicaCount must be below minReplicaCount")
+        require(not self.scales_to_zero or bool(self.cron), "a scaler that goes to zero needs a floor that wakes it")
         require(bool(self.prometheus), "a fallback needs a trigger with a metric")
         names = [trigger.name for trigger in self.prometheus]
         require(len(names) == len(set(names)), "triggers must have different names")
@@ -309,6 +314,7 @@ class ScaledObject(NamespacedObject):
             "pollingInterval": self.polling_seconds,
             "cooldownPeriod": self.cooldown_seconds,
             "initialCooldownPeriod": self.initial_cooldown_seconds,
+            **({"idleReplicaCount": 0} if self.scales_to_zero else {}),
             "minReplicaCount": self.min_replicas,
             "maxReplicaCount": self.max_replicas,
             # Without Prometheus the replicas stay, and never fall below the minimum.

@@ -160,6 +160,8 @@ class ScalingPlan:
     scale_down_pods: int
     scale_down_period_seconds: int
     scale_down_stabilization_seconds: int
+    idle_seconds: int | None = None
+    """Without a request for so long all replicas go, the minimum too, until a floor begins; None: never."""
     initial_delay_seconds: int
     """Planned time from a new replica to its first token; how long scaling waits before it trusts the metrics again."""
 

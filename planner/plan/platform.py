@@ -53,6 +53,8 @@ class AlertPlan:
     """Anchor in docs/runbooks/alerts.md."""
     model: str | None = None
     """Model that it is about; a label, since alerts with equal labels are one alert."""
+    pool: str | None = None
+    """Pool that it is about; a label likewise."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
