@@ -49,7 +49,7 @@ class Replica:
             layout=self.layout,
             engine=self.engine,
             precision=self.precision,
-            weights_gb=self.memory.weights_gib * 2**30 / 1e9,
+            memory=self.memory,
             kv_bytes_per_value=self.kv_bytes_per_value,
             between=self.between,
             nvlink=self.nvlink,

@@ -13,9 +13,10 @@ from typing import Literal
 
 from catalog.assumptions import assumed
 from catalog.measurements import GpuFactors, factors
+from catalog.shapes import active_params, expert_params
 from catalog.types import Gpu, ModelCard
 from planner.performance.links import Links, NodeLink, links_of
-from planner.plan import LayoutPlan
+from planner.plan import LayoutPlan, MemoryBudget
 
 _WEIGHT_ONLY_BYTES = 1.5
 """Fewer bytes a parameter than this under bf16 products: the weights are widened on the way."""
@@ -47,7 +48,7 @@ class StepCosts:
         layout: LayoutPlan,
         engine: Literal["vllm", "sglang"],
         precision: Literal["bf16", "fp8"],
-        weights_gb: float,
+        memory: MemoryBudget,
         kv_bytes_per_value: float,
         between: NodeLink | None,
         nvlink: bool,
@@ -58,7 +59,7 @@ class StepCosts:
         self.stages = layout.pipeline
         self.groups = layout.data
         self.layers = card.layers / layout.pipeline
-        self._matrices(card, gpu, known, layout, precision, weights_gb)
+        self._matrices(card, gpu, known, layout, precision, memory)
         self._attention(card, gpu, known, layout, kv_bytes_per_value)
         links: Links = links_of(card, known, layout, between, nvlink)
         self.sum_ms, self.sum_row_ms = links.ms, links.row_ms
@@ -76,34 +77,38 @@ class StepCosts:
         self.chunk = chunk
 
     def _matrices(
-        self, card: ModelCard, gpu: Gpu, known: GpuFactors, layout: LayoutPlan, precision: str, weights_gb: float
+        self,
+        card: ModelCard,
+        gpu: Gpu,
+        known: GpuFactors,
+        layout: LayoutPlan,
+        precision: Literal["bf16", "fp8"],
+        memory: MemoryBudget,
     ) -> None:
-        """Reading and computing of all weights but the embedding table, of which a step looks up some rows."""
-        at = known.at("fp8" if precision == "fp8" else "bf16")
+        """Reading what the memory model has on the GPU, and computing what a token is multiplied with."""
+        at = known.at(precision)
         ranks = layout.tensor * layout.pipeline
-        embedding = 0.0 if card.tied_embeddings else card.vocab * card.hidden / 1e9
-        read_gb = weights_gb * (1 - embedding / card.params_billion)
+        held = {part.name: part.gib * 2**30 / 1e9 for part in memory.parts if part.kind == "weights"}
+        routed_gb = held.get("experts", 0.0)
+        idle = {"experts", "vision", "prediction layers"} | (set[str]() if card.tied_embeddings else {"embedding"})
+        read_gb = sum(gigabytes for name, gigabytes in held.items() if name not in idle)
         read_ms = 1e3 / (gpu.hbm_gb_per_s * at.weights_share)
         fp8 = precision == "fp8" and known.fp8 is not None
         peak = ((gpu.fp8_tflops if fp8 else None) or gpu.bf16_tflops) * at.matrix_share
-        if not fp8 and weights_gb * ranks / card.params_billion < _WEIGHT_ONLY_BYTES:
+        if not fp8 and memory.weights_gib * 2**30 / 1e9 * ranks / card.params_billion < _WEIGHT_ONLY_BYTES:
             peak *= assumed("weight_only_matrix_share")
-        flop_ms = 2 / ranks / peak  # of 10^9 parameters and one row
-        active = card.active_params_billion - embedding
-        self.miss = self.routed_ms = 0.0
-        routed_active = 0.0
+        flop_ms = 2e-9 / ranks / peak  # of one parameter and one row
+        active = active_params(card)
+        self.miss = self.routed_ms = self.routed_row_ms = 0.0
         if card.moe is not None:
-            moe, layers = card.moe, card.layers - card.dense_layers
-            expert = 3 * card.hidden * moe.intermediate / 1e9
-            routed = min(0.98, layers * moe.experts * expert / card.params_billion)
-            routed_active = min(0.98 * active, layers * moe.top_k * expert)
-            self.routed_ms = read_gb * routed * read_ms / assumed("moe_weights_share")
-            self.miss = 1 - moe.top_k / moe.experts
-            read_gb *= 1 - routed
-        uneven = assumed("expert_imbalance") if layout.expert > 1 else 1.0
+            routed = card.moe_layers * card.moe.top_k * expert_params(card)
+            active -= routed
+            uneven = assumed("expert_imbalance") if layout.expert > 1 else 1.0
+            self.routed_ms = routed_gb * read_ms / assumed("moe_weights_share")
+            self.routed_row_ms = routed * flop_ms * uneven / assumed("moe_matrix_share")
+            self.miss = 1 - card.moe.top_k / card.moe.experts
         self.always_ms = read_gb * read_ms
-        self.dense_row_ms = (active - routed_active) * flop_ms
-        self.routed_row_ms = routed_active * flop_ms * uneven / assumed("moe_matrix_share") if routed_active else 0.0
+        self.dense_row_ms = active * flop_ms
 
     def _attention(
         self, card: ModelCard, gpu: Gpu, known: GpuFactors, layout: LayoutPlan, kv_bytes_per_value: float
@@ -129,7 +134,11 @@ class StepCosts:
         self.prefill_pair_ms = prefill_flop * flop_ms / self.groups
         self.window = card.sliding_window or 0
         self.sliding_layers = card.sliding_layers / layout.pipeline if self.window else 0.0
-        self.full_layers = self.layers - self.sliding_layers
+        linear_layers = card.linear_layers / layout.pipeline
+        self.full_layers = self.layers - self.sliding_layers - linear_layers
+        # Layers of linear attention read and write a state of fixed size.
+        state = 2 * card.state_bytes_per_sequence() / layout.pipeline / ranks
+        self.state_ms = state * read_ms / self.groups
 
     def matrices_ms(self, rows: float) -> float:
         """Matrix products of one stage for `rows` tokens.
@@ -149,7 +158,7 @@ class StepCosts:
         tokens = self.full_layers * context
         if self.sliding_layers:
             tokens += self.sliding_layers * min(context, self.window)
-        return batch * tokens * self.decode_token_ms
+        return batch * (tokens * self.decode_token_ms + self.state_ms)
 
     def attention_ms(self, tokens: float, context: float) -> float:
         """Attention of `tokens` new tokens to themselves and the `context` before them, on one stage."""
