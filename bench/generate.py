@@ -66,6 +66,10 @@ _HUGE = Shape(
         "image": _EFA_IMAGE,
     },
 )
+_SUBNETS = [
+    {"id": f"subnet-0a1b2c3d4e5f6071{index}", "availability_zone": f"us-east-1{letter}"}
+    for index, letter in enumerate("abc")
+]
 _PATTERN = (_SMALL, _LARGE, _SMALL, _SMALL, _HUGE, _SMALL, _SMALL, _LARGE, _SMALL, _SMALL)
 """Shapes of ten pools in a row: mostly small models, some over several GPUs, a few over several nodes."""
 
@@ -95,7 +99,8 @@ def document(models: int) -> dict[str, Any]:
                     "endpoint": {"access": "public_and_private", "admin_cidrs": ["203.0.113.0/24"]},
                     "system_nodes": {"instance_type": "m7i.2xlarge", "min": 3, "max": 50},
                 },
-                "network": {"kind": "create", "cidr": "10.0.0.0/16"},
+                # Hundreds of models are more addresses in one zone than a VPC of ours gives it.
+                "network": {"kind": "existing", "vpc": "vpc-0a1b2c3d4e5f60718", "subnets": _SUBNETS},
                 "pools": pools,
                 "cache": {
                     "kind": "fsx_lustre",
