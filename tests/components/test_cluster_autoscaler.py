@@ -7,10 +7,12 @@ from dataclasses import replace
 
 import yaml
 
+import program
 from components.cluster_autoscaler import PRIORITY_CONFIG_MAP, priorities
 from planner.plan import PoolPlan
 from tests.components.conftest import declared
-from tests.factories import model_of, stack_plan, with_models
+from tests.factories import example_plan, model_of, stack_plan, with_models
+from tests.harness import deploy
 
 UUID = "6ec9c2e4-7a7b-4c1e-9d3f-0f3c5a1b2c3d"
 TIMESTAMP = "20261122173000123400000001"
@@ -69,3 +71,19 @@ def test_a_drained_node_waits_for_the_slowest_model() -> None:
     world = declared(with_models(plan, model_of(plan, first.name, drain=replace(first.drain, grace_seconds=5400))))
     arguments = world["kubernetes:helm.sh/v3:Release", "cluster-autoscaler-controller"].inputs["values"]["extraArgs"]
     assert arguments["max-graceful-termination-sec"] == "5400"
+
+
+def test_times_are_the_plans_and_karpenters_rungs_are_not_its_own() -> None:
+    plan = example_plan("capacity-ladder")
+    world = deploy(lambda: program.build(plan) and None, stack=plan.stack)
+    arguments = world["kubernetes:helm.sh/v3:Release", "cluster-autoscaler-controller"].inputs["values"]["extraArgs"]
+    assert plan.ladder is not None
+    times = plan.ladder.autoscaler
+    assert arguments["max-node-provision-time"] == f"{times.max_node_provision_seconds}s"
+    assert arguments["initial-node-group-backoff-duration"] == f"{times.initial_backoff_seconds}s"
+    assert arguments["max-node-group-backoff-duration"] == f"{times.max_backoff_seconds}s"
+    assert arguments["node-group-backoff-reset-timeout"] == f"{times.backoff_reset_seconds}s"
+    found = next(r for r in world.objects("ConfigMap") if r.inputs["metadata"]["name"] == PRIORITY_CONFIG_MAP)
+    ladder = yaml.safe_load(found.inputs["data"]["priorities"])
+    assert ladder == priorities(plan.pools[:2])
+    assert "h200" not in found.inputs["data"]["priorities"]
