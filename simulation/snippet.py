@@ -21,8 +21,8 @@ class _Dumper(yaml.SafeDumper):
         super().increase_indent(flow, False)
 
     def represent_mapping(self, tag: str, mapping: Any, flow_style: bool | None = None) -> yaml.MappingNode:
-        """In flow style where nothing in it is a list."""
+        """In flow style where it holds nothing but words and numbers."""
         node = super().represent_mapping(tag, mapping, flow_style)
-        flat = not any(isinstance(value, yaml.SequenceNode) for _, value in node.value)
+        flat = all(isinstance(value, yaml.ScalarNode) for _, value in node.value)
         node.flow_style = flat
         return node

@@ -194,7 +194,7 @@ def _policy(trial: optuna.Trial, search: Search, models: Sequence[ModelPlan], tr
 def _model_policy(trial: optuna.Trial, search: Search, model: ModelPlan, traffic: Traffic) -> ModelPolicy:
     most = model.scaling.max_replicas
     name = model.name
-    least = trial.suggest_int(f"{name}.min", 1, most)
+    least = trial.suggest_int(f"{name}.min", _fewest(model), most)
     if model.scaling.owner == "none":
         # With one number of replicas there is nothing else to set.
         return ModelPolicy(min_replicas=least)
@@ -212,6 +212,11 @@ def _model_policy(trial: optuna.Trial, search: Search, model: ModelPlan, traffic
     return ModelPolicy(min_replicas=least, target_concurrency=target, scale_up_replicas=step, floors=floors)
 
 
+def _fewest(model: ModelPlan) -> int:
+    """Replicas that the search keeps: who has two or more wants to outlive one, which no objective says."""
+    return min(2, model.scaling.min_replicas)
+
+
 def _floor(model: ModelPlan, begin: int, length: int, replicas: int, traffic: Traffic) -> Floor:
     """In the zone and on the weekdays of the model's present floors, where it has any."""
     present = model.scaling.floors[0] if model.scaling.floors else None
@@ -226,7 +231,7 @@ def _floor(model: ModelPlan, begin: int, length: int, replicas: int, traffic: Tr
 
 
 def _starting_points(search: Search, models: Sequence[ModelPlan], traffic: Traffic) -> list[dict[str, Any]]:
-    """What is known to be worth a look: the current settings and those of one replica at least, each without a floor
+    """What is known to be worth a look: the current settings and those of the fewest replicas, each without a floor
     and with one over the busy hours."""
     asked = {model.model: model for model in traffic.models}
     now: dict[str, Any] = {}
@@ -253,5 +258,5 @@ def _starting_points(search: Search, models: Sequence[ModelPlan], traffic: Traff
                 f"{name}.length": max(1, (end * 2 - begin) % _HALF_HOURS),
             }
     now |= {f"{pool.name}.warm": 0 for pool in search.plan.pools}
-    lean = {**now, **{f"{model.name}.min": 1 for model in models}}
+    lean = {**now, **{f"{model.name}.min": _fewest(model) for model in models}}
     return [now, lean, {**now, **scheduled}, {**lean, **scheduled}]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from datetime import timedelta
 
 import numpy as np
 import pytest
@@ -14,11 +15,12 @@ from simulation.replay import Conditions
 from simulation.snippet import snippet
 from simulation.tune import Search, Tuned, tune
 from simulation.variants import busy_hours, longest_run, shortfalls, variants_of, warm_nodes
-from tests.simulation.days import day, served, stack, traffic
+from tests.simulation.days import MIDNIGHT, day, served, stack, traffic
 from tests.stacks import PLATFORM, document
 
 MODEL = "r1-distill-70b"
 SETTINGS, PLAN, _ = stack("prod")
+MORNING = MIDNIGHT + timedelta(hours=8)
 LARGEST = served("prod", MODEL).table.requests_per_second
 
 
@@ -33,7 +35,7 @@ def search(
         settings=SETTINGS,
         plan=PLAN,
         served={MODEL: served("prod", MODEL)},
-        traffic_of=lambda number: traffic(MODEL, rates, seed=number),
+        traffic_of=lambda number: traffic(MODEL, rates, seed=number, start=MORNING),
         conditions=Conditions(seed=seed),
         refused_share=0.001,
         trials=trials,
@@ -42,7 +44,7 @@ def search(
 
 @pytest.fixture(scope="module")
 def found() -> Tuned:
-    """Hardly any traffic: the floor of three and the minimum of two are too many."""
+    """Hardly any traffic in the working hours: the floor of three replicas is too many."""
     return tune(search(0.1, trials=16))
 
 
@@ -51,6 +53,7 @@ def test_a_cheaper_policy_is_found(found):
     assert found.proposal is not None
     assert found.proposal.meets
     assert found.proposal.usd < found.current.usd * 0.995
+    assert found.proposal.policy.models[MODEL].min_replicas == 2
     assert found.saved_share == pytest.approx(1 - found.proposal.usd / found.current.usd)
     assert found.nearest is None
     assert len(found.proposal.days) == 3
