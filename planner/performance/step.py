@@ -18,6 +18,8 @@ from catalog.types import Gpu, ModelCard
 from planner.performance.links import Links, NodeLink, links_of
 from planner.plan import LayoutPlan, MemoryBudget
 
+_LEAST_TILE = 16
+"""Rows of the smallest product of a tensor core; tiles grow with the rows that an expert gets."""
 _WEIGHT_ONLY_BYTES = 1.5
 """Fewer bytes a parameter than this under bf16 products: the weights are widened on the way."""
 
@@ -99,13 +101,18 @@ class StepCosts:
             peak *= assumed("weight_only_matrix_share")
         flop_ms = 2e-9 / ranks / peak  # of one parameter and one row
         active = active_params(card)
-        self.miss = self.routed_ms = self.routed_row_ms = 0.0
+        self.miss = self.routed_ms = self.routed_row_ms = self.tile_row_ms = 0.0
+        self.half_rows = self.rows_each = 0.0
         if card.moe is not None:
             routed = card.moe_layers * card.moe.top_k * expert_params(card)
             active -= routed
             uneven = assumed("expert_imbalance") if layout.expert > 1 else 1.0
             self.routed_ms = routed_gb * read_ms / assumed("moe_weights_share")
-            self.routed_row_ms = routed * flop_ms * uneven / assumed("moe_matrix_share")
+            row_ms = routed * flop_ms / assumed("moe_matrix_share")
+            self.routed_row_ms = row_ms * uneven
+            self.tile_row_ms = row_ms * card.moe.experts / card.moe.top_k
+            self.half_rows = assumed("moe_half_rows")
+            self.rows_each = card.moe.top_k / card.moe.experts
             self.miss = 1 - card.moe.top_k / card.moe.experts
         self.always_ms = read_gb * read_ms
         self.dense_row_ms = active * flop_ms
@@ -143,13 +150,15 @@ class StepCosts:
     def matrices_ms(self, rows: float) -> float:
         """Matrix products of one stage for `rows` tokens.
 
-        A mixture of experts touches 1 - (1 - top_k / experts)^rows of its experts.
+        A mixture of experts touches 1 - (1 - top_k / experts)^rows of its experts; each fills its last tiles in part.
         """
         computed = self.dense_row_ms * rows
         total = self.always_ms if self.always_ms > computed else computed
         if self.routed_ms:
-            read = self.routed_ms * (1 - self.miss**rows)
-            computed = self.routed_row_ms * rows
+            touched = 1 - self.miss**rows
+            read = self.routed_ms * touched
+            padding = min(self.half_rows * touched, _LEAST_TILE * touched + self.rows_each * rows)
+            computed = self.routed_row_ms * rows + self.tile_row_ms * padding
             total += read if read > computed else computed
         return total
 

@@ -10,7 +10,9 @@ from dataclasses import replace
 
 import pytest
 
+from bench.gpu import fit_experts
 from bench.gpu.fit import is_fitted
+from catalog.assumptions import assumed
 from catalog.measurements import DecodePoint, PrefillPoint, factors, measurement
 from catalog.shapes import expert_params
 from catalog.types import Moe
@@ -94,3 +96,8 @@ def test_experts_are_read_and_computed_as_measured(stem):
         missed.append(abs((costs.matrices_ms(point.tokens) - dense) * 1e3 / point.us - 1))
     assert len(missed) > 40
     assert statistics.median(missed) <= 0.15
+
+
+def test_the_experts_factors_are_those_of_the_points():
+    share, half_rows = fit_experts.fit()
+    assert (assumed("moe_matrix_share"), assumed("moe_half_rows")) == (share, half_rows)
