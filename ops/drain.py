@@ -13,6 +13,7 @@ from rich.prompt import Confirm
 
 from ops.cluster import NODE_CLAIMS, Objects, connect, job_path, pods_path, scaler_path, serving_pods, workload_path
 from ops.console import FINDINGS, OK, err, out, print_json, table
+from ops.drain_networking import end_load_balancers, load_balancers
 from ops.errors import UsageError
 from ops.project import plan_of
 from planner import Plan
@@ -33,6 +34,8 @@ class DrainOptions:
 
     yes: bool
     undo: bool
+    load_balancers: bool
+    """Delete Services and Ingresses that hold a load balancer, too."""
     kubeconfig: Path | None
     context: str | None
 
@@ -61,6 +64,13 @@ class Drained:
     """Karpenter's nodes that did not end in time."""
     nodes: tuple[RemainingNodes, ...]
     seconds: float
+    load_balancers: tuple[str, ...] = ()
+    """Services and Ingresses that hold one; a destroy would take the controller from them."""
+
+    @property
+    def whole(self) -> bool:
+        """Whether a destroy can follow."""
+        return not self.pods_left and not self.load_balancers
 
 
 def show_drain(stack: str, options: DrainOptions, *, as_json: bool) -> int:
@@ -76,12 +86,17 @@ def show_drain(stack: str, options: DrainOptions, *, as_json: bool) -> int:
             return OK
         if not options.yes:
             _ask(plan, cluster)
-        result = drain(cluster, plan, tell=lambda line: err.print(line, markup=False, soft_wrap=True))
+        result = drain(
+            cluster,
+            plan,
+            tell=lambda line: err.print(line, markup=False, soft_wrap=True),
+            end_balancers=options.load_balancers,
+        )
     if as_json:
-        print_json({"stack": stack, "drained": not result.pods_left, **_fields(result)})
+        print_json({"stack": stack, "drained": result.whole, **_fields(result)})
     else:
         _print(stack, result)
-    return FINDINGS if result.pods_left else OK
+    return OK if result.whole else FINDINGS
 
 
 def _fields(result: Drained) -> dict[str, Any]:
@@ -89,6 +104,7 @@ def _fields(result: Drained) -> dict[str, Any]:
         "pods_left": result.pods_left,
         "absent": result.absent,
         "claims_left": result.claims_left,
+        "load_balancers": result.load_balancers,
         "nodes": result.nodes,
         "seconds": result.seconds,
     }
@@ -109,6 +125,8 @@ def _print(stack: str, result: Drained) -> None:
         out.print(f"still there: {pod}", markup=False)
     for name in result.claims_left:
         out.print(f"node of Karpenter still there: {name}; a destroy waits for it", markup=False)
+    for name in result.load_balancers:
+        out.print(f"{name} holds a load balancer: delete it, or drain with --load-balancers", markup=False)
     for name in result.absent:
         out.print(f"not deployed: {name}", markup=False)
     if result.nodes:
@@ -121,8 +139,10 @@ def _print(stack: str, result: Drained) -> None:
         out.print("cluster-autoscaler removes idle nodes above the minimum in about ten minutes; destroy removes all")
     else:
         out.print("no GPU node remains")
-    verdict = "not all pods ended" if result.pods_left else "drained"
-    out.print(f"{verdict} after {result.seconds:.0f} s; next: pulumi destroy --stack {stack}", markup=False)
+    if result.whole:
+        out.print(f"drained after {result.seconds:.0f} s; next: pulumi destroy --stack {stack}", markup=False)
+    else:
+        out.print(f"not yet fit to destroy, after {result.seconds:.0f} s", markup=False)
 
 
 def drain(
@@ -130,6 +150,7 @@ def drain(
     plan: Plan,
     *,
     tell: Callable[[str], None],
+    end_balancers: bool = False,
     pause: Callable[[float], None] = time.sleep,
     clock: Callable[[], float] = time.monotonic,
 ) -> Drained:
@@ -165,6 +186,9 @@ def drain(
         absent=tuple(absent),
         claims_left=() if left else _end_claims(objects, plan, tell=tell, pause=pause, clock=clock),
         nodes=remaining_nodes(objects, plan),
+        load_balancers=end_load_balancers(objects, tell=tell, pause=pause, clock=clock)
+        if end_balancers
+        else tuple(load_balancers(objects)),
         seconds=round(clock() - began, 1),
     )
 

@@ -7,12 +7,13 @@ interfaces, load balancers, nodes) carries the cluster's, and no destroy of ours
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any, Final
 
 from ops import aws
 from ops.console import FINDINGS, OK, out, print_json, table
 from ops.errors import MissingError
+from ops.leaks_networking import load_balancers, security_groups, target_groups
+from ops.leftover import Leftover
 from ops.project import plan_of, region_of
 from planner import Plan
 from planner.naming import PROJECT
@@ -27,20 +28,6 @@ _CLUSTER_TAGS: Final = (
     "eks:eks-cluster-name",  # Karpenter's
     "aws:eks:cluster-name",
 )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Leftover:
-    """Something that is still there."""
-
-    service: str
-    kind: str
-    id: str
-    detail: str
-    kept: bool
-    """On purpose: the stack file protects it."""
-    remove: str
-    """The command that removes it."""
 
 
 def show_leaks(stack: str, *, as_json: bool) -> int:
@@ -80,7 +67,10 @@ def find(plan: Plan, region: str) -> tuple[Leftover, ...]:
         lambda: _launch_templates(ec2, cluster, region),
         lambda: _volumes(ec2, cluster, region),
         lambda: _interfaces(ec2, cluster, region),
-        lambda: _load_balancers(cluster, region),
+        lambda: load_balancers(cluster, region),
+        lambda: target_groups(cluster, region),
+        lambda: security_groups(ec2, cluster, region),
+        lambda: _log_groups(cluster, region),
     )
     found: dict[str, Leftover] = {}
     for search in searches:
@@ -226,26 +216,17 @@ def _interfaces(ec2: Any, cluster: str, region: str) -> Iterator[Leftover]:
         )
 
 
-def _load_balancers(cluster: str, region: str) -> Iterator[Leftover]:
-    """Those of Services and of the AWS load balancer controller."""
-    client = aws.client("elbv2", region)
-    named = {
-        item["LoadBalancerArn"]: item["LoadBalancerName"]
-        for page in client.get_paginator("describe_load_balancers").paginate()
-        for item in page["LoadBalancers"]
-    }
-    arns = list(named)
-    for start in range(0, len(arns), 20):  # the most that DescribeTags takes
-        for description in client.describe_tags(ResourceArns=arns[start : start + 20])["TagDescriptions"]:
-            tags = {tag["Key"]: tag["Value"] for tag in description["Tags"]}
-            mine = tags.get("elbv2.k8s.aws/cluster") == cluster
-            if mine or tags.get(f"kubernetes.io/cluster/{cluster}") == "owned":
-                arn = description["ResourceArn"]
+def _log_groups(cluster: str, region: str) -> Iterator[Leftover]:
+    """The control plane's last lines come after its group is gone, and make it anew: for ever, and without a tag."""
+    logs = aws.client("logs", region)
+    for prefix in (f"/aws/eks/{cluster}/", f"/aws/vpc/{cluster}/", f"/aws/fsx/{cluster}"):
+        for page in logs.get_paginator("describe_log_groups").paginate(logGroupNamePrefix=prefix):
+            for item in page["logGroups"]:
                 yield Leftover(
-                    service="elasticloadbalancing",
-                    kind="load-balancer",
-                    id=named[arn],
-                    detail=tags.get("service.k8s.aws/stack", tags.get("kubernetes.io/service-name", "")),
+                    service="logs",
+                    kind="log-group",
+                    id=item["logGroupName"],
+                    detail=f"{item.get('storedBytes', 0) / 1e6:.1f} MB",
                     kept=False,
-                    remove=f"aws elbv2 delete-load-balancer --load-balancer-arn {arn} --region {region}",
+                    remove=_removal("logs", "log-group", item["logGroupName"], "", region),
                 )

@@ -63,6 +63,9 @@ def smoke(
 @verbs.command()
 def drain(
     stack: Stack = "dev",
+    load_balancers: Annotated[
+        bool, typer.Option("--load-balancers", help="Delete Services and Ingresses that hold a load balancer, too.")
+    ] = False,
     yes: Yes = False,
     undo: Annotated[bool, typer.Option("--undo", help="Bring the models back.")] = False,
     kubeconfig: Kubeconfig = None,
@@ -72,5 +75,5 @@ def drain(
     """Stop all models, requests finished, before a destroy."""
     from ops.drain import DrainOptions, show_drain
 
-    options = DrainOptions(yes=yes, undo=undo, kubeconfig=kubeconfig, context=context)
+    options = DrainOptions(yes=yes, undo=undo, load_balancers=load_balancers, kubeconfig=kubeconfig, context=context)
     raise typer.Exit(show_drain(stack, options, as_json=as_json))

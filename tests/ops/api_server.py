@@ -67,11 +67,18 @@ class ApiServer:
             return 200, self.texts[path]
         if path in self.objects:
             return 200, self.objects[path]
-        below = [item for at, item in sorted(self.objects.items()) if at.rsplit("/", 1)[0] == path]
+        below = [item for at, item in sorted(self.objects.items()) if path in _collections(at)]
         selector = query.get("labelSelector", [""])[0]
         if below or path.rsplit("/", 1)[1] in {"pods", "nodes", "events"}:
             return 200, {"items": [item for item in below if _selected(item, selector)]}
         return 404, {}
+
+
+def _collections(path: str) -> tuple[str, ...]:
+    """What lists an object: its own collection, and for one in a namespace that of all namespaces."""
+    own = path.rsplit("/", 1)[0]
+    group, namespaced, rest = own.partition("/namespaces/")
+    return (own, f"{group}/{rest.partition('/')[2]}") if namespaced and "/" in rest else (own,)
 
 
 def _merge(item: Json, change: Json) -> None:

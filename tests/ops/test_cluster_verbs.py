@@ -332,3 +332,35 @@ def test_pods_on_karpenters_pool_say_what_karpenter_says(api: ApiServer, cluster
     detail = progress_of(cluster, plan, model).detail
     assert "said by karpenter" in detail
     assert "said by default-scheduler" not in detail
+
+
+def test_services_that_hold_a_load_balancer_stop_a_destroy_and_go_when_asked(api: ApiServer, cluster: Cluster) -> None:
+    furnish(api, PROD)
+    play_controllers(api, PROD)
+    held = "/api/v1/namespaces/web/services/shop"
+    api.put(held, {"metadata": {"namespace": "web", "name": "shop"}, "spec": {"type": "LoadBalancer"}})
+    api.put(
+        "/api/v1/namespaces/web/services/inner",
+        {"metadata": {"namespace": "web", "name": "inner"}, "spec": {"type": "ClusterIP"}},
+    )
+    asked = drain(cluster, PROD, tell=lambda _: None, pause=lambda _: None)
+    assert asked.load_balancers == ("service web/shop",)
+    assert not asked.whole
+    assert held in api.objects
+    ended = drain(cluster, PROD, tell=lambda _: None, end_balancers=True, pause=lambda _: None)
+    assert ended.whole
+    assert api.deleted == [held]
+
+
+def test_a_load_balancer_that_does_not_go_is_named(api: ApiServer, cluster: Cluster) -> None:
+    furnish(api, PROD)
+    play_controllers(api, PROD)
+    held = "/apis/networking.k8s.io/v1/namespaces/web/ingresses/shop"
+    status = {"loadBalancer": {"ingress": [{"hostname": "shop.elb.amazonaws.com"}]}}
+    api.put(held, {"metadata": {"namespace": "web", "name": "shop"}, "spec": {}, "status": status})
+    api.held.add(held)
+    times = count(step=100)
+    ended = drain(
+        cluster, PROD, tell=lambda _: None, end_balancers=True, pause=lambda _: None, clock=lambda: next(times)
+    )
+    assert ended.load_balancers == ("ingress web/shop",)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ops import aws as ops_aws
-from ops.leaks import Leftover, find
+from ops.leaks import find
+from ops.leftover import Leftover
 from planner.naming import PROJECT
 from planner.plan import EksPlan, Plan
 from tests.factories import stack_plan
@@ -130,3 +131,30 @@ def test_what_karpenter_launched_is_told_by_its_node_pool(aws: None) -> None:
     assert "NodePool l40s-spot" in found[ids[CLUSTER]].detail
     assert found[ids[CLUSTER]].remove.startswith("aws ec2 terminate-instances")
     assert found[ids[f"template of {CLUSTER}"]].remove.startswith("aws ec2 delete-launch-template")
+
+
+def test_what_a_load_balancer_leaves_beside_it(aws: None) -> None:
+    ec2 = ops_aws.client("ec2", REGION)
+    vpc = ec2.describe_vpcs()["Vpcs"][0]["VpcId"]
+    elb = ops_aws.client("elbv2", REGION)
+    groups: dict[str, str] = {}
+    for cluster in (CLUSTER, "other"):
+        tags = [{"Key": "elbv2.k8s.aws/cluster", "Value": cluster}]
+        groups[cluster] = ec2.create_security_group(
+            GroupName=f"k8s-{cluster}",
+            Description="of a load balancer",
+            VpcId=vpc,
+            TagSpecifications=[{"ResourceType": "security-group", "Tags": tags}],
+        )["GroupId"]
+        elb.create_target_group(Name=f"k8s-{cluster}"[:32].rstrip("-"), Protocol="TCP", Port=80, VpcId=vpc, Tags=tags)
+    found = left()
+    assert groups[CLUSTER] in found
+    assert groups["other"] not in found
+    assert [one.kind for one in found.values()].count("target-group") == 1
+
+
+def test_a_log_group_that_the_control_plane_made_anew(aws: None) -> None:
+    logs = ops_aws.client("logs", REGION)
+    for name in (f"/aws/eks/{CLUSTER}/cluster", f"/aws/eks/{CLUSTER}-2/cluster"):
+        logs.create_log_group(logGroupName=name)
+    assert set(left()) == {f"/aws/eks/{CLUSTER}/cluster"}
