@@ -78,6 +78,10 @@ def rehearse(
     climb: Annotated[
         bool, typer.Option("--climb", help="Open maintenance windows: with --capacity, groups must climb back.")
     ] = False,
+    scenario: Annotated[
+        list[str] | None, typer.Option(help="A failure to survive: spot-reclaim, node-loss or zone-loss.")
+    ] = None,
+    spare: Annotated[int, typer.Option(min=0, help="With --scenario: idle nodes in each pool when it comes.")] = 0,
     crd_dir: Annotated[Path | None, typer.Option(envvar="CRD_DIR", help="Upstream's CRDs.")] = None,
     charts_dir: Annotated[
         Path | None, typer.Option(help="Real charts to install, `<name>-<version>` each; others are stood in for.")
@@ -95,6 +99,8 @@ def rehearse(
         inject=inject,
         capacity=capacity or [],
         climb=climb,
+        scenarios=tuple(scenario or ()),
+        spare_nodes=spare,
         crd_dir=crd_dir,
         charts_dir=charts_dir,
         port=port,

@@ -11,8 +11,10 @@ from typing import Literal
 from ops.console import PROJECT_DIRECTORY, err, out, print_json, table, to_json
 from ops.errors import FindingsError, MissingError, OpsError, UsageError
 from ops.project import plan_of
+from rehearsal.options import COMPRESSION as DEFAULT_COMPRESSION
 from rehearsal.report import ENVIRONMENT, USAGE, Report
 from rehearsal.run import RehearsalError, RehearsalOptions, rehearse
+from rehearsal.scenarios import COMPRESSION, ScenarioResult
 from settings.load import stack_file
 
 EngineName = Literal["in-process", "pulumi"]
@@ -32,6 +34,9 @@ class RehearseOptions:
     port: int | None
     climb: bool = False
     """Windows are open: groups climb back when withheld capacity comes."""
+    scenarios: tuple[str, ...] = ()
+    """Failures to play on the settled stack."""
+    spare_nodes: int = 0
 
 
 def show_rehearsal(stack: str, options: RehearseOptions, *, as_json: bool) -> int:
@@ -58,6 +63,8 @@ def run(stack: str, options: RehearseOptions) -> Report:
     """
     if options.climb and not options.capacity:
         raise UsageError("nothing to climb back to", help="withhold capacity first: --capacity <rung>=0 --climb")
+    if options.spare_nodes and not options.scenarios:
+        raise UsageError("spare nodes are for a failure", help="name one: --scenario node-loss --spare 1")
     wanted = RehearsalOptions(
         engine=options.engine,
         inject=options.inject,
@@ -66,6 +73,9 @@ def run(stack: str, options: RehearseOptions) -> Report:
         charts_dir=options.charts_dir,
         port=options.port,
         climb=options.climb,
+        scenarios=options.scenarios,
+        spare_nodes=options.spare_nodes,
+        compression=COMPRESSION if options.scenarios else DEFAULT_COMPRESSION,
         progress=lambda line: err.print(line, markup=False, highlight=False, soft_wrap=True),
     )
     try:
@@ -127,11 +137,53 @@ def print_report(report: Report) -> None:
     out.print(table("How near this is to the real platform", ("part", "", "how"), rows))
     out.print()
     out.print("time: " + ", ".join(f"{phase.name} {phase.seconds:.1f} s" for phase in report.phases), soft_wrap=True)
+    for result in report.scenarios:
+        print_scenario(result)
     for note in report.notes:
         out.print(f"note: {note}", markup=False, soft_wrap=True)
     for finding in report.findings:
         out.print(f"finding: {finding}", markup=False, soft_wrap=True)
     out.print("[green]nothing was found[/green]" if report.ok else f"[red]{len(report.findings)} finding(s)[/red]")
+
+
+def print_scenario(result: ScenarioResult) -> None:
+    """One failure: what happened, and two numbers for each model beside what they may be."""
+    rows = [
+        (
+            one.model,
+            f"{one.replicas_hit} of {one.replicas}",
+            one.nodes_from,
+            f"{one.drained_seconds:.0f}" if one.drained_seconds else "",
+            _against(one.rescheduled_seconds, one.rescheduled_limit.seconds),
+            _against(one.serving_seconds, one.serving_limit.seconds),
+            f"{one.dropped.total:.0f}",
+            f"{one.dropped.unserved:.0f}",
+            ", ".join(one.rungs),
+        )
+        for one in result.outcomes
+    ]
+    columns = ("model", "hit", "nodes", "drained", "rescheduled", "serving", "cut off", "unserved", "now on")
+    out.print()
+    out.print(table(f"{result.name}: {result.does}", columns, rows, right=(3, 6, 7)))
+    for line in result.did:
+        out.print(f"did: {line}", markup=False, soft_wrap=True)
+    for one in result.outcomes:
+        out.print(f"limit: {one.model}: serving within {one.serving_limit.words}", markup=False, soft_wrap=True)
+    if result.noticed_seconds:
+        out.print(
+            f"on top, not rehearsed: {result.noticed_seconds:.0f} s until it is noticed ({result.noticed_by})",
+            markup=False,
+            soft_wrap=True,
+        )
+    for line in result.lost:
+        out.print(f"[yellow]lost by design:[/yellow] {line}", soft_wrap=True)
+    out.print("seconds are planned ones, each beside its limit; requests at the plan's traffic")
+
+
+def _against(seconds: float | None, limit: float) -> str:
+    if seconds is None:
+        return f"[red]never[/red] / {limit:.0f}"
+    return f"{seconds:.0f} / {limit:.0f}" if seconds <= limit else f"[red]{seconds:.0f}[/red] / {limit:.0f}"
 
 
 def _resources(report: Report) -> object:

@@ -106,6 +106,28 @@ class Autoscaler:
             self._failures.clear()
             self.waiting = {}
 
+    @property
+    def groups(self) -> Sequence[NodeGroup]:
+        """What can be made, the best first."""
+        return self._groups
+
+    @property
+    def capacity(self) -> Mapping[str, int]:
+        """Machines that can be had; a group that is not named has its maximum."""
+        return self._capacity
+
+    def add_nodes(self, name: str, count: int) -> int:
+        """Nodes of a group that stand although nobody asks for them, as far as it has room; returns how many."""
+        with self._lock:
+            group = next(one for one in self._groups if one.name == name)
+            taken = self._taken(group)
+            room = min(count, min(group.max_nodes, self._available(group)) - len(taken))
+            free = [number for number in range(1, len(taken) + count + 1) if number not in taken][: max(0, room)]
+            for number in free:
+                self._kube.create(NODES, group.new_node(number))
+            self._indexes = {**self._indexes, name: taken | set(free)}
+            return len(free)
+
     def reconcile(self, caches: Caches, now: float) -> float | None:
         """Hand over machines that are due and ask for what pending pods need."""
         with self._lock:

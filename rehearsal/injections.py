@@ -43,6 +43,14 @@ class World:
     jobs: Mapping[str, JobOutcome] = field(default_factory=dict[str, JobOutcome])
     unknown_field: bool = False
     """Whether the API server's PodMonitors lack a field that the program sets."""
+    scenarios: tuple[str, ...] = ()
+    """Failures that will be played."""
+    no_evictions: bool = False
+    """Whether disruption budgets let nobody go when a scenario begins."""
+    no_keeper: bool = False
+    """Whether the ladder keeper does not run."""
+    nothing_comes: bool = False
+    """Whether no rung gives another machine once a scenario begins."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,6 +108,24 @@ def _no_capacity(world: World) -> World:
     return replace(world, capacity={rung.name: 0 for rung in rungs})
 
 
+def _in_a_scenario(world: World, **change: bool) -> World:
+    if not world.scenarios:
+        raise NotApplicableError("it shows in a failure alone: add `--scenario`")
+    return replace(world, **change)  # pyright: ignore[reportArgumentType]
+
+
+def _no_evictions(world: World) -> World:
+    if "spot-reclaim" not in world.scenarios:
+        raise NotApplicableError("only a node that is drained evicts: add `--scenario spot-reclaim`")
+    return replace(world, no_evictions=True)
+
+
+def _no_keeper(world: World) -> World:
+    if world.plan.ladder is None or world.plan.ladder.keeper is None:
+        raise NotApplicableError("this stack needs no ladder keeper")
+    return _in_a_scenario(world, no_keeper=True)
+
+
 INJECTIONS: Final[Mapping[str, Injection]] = {
     injection.name: injection
     for injection in (
@@ -138,6 +164,24 @@ INJECTIONS: Final[Mapping[str, Injection]] = {
             breaks=f"the API server knows no field `{_FIELD}` of PodMonitors",
             found_by=("up", "second run"),
             change=lambda world: replace(world, unknown_field=True),
+        ),
+        Injection(
+            name="no-evictions",
+            breaks="disruption budgets let no pod go",
+            found_by=("scenario",),
+            change=_no_evictions,
+        ),
+        Injection(
+            name="no-keeper",
+            breaks="the ladder keeper does not run",
+            found_by=("scenario",),
+            change=_no_keeper,
+        ),
+        Injection(
+            name="nothing-comes",
+            breaks="no rung of any pool gives another machine",
+            found_by=("scenario",),
+            change=lambda world: _in_a_scenario(world, nothing_comes=True),
         ),
     )
 }

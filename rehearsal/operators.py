@@ -90,10 +90,8 @@ class Operators:
         return (self.autoscaler, self.kubelet, self.ray, *keeper, *self.others)
 
 
-def operators(
-    kube: Kube, world: World, *, compression: float, plane: ControlPlane | None = None, climb: bool = False
-) -> Operators:
-    """The stand-ins for a world; processes of their own run beside those of `plane`. `climb`: windows are open."""
+def operators(kube: Kube, world: World, *, compression: float, plane: ControlPlane | None = None) -> Operators:
+    """The stand-ins for a world; processes of their own run beside those of `plane`."""
     plan = world.plan
     warmups = {model: warmup.name for warmup in plan.warmups for model in warmup.models}
     seconds = {model.name: model.startup_seconds * world.startup_factor for model in plan.models}
@@ -115,8 +113,8 @@ def operators(
         ),
         kubelet=Kubelet(kube, startups, compression=compression),
         ray=RayServices(kube, seconds, compression=compression),
-        keeper=LadderKeeper(kube, plane, compression=compression, climb=climb)
-        if plane and plan.ladder and plan.ladder.keeper
+        keeper=LadderKeeper(kube, plane, compression=compression)
+        if plane and plan.ladder and plan.ladder.keeper and not world.no_keeper
         else None,
         others=(
             LeaderWorkerSets(kube),

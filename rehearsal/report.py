@@ -13,6 +13,7 @@ from rehearsal.kube import key_of
 from rehearsal.nodes import GPU, GROUP_ANNOTATION
 from rehearsal.pods import is_ready
 from rehearsal.quantities import requests_of
+from rehearsal.scenarios.results import ScenarioResult
 from rehearsal.settle import ModelState
 from rehearsal.snapshot import Snapshot
 
@@ -77,6 +78,7 @@ class Report:
     fidelity: tuple[Part, ...]
     phases: tuple[Phase, ...]
     findings: tuple[Finding, ...]
+    scenarios: tuple[ScenarioResult, ...] = ()
 
     @property
     def ok(self) -> bool:

@@ -7,17 +7,17 @@ import os
 import secrets
 import tempfile
 import time
-from collections.abc import Callable, Generator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Generator
+from dataclasses import replace
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
 import urllib3
 
 from catalog.load import load as load_catalog
 from planner import load_and_plan
 from planner.plan import ModelPlan, Plan
-from rehearsal import charts, checks, fidelity, keeper, settle, verdicts
+from rehearsal import charts, checks, fidelity, keeper, scenarios, settle, verdicts
 from rehearsal.controlplane import binaries
 from rehearsal.controlplane.api import ApiError
 from rehearsal.controlplane.binaries import Binaries, KedaBinaries
@@ -31,6 +31,7 @@ from rehearsal.injections import INJECTIONS, NotApplicableError, World, forget_f
 from rehearsal.interrupts import ends_in_order
 from rehearsal.kube import DEPLOYMENTS, HPAS, LEADER_WORKER_SETS, STORAGE_CLASSES, Kube
 from rehearsal.operators import Operators, operators
+from rehearsal.options import RehearsalError, RehearsalOptions
 from rehearsal.provisioner import default_class
 from rehearsal.report import (
     ENVIRONMENT,
@@ -53,40 +54,6 @@ _POLL_SECONDS: Final = 0.25
 _WARNINGS: Final = 8
 
 
-class RehearsalError(Exception):
-    """A rehearsal that could not be made; the message says what, where and how to mend it."""
-
-    def __init__(self, message: str, *, exit_code: int) -> None:
-        super().__init__(message)
-        self.exit_code = exit_code
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RehearsalOptions:
-    """How to rehearse."""
-
-    engine: Literal["in-process", "pulumi"] = "in-process"
-    inject: str | None = None
-    """A fault of `injections.INJECTIONS`."""
-    capacity: Mapping[str, int] = field(default_factory=dict[str, int])
-    """Machines that can be had, by rung; a rung that is not named has its maximum."""
-    compression: float = 120.0
-    """Planned seconds for each rehearsed second."""
-    settle_seconds: float = 120.0
-    """How long models may take to become ready, on the wall's clock."""
-    keda: bool = True
-    """Run KEDA where a model is scaled by it."""
-    crd_dir: Path | None = None
-    """Upstream's CRDs; CRD_DIR of the environment where left out."""
-    charts_dir: Path | None = None
-    """Real charts to install; the others are stood in for."""
-    climb: bool = False
-    """Open every maintenance window: when withheld capacity comes, groups must climb back to it."""
-    port: int | None = None
-    """Of the API server; a free one where left out."""
-    progress: Callable[[str], None] = lambda _: None
-
-
 def rehearse(stack_file: Path, options: RehearsalOptions) -> Report:
     """Rehearse a stack file; nothing is left on the machine, whichever way this ends.
 
@@ -95,7 +62,7 @@ def rehearse(stack_file: Path, options: RehearsalOptions) -> Report:
         RehearsalError: the fault does not apply to this stack, or this machine cannot rehearse.
     """
     _, plan = load_and_plan(stack_file)
-    world = healthy_world(plan, options.capacity)
+    world = _prepared(healthy_world(plan, options.capacity), options.scenarios)
     if options.inject is not None:
         world = _injected(world, options.inject)
     try:
@@ -120,6 +87,18 @@ def _injected(world: World, name: str) -> World:
         raise RehearsalError(f"`{name}` breaks nothing in this stack: {error}", exit_code=USAGE) from error
 
 
+def _prepared(world: World, names: tuple[str, ...]) -> World:
+    for name in names:
+        if name not in scenarios.SCENARIOS:
+            known = ", ".join(scenarios.SCENARIOS)
+            raise RehearsalError(f"no scenario is called `{name}`\n  there are: {known}", exit_code=USAGE)
+    try:
+        return scenarios.prepared(replace(world, scenarios=names), names)
+    except NotApplicableError as error:
+        which = ", ".join(names)
+        raise RehearsalError(f"`{which}` does not apply to this stack: {error}", exit_code=USAGE) from error
+
+
 class _Rehearsal:
     """The state of one rehearsal while it runs."""
 
@@ -140,6 +119,7 @@ class _Rehearsal:
         self._stack = stack
         self._phases: list[Phase] = []
         self._findings: list[Finding] = []
+        self._played: list[scenarios.ScenarioResult] = []
         self._notes = [f"{finding.subject}: {finding.message}" for finding in plan.findings]
         self._facts: set[fidelity.Fact] = {options.engine}
         if plan.target.kind == "eks":
@@ -158,7 +138,7 @@ class _Rehearsal:
         with self._phase("control plane"):
             plane = self._stack.enter_context(self._control_plane(made))
             kube = Kube(endpoint=plane.endpoint, ca_data=plane.ca_data, token=plane.token)
-            played = operators(kube, self._world, compression=options.compression, plane=plane, climb=options.climb)
+            played = operators(kube, self._world, compression=options.compression, plane=plane)
             standins = self._stack.enter_context(StandIns(kube, played.members))
             self._furnish(kube, played)
             engine = self._engine(plane, made, mirror)
@@ -186,10 +166,8 @@ class _Rehearsal:
             withheld = bool(options.capacity) and options.inject is None
             self._findings += settle.findings_of(states, capacity_withheld=withheld)
             self._findings += checks.check(snapshot, plan) if up.ok else []
-        if up.ok and withheld:
-            with self._phase("capacity comes"):
-                self._give_capacity(kube, standins, played, plane)
         if up.ok:
+            self._later(kube, standins, played, plane, withheld=withheld)
             with self._phase("second run"):
                 self._second_run(kube, engine)
         with self._phase("destroy"):
@@ -229,6 +207,7 @@ class _Rehearsal:
             fidelity=fidelity.parts(self._facts),
             phases=tuple(self._phases),
             findings=tuple(dict.fromkeys(self._findings)),
+            scenarios=tuple(self._played),
         )
 
     @contextlib.contextmanager
@@ -239,7 +218,8 @@ class _Rehearsal:
         self._phases.append(Phase(name=name, seconds=round(time.monotonic() - began, 1)))
 
     def _keda_binaries(self) -> KedaBinaries | None:
-        if not (self._options.keda and self._scaled_by_keda()):
+        # Replicas stay as they are in a scenario: what comes back must not be mistaken for what is scaled.
+        if not (self._options.keda and self._scaled_by_keda()) or self._options.scenarios:
             return None
         try:
             return binaries.ensure_keda(self._options.progress)
@@ -336,7 +316,28 @@ class _Rehearsal:
         if all(state.ready for state in states):
             self._notes.append("when capacity came, every model that had waited became ready by itself")
         if self._options.climb:
-            self._findings += keeper.await_climb(kube, self._plan, standins.caches, limit_seconds=limit)
+            self._findings += keeper.await_climb(kube, played.keeper, self._plan, standins.caches, limit_seconds=limit)
+
+    def _later(self, kube: Kube, standins: StandIns, played: Operators, plane: ControlPlane, *, withheld: bool) -> None:
+        """What happens to a stack that has settled: failures, or capacity that was withheld comes."""
+        options = self._options
+        if options.scenarios:
+            theatre = scenarios.Theatre(
+                kube=kube,
+                caches=standins.caches,
+                plan=self._plan,
+                world=self._world,
+                operators=played,
+                compression=options.compression,
+                alive=plane.check,
+            )
+            with self._phase("scenarios"):
+                results, found = scenarios.play(theatre, options.scenarios, spare_nodes=options.spare_nodes)
+            self._played += results
+            self._findings += found
+        elif withheld:
+            with self._phase("capacity comes"):
+                self._give_capacity(kube, standins, played, plane)
 
     def _start_keda(self, plane: ControlPlane, made: KedaBinaries, keda: contextlib.ExitStack) -> None:
         metrics = keda.enter_context(MetricsStandIn())
@@ -400,3 +401,6 @@ class _Rehearsal:
                     remedy="mend the rehearsal: it would let this through",
                 )
             )
+
+
+__all__ = ["RehearsalError", "RehearsalOptions", "rehearse"]

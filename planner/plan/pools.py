@@ -108,6 +108,8 @@ class RungPlan:
     placement_group_name: str | None = None
     """An existing cluster placement group, which the reservation is in."""
     schedule: tuple[ScheduledSizePlan, ...] = ()
+    zone: str | None = None
+    """Of a pool in several zones, which has a rung for each; None: the pool's one zone, or any of a Karpenter pool's."""
 
     @property
     def always_bills(self) -> bool:
@@ -117,10 +119,11 @@ class RungPlan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PoolPlan:
-    """GPU nodes of one shape in one place."""
+    """GPU nodes of one shape, in one place or in several."""
 
     name: str
     zone: str | None
+    """The one zone of all its nodes; None for a pool in several, and for nodes that exist."""
     hardware: Hardware
     network_interfaces: tuple[NetworkInterfacePlan, ...]
     """Empty: one plain interface, given by the subnet."""
@@ -136,6 +139,15 @@ class PoolPlan:
     """When groups may climb to better rungs; None: never by themselves."""
     karpenter: KarpenterPoolPlan | None = None
     """There where the provisioner is Karpenter."""
+    several_zones: tuple[str, ...] = ()
+    """Zones of a pool in more than one."""
+    warm_nodes: int = 0
+    """Booted nodes that placeholders keep for whoever needs one at once."""
+
+    @property
+    def zones(self) -> tuple[str, ...]:
+        """Zones that its nodes can lie in; none for nodes that exist."""
+        return self.several_zones or ((self.zone,) if self.zone else ())
 
     @property
     def instance_types(self) -> tuple[str, ...]:
