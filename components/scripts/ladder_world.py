@@ -13,7 +13,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 from zoneinfo import ZoneInfo
 
-POOL_LABEL = "inference-platform/pool"
 RUNG_LABEL = "inference-platform/rung"
 ROLE_LABEL = "inference-platform/group-role"
 MODEL_LABEL = "app.kubernetes.io/instance"

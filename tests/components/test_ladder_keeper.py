@@ -11,12 +11,13 @@ from typing import Any
 import pytest
 
 from components.ladder_keeper import files, rules
+from components.scripts import ladder_keeper, ladder_world
 from components.scripts.ladder_keeper import MEMORY_ANNOTATION, Api, ApiError, Keeper
-from components.scripts.ladder_world import HOLD_ANNOTATION, backing_off, moment, orders_of, world_of
+from components.scripts.ladder_world import HOLD_ANNOTATION, backing_off, moment, orders_of, without_clock, world_of
 from planner import naming
 from planner.plan import KeeperPlan
 from tests.components.conftest import declared
-from tests.components.ladder_cases import BLOCK, SPOT, orders
+from tests.components.ladder_cases import BLOCK, NOW, SPOT, orders, rung
 from tests.factories import stack_plan
 
 STATUS = """\
@@ -194,7 +195,7 @@ def test_metrics_tell_rungs_and_stalls() -> None:
 
 
 def test_the_autoscalers_status_is_read_in_any_order() -> None:
-    assert backing_off(STATUS) == [STATUS.split("- name: ")[1].split("\n")[0]]
+    assert backing_off(STATUS) == [STATUS.split("- name: ")[1].split("\n", maxsplit=1)[0]]
     turned = (
         'autoscalerStatus: Running\nnodeGroups:\n  -\n    scaleUp:\n      backoffInfo:\n        errorCode: "x"\n'
         '      status: "Backoff"\n    name: "eks-a"\n  -\n    scaleUp:\n      status: "NoActivity"\n    name: "eks-b"\n'
@@ -268,3 +269,23 @@ def test_a_stack_without_a_ladder_has_no_keeper() -> None:
     assert ladder is not None
     assert ladder.keeper is None
     assert not [r for r in declared(stack_plan("dev")).objects("Deployment")]
+
+
+def test_without_a_clock_blocks_neither_begin_nor_end_and_windows_are_open_or_not() -> None:
+    ladder = [rung(BLOCK, "capacity_block", starts="2020-01-01T00:00:00Z", ends="2020-02-01T00:00:00Z")]
+    given = orders(rungs=ladder)
+    assert not given.pools[0].rungs[0].usable(NOW)
+    opened, closed = (without_clock(given, windows_open=how) for how in (True, False))
+    assert opened.pools[0].rungs[0].usable(NOW)
+    assert opened.pools[0].window is not None
+    assert all(opened.pools[0].window.is_open(NOW + hour * 3600) for hour in range(24 * 7))
+    assert closed.pools[0].window is None
+
+
+def test_names_that_the_script_repeats_are_the_planners() -> None:
+    """It runs where no planner is."""
+    assert ladder_world.RUNG_LABEL == naming.RUNG_LABEL
+    assert ladder_world.ROLE_LABEL == naming.GROUP_ROLE_LABEL
+    assert ladder_world.MODEL_LABEL == naming.MODEL_LABEL
+    assert ladder_world.HOLD_ANNOTATION == naming.HOLD_ANNOTATION
+    assert (ladder_keeper.NAME, ladder_keeper.STATUS) == (naming.LADDER_KEEPER, naming.AUTOSCALER_STATUS)
