@@ -31,28 +31,33 @@ class LadderKeeper:
 
     kinds: Sequence[Kind] = (DEPLOYMENTS, CONFIG_MAPS)
 
-    def __init__(self, kube: Kube, plane: ControlPlane, *, compression: float, climb: bool) -> None:
+    def __init__(self, kube: Kube, plane: ControlPlane, *, compression: float) -> None:
         self._kube = kube
         self._plane = plane
         self._compression = compression
         # A rehearsal must end alike on every day: maintenance windows and blocks' ends keep to no clock.
-        self._calendar = "open" if climb else "closed"
-        self._runs = False
+        self._calendar = "closed"
+        self._runs: str | None = None
+        """The calendar that it runs with."""
+
+    def open_windows(self) -> None:
+        """From now on groups may climb: the keeper starts again with every window open."""
+        self._calendar = "open"
 
     def reconcile(self, caches: Caches, now: float) -> float | None:  # noqa: ARG002 - the stand-ins' signature
         """Run where a pod would."""
         deployment = caches.get(DEPLOYMENTS, _KEY)
         files = caches.get(CONFIG_MAPS, _KEY)
         if deployment and files and deployment.get("status", {}).get("readyReplicas"):
-            if not self._runs:
-                self._start(deployment, files)
-            self._runs = True
+            if self._runs != self._calendar:
+                self._plane.processes.end(LADDER_KEEPER)
+                self._start(deployment, files, self._calendar)
         elif self._runs:
             self._plane.processes.end(LADDER_KEEPER)
-            self._runs = False
+            self._runs = None
         return None
 
-    def _start(self, deployment: Json, files: Json) -> None:
+    def _start(self, deployment: Json, files: Json, calendar: str) -> None:
         """Lay the ConfigMap's files where the pod would have them, and run its command."""
         pod: Json = deployment["spec"]["template"]["spec"]
         container: Json = pod["containers"][0]
@@ -72,10 +77,11 @@ class LadderKeeper:
                 *arguments,
                 "--no-metrics",
                 f"--time-scale={self._compression}",
-                f"--calendar={self._calendar}",
+                f"--calendar={calendar}",
             ],
             environment={
                 "PATH": os.environ.get("PATH", ""),
+                "HOSTNAME": f"{LADDER_KEEPER}-rehearsed",
                 "PYTHONPATH": str(home),
                 "KEEPER_API_URL": self._plane.endpoint,
                 "KEEPER_CA_FILE": str(home / "ca.crt"),
@@ -83,6 +89,7 @@ class LadderKeeper:
             },
             directory=home,
         )
+        self._runs = calendar
 
     def _token(self, account: str) -> str:
         request: Json = {
@@ -95,8 +102,13 @@ class LadderKeeper:
         )
 
 
-def await_climb(kube: Kube, plan: Plan, caches: Caches, *, limit_seconds: float) -> list[Finding]:
+def await_climb(
+    kube: Kube, keeper: LadderKeeper | None, plan: Plan, caches: Caches, *, limit_seconds: float
+) -> list[Finding]:
     """Groups of node-group pools come to their best rung, as far as it holds them, and the keeper has seen it."""
+    if keeper is None:
+        return []
+    keeper.open_windows()
     until = time.monotonic() + limit_seconds
     while True:
         left = [model for model in plan.models if not _climbed(plan, model, caches)]

@@ -268,7 +268,7 @@ def test_a_stack_without_a_ladder_has_no_keeper() -> None:
     ladder = stack_plan("dev").ladder
     assert ladder is not None
     assert ladder.keeper is None
-    assert not [r for r in declared(stack_plan("dev")).objects("Deployment")]
+    assert not list(declared(stack_plan("dev")).objects("Deployment"))
 
 
 def test_without_a_clock_blocks_neither_begin_nor_end_and_windows_are_open_or_not() -> None:
