@@ -104,6 +104,8 @@ def _type_words(detail: ErrorDetails, value: Any) -> tuple[str, str | None]:
         return f"{_shown(value)} must be a list", "write `[one, two]`, or each item on its own line after `- `"
     if kind == "too_short" and isinstance(value, list):  # not of a string
         return f"needs at least {context.get('min_length')}, has {context.get('actual_length')}", None
+    if kind.startswith(("datetime", "timezone")):
+        return f"{_shown(value)} is no moment with its time zone", 'write it in quotes, as "2027-02-01T11:30:00Z"'
     if kind == "string_type":
         return f"{_shown(value)} must be a string", _UNQUOTED if isinstance(value, bool) else "put it in quotes"
     if kind in {"int_parsing", "int_type", "int_from_float"}:
