@@ -113,13 +113,13 @@ class Curve:
         fresh = arriving * self.fresh
         lump = min(costs.chunk, max(self.fresh, fresh))
         often = min(1.0, fresh / lump)
-        plain = costs.matrices_ms(part)
+        plain = costs.matrices_ms(part, part)
         if costs.mixed:
-            matrices = plain + often * (costs.matrices_ms(part + lump) - plain)
+            matrices = plain + often * (costs.matrices_ms(part + lump, part) - plain)
             matrices += often * (costs.prefill_layers_ms - costs.decode_layers_ms)
         else:
             matrices = plain + often * (
-                costs.matrices_ms(lump) + costs.prefill_layers_ms + costs.sum_ms + costs.engine_ms
+                costs.matrices_ms(lump, 1) + costs.prefill_layers_ms + costs.sum_ms + costs.engine_ms
             )
         stage = matrices + costs.cache_ms(part, self.context) + costs.sum_row_ms * (part + fresh)
         stage += arriving * self.attention_ms + part * costs.sequence_ms + costs.step_ms

@@ -100,7 +100,8 @@ class StepCosts:
         if not fp8 and memory.weights_gib * 2**30 / 1e9 * ranks / card.params_billion < _WEIGHT_ONLY_BYTES:
             peak *= assumed("weight_only_matrix_share")
         flop_ms = 2e-9 / ranks / peak  # of one parameter and one row
-        active = active_params(card)
+        head = card.vocab * card.hidden
+        active = active_params(card) - head
         self.miss = self.routed_ms = self.routed_row_ms = self.tile_row_ms = 0.0
         self.half_rows = self.rows_each = 0.0
         if card.moe is not None:
@@ -116,6 +117,7 @@ class StepCosts:
             self.miss = 1 - card.moe.top_k / card.moe.experts
         self.always_ms = read_gb * read_ms
         self.dense_row_ms = active * flop_ms
+        self.head_row_ms = head * flop_ms
 
     def _attention(
         self, card: ModelCard, gpu: Gpu, known: GpuFactors, layout: LayoutPlan, kv_bytes_per_value: float
@@ -147,12 +149,12 @@ class StepCosts:
         state = 2 * card.state_bytes_per_sequence() / layout.pipeline / ranks
         self.state_ms = state * read_ms / self.groups
 
-    def matrices_ms(self, rows: float) -> float:
-        """Matrix products of one stage for `rows` tokens.
+    def matrices_ms(self, rows: float, sampled: float) -> float:
+        """Matrix products of one stage for `rows` tokens, `sampled` of which go through the output head.
 
         A mixture of experts touches 1 - (1 - top_k / experts)^rows of its experts; each fills its last tiles in part.
         """
-        computed = self.dense_row_ms * rows
+        computed = self.dense_row_ms * rows + self.head_row_ms * sampled
         total = self.always_ms if self.always_ms > computed else computed
         if self.routed_ms:
             touched = 1 - self.miss**rows
@@ -185,17 +187,17 @@ class StepCosts:
     def decode_ms(self, batch: float, context: float) -> float:
         """One token for each of `batch` sequences: all stages in turn, the batch split over them."""
         part = max(1.0, batch / self.stages)
-        stage = self.matrices_ms(part) + self.cache_ms(part, context)
+        stage = self.matrices_ms(part, part) + self.cache_ms(part, context)
         stage += part * (self.sum_row_ms + self.sequence_ms) + self.step_ms
         return self.stages * stage
 
     def decode_parts(self, batch: float, context: float) -> dict[str, float]:
         """What a decode step of all stages is made of, in ms: the sum is `decode_ms`."""
         part = max(1.0, batch / self.stages)
-        dense = max(self.always_ms, self.dense_row_ms * part)
+        dense = max(self.always_ms, (self.dense_row_ms + self.head_row_ms) * part)
         parts = {
             "matrices": dense,
-            "experts": self.matrices_ms(part) - dense,
+            "experts": self.matrices_ms(part, part) - dense,
             "cache": self.cache_ms(part, context),
             "layers": self.decode_layers_ms,
             "messages": self.sum_ms + part * self.sum_row_ms,
@@ -213,7 +215,7 @@ class StepCosts:
         chunks = max(1, math.ceil(tokens / self.chunk))
         part = beside / self.stages if self.mixed else 0.0
         rows = tokens / chunks
-        stage = self.matrices_ms(rows + part) + (rows + part) * self.sum_row_ms + part * self.sequence_ms
+        stage = self.matrices_ms(rows + part, part + 1) + (rows + part) * self.sum_row_ms + part * self.sequence_ms
         stage += self.prefill_layers_ms + self.sum_ms + self.engine_ms
         stage += self.cache_ms(part, beside_context) + self.attention_ms(tokens, context) / chunks
         return (chunks + self.stages - 1) * stage

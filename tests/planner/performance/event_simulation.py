@@ -92,7 +92,7 @@ class Engine:
     def _time(self, chunks: list[tuple[Request, int]]) -> float:
         costs, count = self.costs, len(self.running)
         fresh = sum(part for _, part in chunks)
-        took = costs.matrices_ms(max(1, count + fresh)) + (count + fresh) * costs.sum_row_ms
+        took = costs.matrices_ms(max(1, count + fresh), count + len(chunks)) + (count + fresh) * costs.sum_row_ms
         if count:
             took += costs.cache_ms(1, sum(r.input + r.made for r in self.running)) + count * costs.sequence_ms
         took += (costs.prefill_layers_ms if fresh else costs.decode_layers_ms) + costs.sum_ms + costs.engine_ms
