@@ -135,11 +135,11 @@ def _in_order(world: World) -> list[Group]:
 
 def _rung(world: World, pool: str, rung: Rung) -> RungInUse:
     there = world.on(rung.name)
-    state = "no capacity" if rung.name in world.backing_off else ""
+    states = ["no capacity"] if rung.name in world.backing_off else []
     if rung.starts is not None and world.now < rung.starts:
-        state = f"begins in {_span(rung.starts - world.now)}"
+        states.append(f"begins in {_span(rung.starts - world.now)}")
     elif rung.ends is not None:
-        state = f"ends in {_span(rung.ends - world.now)}" if world.now < rung.ends else "has ended"
+        states.append(f"ends in {_span(rung.ends - world.now)}" if world.now < rung.ends else "has ended")
     return RungInUse(
         pool=pool,
         rung=rung.name,
@@ -149,7 +149,7 @@ def _rung(world: World, pool: str, rung: Rung) -> RungInUse:
         idle=sum(not world.users(node.name) for node in there),
         held=sum(node.hold is not None for node in there),
         usd_per_node_hour=rung.usd_per_node_hour,
-        state=state,
+        state=", ".join(states),
     )
 
 
@@ -223,7 +223,7 @@ def _print(ladder: Ladder) -> None:
         )
         for one in ladder.groups
     ]
-    columns = ("group", "rung", "nodes", "since", "serves", "$/h", "over cheapest", "does not climb since")
+    columns = ("group", "rung", "nodes", "since", "serves", "$/h", "over cheapest", "does not climb because")
     out.print(table("Groups", columns, rows, right=(2, 5, 6)))
     out.print(f"{ladder.over_cheapest_usd_per_hour:.2f} $/h over the cheapest rungs, at list prices", markup=False)
     if ladder.move:
