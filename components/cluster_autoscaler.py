@@ -65,8 +65,7 @@ def values(args: ClusterAutoscalerArgs) -> dict[str, Any]:
         "extraArgs": {
             # Rungs of one pool first by the ladder; among equals the group that leaves least unused.
             "expander": "priority,least-waste",
-            # Spreading nodes over rungs of different price would undo the ladder.
-            "balance-similar-node-groups": "false",
+            **_balancing(args.pools),
             # Model pods have a memory-backed /dev/shm, and CoreDNS may land anywhere: with the defaults, no node would
             # ever be given back.
             "skip-nodes-with-local-storage": "false",
@@ -80,6 +79,17 @@ def values(args: ClusterAutoscalerArgs) -> dict[str, Any]:
         "resources": {"requests": {"cpu": "100m", "memory": "300Mi"}, "limits": {"memory": "1Gi"}},
         "serviceMonitor": {"enabled": True, "namespace": naming.MONITORING_NAMESPACE},
     }
+
+
+def _balancing(pools: tuple[PoolPlan, ...]) -> dict[str, str]:
+    """Nodes of one step are spread over the zones of a pool; over rungs of different price they would undo the ladder.
+
+    With a label given, groups that carry the same value of it are alike, and nothing else of them is compared
+    (cluster-autoscaler, processors/nodegroupset/label_nodegroups.go).
+    """
+    if not any(pool.several_zones for pool in pools):
+        return {"balance-similar-node-groups": "false"}
+    return {"balance-similar-node-groups": "true", "balancing-label": naming.STEP_LABEL}
 
 
 def _times(times: AutoscalerTimesPlan) -> dict[str, str]:

@@ -24,6 +24,7 @@ CONTROLLER_SECURITY: Mapping[str, PodSecurity] = {
     naming.LWS_NAMESPACE: "restricted",
     naming.KEDA_NAMESPACE: "restricted",
     naming.LADDER_KEEPER: "restricted",
+    naming.WARM_NAMESPACE: "restricted",
 }
 
 
@@ -52,6 +53,8 @@ def levels(plan: Plan) -> dict[str, PodSecurity]:
             found[chart.namespace] = CONTROLLER_SECURITY.get(chart.namespace, "baseline")
     if plan.ladder and plan.ladder.keeper:
         found[plan.ladder.keeper.namespace] = CONTROLLER_SECURITY[naming.LADDER_KEEPER]
+    if plan.warm:
+        found[naming.WARM_NAMESPACE] = CONTROLLER_SECURITY[naming.WARM_NAMESPACE]
     return dict(sorted(found.items()))
 
 

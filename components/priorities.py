@@ -34,10 +34,21 @@ PRIORITY_CLASSES = (
 )
 
 
+WARM_PRIORITY_CLASS = PriorityClass(
+    name=naming.WARM_PRIORITY,
+    # Below pods without a class, and not below -10, where cluster-autoscaler adds no node for a pod (its
+    # --expendable-pods-priority-cutoff).
+    value=-5,
+    description="Placeholders that keep nodes booted: everything else takes their place.",
+)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PrioritiesArgs:
     """What must exist before."""
 
+    warm: bool = False
+    """Whether nodes are kept warm by placeholders."""
     after: tuple[pulumi.Resource, ...] = ()
 
 
@@ -57,6 +68,6 @@ class Priorities(pulumi.ComponentResource):
                 # A value cannot change in place, and the name is fixed.
                 opts=pulumi.ResourceOptions(parent=self, depends_on=list(args.after), delete_before_replace=True),
             )
-            for item in PRIORITY_CLASSES
+            for item in (*PRIORITY_CLASSES, *([WARM_PRIORITY_CLASS] if args.warm else []))
         }
         self.register_outputs({})

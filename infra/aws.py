@@ -148,11 +148,13 @@ class _Layer:
         pools = {
             pool.name: GpuPool(
                 f"pool-{pool.name}",
-                GpuPoolArgs(plan=pool, home=home, subnet_id=network.private_subnets[pool.zone]),
+                GpuPoolArgs(
+                    plan=pool, home=home, subnet_ids={zone: network.private_subnets[zone] for zone in pool.zones}
+                ),
                 self._options,
             )
             for pool in self._plan.pools
-            if pool.zone is not None and pool.provisioner == "node_group"
+            if pool.provisioner == "node_group"
         }
         weights = self._weights(data_key_arn)
         ready = (*cluster.access, *first, system.group, *later)

@@ -37,7 +37,7 @@ class KarpenterOutputs:
 
     queue_name: pulumi.Output[str]
     instance_profile: pulumi.Output[str]
-    subnet_ids: Mapping[str, pulumi.Input[str]]
+    subnet_ids: Mapping[str, tuple[pulumi.Input[str], ...]]
     """By pool."""
     security_group_ids: Mapping[str, Sequence[pulumi.Input[str]]]
     """By pool: the cluster's, and where the pool has EFA its own."""
@@ -115,7 +115,7 @@ class Karpenter(pulumi.ComponentResource):
         self.outputs = KarpenterOutputs(
             queue_name=queue.name,
             instance_profile=profile.name,
-            subnet_ids={pool.name: args.private_subnets[pool.zone] for pool in args.pools if pool.zone},
+            subnet_ids={pool.name: tuple(args.private_subnets[zone] for zone in pool.zones) for pool in args.pools},
             security_group_ids=groups,
             ready=(*args.after, *role.permissions, profile, entry, identity, *rules, *edges),
         )

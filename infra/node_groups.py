@@ -144,15 +144,16 @@ class SystemNodes(pulumi.ComponentResource):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GpuPoolArgs:
-    """The planned pool and the subnet of its zone."""
+    """The planned pool and the subnets of its zones."""
 
     plan: PoolPlan
     home: NodeHome
-    subnet_id: pulumi.Input[str]
+    subnet_ids: Mapping[str, pulumi.Input[str]]
+    """By zone."""
 
 
 class GpuPool(pulumi.ComponentResource):
-    """GPU nodes of one instance type in one zone: a launch template and a managed node group for each rung."""
+    """GPU nodes of one instance type: a launch template and a managed node group, in one zone, for each rung."""
 
     groups: tuple[aws.eks.NodeGroup, ...]
 
@@ -182,7 +183,7 @@ class GpuPool(pulumi.ComponentResource):
             cluster_name=home.cluster_name,
             node_group_name_prefix=f"{rung.name}-",
             node_role_arn=home.node_role_arn,
-            subnet_ids=[self._args.subnet_id],
+            subnet_ids=[self._args.subnet_ids[rung.zone or str(plan.zone)]],
             version=home.kubernetes_version,
             ami_type=plan.ami_type,
             release_version=plan.release_version,
@@ -280,16 +281,21 @@ class GpuPool(pulumi.ComponentResource):
             offers["hugepages-2Mi"] = f"{hardware.hugepages_mib}Mi"
         scaling_group = group.resources.apply(scaling_group_of)
         for resource, quantity in offers.items():
-            aws.autoscaling.Tag(
-                f"{base}-offers-{resource.rpartition('/')[2]}",
-                autoscaling_group_name=scaling_group,
-                tag=aws.autoscaling.TagTagArgs(
-                    key=f"k8s.io/cluster-autoscaler/node-template/resources/{resource}",
-                    value=quantity,
-                    propagate_at_launch=False,
-                ),
-                opts=self._child,
+            self._scaling_hint(
+                f"{base}-offers-{resource.rpartition('/')[2]}", scaling_group, f"resources/{resource}", quantity
             )
+        for label, value in self._args.plan.later_labels.items():
+            self._scaling_hint(f"{base}-label-{label.rpartition('/')[2]}", scaling_group, f"label/{label}", value)
+
+    def _scaling_hint(self, name: str, scaling_group: pulumi.Input[str], key: str, value: str) -> None:
+        aws.autoscaling.Tag(
+            name,
+            autoscaling_group_name=scaling_group,
+            tag=aws.autoscaling.TagTagArgs(
+                key=f"k8s.io/cluster-autoscaler/node-template/{key}", value=value, propagate_at_launch=False
+            ),
+            opts=self._child,
+        )
 
 
 def scaling_group_of(resources: Sequence[aws.eks.outputs.NodeGroupResource]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import urlsplit
@@ -91,29 +91,35 @@ def check_offerings(ec2: Any, plan: Plan) -> Iterator[Check]:
             LocationType="availability-zone", Filters=[{"Name": "instance-type", "Values": [kind]}]
         )
         zones = sorted(item["Location"] for page in pages for item in page["InstanceTypeOfferings"])
-        if pool.zone in zones:
-            yield Check(name=f"offering {kind}", status="ok", detail=f"{pool.zone} offers it (pool {pool.name})")
+        without = [zone for zone in pool.zones if zone not in zones]
+        if not without:
+            yield Check(name=f"offering {kind}", status="ok", detail=f"{_and(pool.zones)} offers it (pool {pool.name})")
         else:
             yield Check(
                 name=f"offering {kind}",
                 status="fail",
-                detail=f"{pool.zone} does not offer it to this account (pool {pool.name})",
-                fix=f"set availability_zone of `{pool.name}` to one of {', '.join(zones)}"
+                detail=f"{_and(without)} does not offer it to this account (pool {pool.name})",
+                fix=f"set the zones of `{pool.name}` to some of {', '.join(zones)}"
                 if zones
                 else f"no zone of {plan.region} offers it: choose another region or instance type",
             )
 
 
 def check_spot(ec2: Any, plan: Plan) -> Iterator[Check]:
-    """The last spot price in each pool's zone beside the planned one."""
+    """The last spot price in each spot rung's zones beside the planned one."""
     for pool in plan.pools:
         for rung in pool.rungs:
             if rung.kind == "spot":
-                yield _spot_price(ec2, pool, rung.usd_per_node_hour)
+                for zone in (rung.zone,) if rung.zone else pool.zones:
+                    yield _spot_price(ec2, pool, zone, rung.usd_per_node_hour)
 
 
-def _spot_price(ec2: Any, pool: PoolPlan, planned: float) -> Check:
-    kind, zone = str(pool.hardware.instance_type), str(pool.zone)
+def _and(zones: Sequence[str]) -> str:
+    return " and ".join(zones)
+
+
+def _spot_price(ec2: Any, pool: PoolPlan, zone: str, planned: float) -> Check:
+    kind = str(pool.hardware.instance_type)
     answer = ec2.describe_spot_price_history(
         InstanceTypes=[kind],
         AvailabilityZone=zone,
@@ -181,9 +187,10 @@ def _addresses_needed(plan: Plan, zone: str) -> int:
     """Addresses that all nodes of a zone take at their maximum: interfaces, and one warm prefix beside the first."""
     needed = 0
     for pool in plan.pools:
-        if pool.zone == zone:
+        if zone in pool.zones:
             with_address = sum(one.interface_type != "efa-only" for one in pool.network_interfaces) or 1
-            needed += pool.max_nodes * (with_address + 2 * _PREFIX_ADDRESSES)
+            nodes = sum(rung.max_nodes for rung in pool.rungs if rung.zone in {None, zone})
+            needed += nodes * (with_address + 2 * _PREFIX_ADDRESSES)
     if isinstance(plan.target, EksPlan):
         system = plan.target.system
         nodes = -(-system.max_nodes // max(1, len(plan.zones)))

@@ -183,7 +183,7 @@ def _reservation(pool: PoolPlan, rung: RungPlan, found: Mapping[str, Any] | None
         f"{what} is {found.get(key)}, the stack file says {wanted}"
         for what, key, wanted in (
             ("its type", "InstanceType", pool.hardware.instance_type),
-            ("its zone", "AvailabilityZone", pool.zone),
+            ("its zone", "AvailabilityZone", rung.zone or pool.zone),
         )
         if found.get(key) != wanted
     ]

@@ -130,6 +130,7 @@ def _zones(document: Document) -> Iterator[str]:
     for pool in _mappings(document, "pools"):
         if pool.get("availability_zone"):
             yield str(pool["availability_zone"])
+        yield from map(str, pool.get("availability_zones") or ())
 
 
 def _mappings(document: Document, section: str) -> list[Mapping[str, Any]]:

@@ -69,7 +69,7 @@ def check_subnets(settings: Settings, zones: Sequence[ZonePlan], *, endpoints: i
 def _needs(settings: Settings, zone: ZonePlan, zones: Sequence[ZonePlan], *, endpoints: int) -> list[Need]:
     needs: list[Need] = []
     for pool in settings.pools:
-        if not isinstance(pool, ExistingPool) and pool.availability_zone == zone.zone:
+        if not isinstance(pool, ExistingPool) and zone.zone in pool.zones:
             nodes = _most_nodes(pool)
             needs.append(Need(what=f"{nodes} nodes of `{pool.name}`", addresses=nodes * _GPU_NODE))
     if zone.control_plane and isinstance(settings.target, EksTarget):

@@ -66,6 +66,7 @@ def plan_cache(
 ) -> CachePlan | None:
     """The cache of a stack; None (and a problem) for one that the target cannot have.
 
+    `pool_zones` are those of pools in one zone: a file system is in one, so pools in several stream from S3.
     `default_zone` is the zone of the pool that loads most.
     """
     cache, on_eks = settings.cache, isinstance(settings.target, EksTarget)
@@ -108,6 +109,12 @@ def _kind_fits(cache: Cache, *, on_eks: bool, findings: Findings) -> bool:
 
 def _fsx(cache: FsxLustreCache, pool_zones: tuple[str, ...], default_zone: str | None, findings: Findings) -> FsxPlan:
     _check_size(cache, findings)
+    if not pool_zones:
+        findings.problem(
+            ("cache", "kind"),
+            "a file system is in one zone, and every pool is in several: nobody would mount it",
+            "use `kind: s3`, from which pods stream in any zone",
+        )
     zone = cache.availability_zone or default_zone or ""
     if cache.availability_zone and pool_zones and cache.availability_zone not in pool_zones:
         findings.problem(

@@ -179,7 +179,7 @@ def _keeper(pools: Sequence[PoolPlan], models: Sequence[ModelPlan], image: str) 
     kept = [
         pool
         for pool in pools
-        if len(pool.rungs) > 1
+        if len({rung.priority for rung in pool.rungs}) > 1
         or any(rung.ends for rung in pool.rungs)
         or any(model.layout.nodes > 1 for model in models if model.pool == pool.name)
     ]

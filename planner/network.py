@@ -84,12 +84,15 @@ def _existing(network: ExistingNetwork, settings: Settings, region: Region, find
                 "zones: " + ", ".join(zone_names(region)),
             )
     for index, pool in enumerate(settings.pools):
-        if pool.provisioner != "existing" and pool.availability_zone not in zones:
-            findings.problem(
-                ("pools", index, "availability_zone"),
-                f"the network has no subnet in `{pool.availability_zone}`",
-                "add a subnet of that zone to `network.subnets`",
-            )
+        if pool.provisioner == "existing":
+            continue
+        for zone in pool.zones:
+            if zone not in zones:
+                findings.problem(
+                    ("pools", index, "availability_zones" if pool.availability_zones else "availability_zone"),
+                    f"the network has no subnet in `{zone}`",
+                    "add a subnet of that zone to `network.subnets`",
+                )
     control_plane = {zone.name: zone.control_plane for zone in region.zones}
     usable = [zone for zone in zones if control_plane.get(zone, True)]
     if len(usable) < 2:

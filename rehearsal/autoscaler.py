@@ -73,6 +73,7 @@ class Autoscaler:
         self._kube = kube
         self._groups = sorted(groups, key=lambda group: -group.priority)
         self._capacity = dict(capacity or {})
+        self._lost_zones: frozenset[str] = frozenset()
         self._compression = compression
         self._bookings: list[_Booking] = []
         self._backoff: dict[str, float] = {}
@@ -98,10 +99,12 @@ class Autoscaler:
         self._report(0.0)
         return len(made)
 
-    def set_capacity(self, capacity: Mapping[str, int]) -> None:
-        """Change what can be had from now on; forgets every back-off, and why pods waited: that may hold no longer."""
+    def set_capacity(self, capacity: Mapping[str, int], *, lost_zones: frozenset[str] = frozenset()) -> None:
+        """Change what can be had from now on, and where nothing can; forgets every back-off, and why pods waited: that
+        may hold no longer."""
         with self._lock:
             self._capacity = dict(capacity)
+            self._lost_zones = lost_zones
             self._backoff.clear()
             self._failures.clear()
             self.waiting = {}
@@ -111,17 +114,16 @@ class Autoscaler:
         """What can be made, the best first."""
         return self._groups
 
-    @property
-    def capacity(self) -> Mapping[str, int]:
-        """Machines that can be had; a group that is not named has its maximum."""
-        return self._capacity
+    def available(self, name: str) -> int:
+        """Machines of a group that there can be now, those that are there included."""
+        return self._available(next(group for group in self._groups if group.name == name))
 
     def add_nodes(self, name: str, count: int) -> int:
         """Nodes of a group that stand although nobody asks for them, as far as it has room; returns how many."""
         with self._lock:
             group = next(one for one in self._groups if one.name == name)
             taken = self._taken(group)
-            room = min(count, min(group.max_nodes, self._available(group)) - len(taken))
+            room = min(count, self._available(group) - len(taken))
             free = [number for number in range(1, len(taken) + count + 1) if number not in taken][: max(0, room)]
             for number in free:
                 self._kube.create(NODES, group.new_node(number))
@@ -159,7 +161,7 @@ class Autoscaler:
                 continue
             booking.arrived = True
             if booking.comes:
-                self._kube.create(NODES, booking.group.new_node(booking.index))
+                self._kube.create(NODES, booking.group.new_node(booking.index, lost_zones=self._lost_zones))
             else:
                 self.no_capacity[booking.group.name] = self.no_capacity.get(booking.group.name, 0) + 1
                 self._back_off(booking.group.name, now)
@@ -232,6 +234,8 @@ class Autoscaler:
     def _place(self, pods: Sequence[Json], bound_to: str | None, now: float) -> None:
         """Book machines for pods that must stay together, all in one group of nodes."""
         suitable = [group for group in self._offered if all(_accepts(group.node, pod) for pod in pods)]
+        # Zones of one step have the same priority, and are balanced.
+        suitable.sort(key=lambda group: (-group.priority, len(self._taken(group))))
         refused: list[str] = []
         for group in suitable:
             if bound_to not in {None, group.name}:
@@ -272,7 +276,9 @@ class Autoscaler:
         }
 
     def _available(self, group: NodeGroup) -> int:
-        return self._capacity.get(group.name, group.max_nodes)
+        if group.zones and self._lost_zones.issuperset(group.zones):
+            return 0
+        return min(group.max_nodes, self._capacity.get(group.name, group.max_nodes))
 
 
 def _pack(group: NodeGroup, pods: Sequence[Json], machines: Sequence[_Booking]) -> dict[str, tuple[int, Amounts]]:

@@ -17,6 +17,7 @@ GROUP_ANNOTATION: Final = "rehearsal/node-group"
 SYSTEM_GROUP: Final = "system"
 EFA: Final = "vpc.amazonaws.com/efa"
 GPU: Final = "nvidia.com/gpu"
+ZONE: Final = "topology.kubernetes.io/zone"
 NODE_POOL: Final = "karpenter.sh/nodepool"
 """Label of Karpenter's nodes."""
 
@@ -65,13 +66,17 @@ class NodeGroup:
     """Devices that its machines lack all the same."""
     node_pool: bool = False
     """Karpenter's: there only with the NodePool of its name, which brings pool labels and taints."""
+    zones: tuple[str, ...] = ()
+    """Where its machines come from, in turn."""
 
-    def new_node(self, index: int) -> Json:
+    def new_node(self, index: int, *, lost_zones: frozenset[str] = frozenset()) -> Json:
         """The Node object of the group's `index`-th machine."""
         name = f"{self.name}-{index}"
         labels = {**self.node["metadata"]["labels"], "kubernetes.io/hostname": name}
+        if zones := [zone for zone in self.zones if zone not in lost_zones]:
+            labels[ZONE] = zones[(index - 1) % len(zones)]
         if self.pool is not None:
-            labels |= _network_layers(self.node["metadata"]["labels"], self.name, index)
+            labels |= _network_layers(labels, self.name, index)
         status = {
             **self.node["status"],
             **{
@@ -99,7 +104,7 @@ def _gpu_group(plan: Plan, pool: PoolPlan, rung: RungPlan, absent: frozenset[str
         GPU + ".present": "true",
         GPU + ".product": hardware.gpu.replace(" ", "-"),
         GPU + ".count": str(hardware.gpus),
-        **_place(plan.region, pool.zone, hardware.instance_type),
+        **_place(plan.region, rung.zone or next(iter(pool.zones), None), hardware.instance_type),
     }
     if pool.karpenter:
         bought = next(item.capacity_type for item in pool.karpenter.node_pools if item.name == rung.name)
@@ -119,6 +124,7 @@ def _gpu_group(plan: Plan, pool: PoolPlan, rung: RungPlan, absent: frozenset[str
         boot_seconds=rung.boot_seconds,
         absent=absent,
         node_pool=pool.karpenter is not None,
+        zones=(rung.zone,) if rung.zone else pool.zones,
         node=_node(
             group=rung.name,
             labels=labels,
@@ -143,6 +149,7 @@ def _system_group(plan: Plan) -> NodeGroup:
         max_nodes=system.max_nodes,
         # An EKS CPU node is Ready in about two minutes; nothing of the plan depends on it.
         boot_seconds=120,
+        zones=system.zones,
         node=_node(
             group=SYSTEM_GROUP,
             labels=_place(plan.region, next(iter(plan.zones), None), system.instance_type),
@@ -160,7 +167,7 @@ def _system_group(plan: Plan) -> NodeGroup:
 def _place(region: str | None, zone: str | None, instance_type: str | None) -> dict[str, str]:
     labels = {"kubernetes.io/os": "linux", "kubernetes.io/arch": "amd64"}
     labels |= {"topology.kubernetes.io/region": region} if region else {}
-    labels |= {"topology.kubernetes.io/zone": zone} if zone else {}
+    labels |= {ZONE: zone} if zone else {}
     return labels | ({"node.kubernetes.io/instance-type": instance_type} if instance_type else {})
 
 
@@ -227,7 +234,7 @@ def _node_info() -> dict[str, str]:
 
 def _network_layers(labels: Mapping[str, str], group: str, index: int) -> dict[str, str]:
     """EC2's network layers: one spine for a zone, one for a rung (its placement group), a leaf for four machines."""
-    zone = labels.get("topology.kubernetes.io/zone", "")
+    zone = labels.get(ZONE, "")
     parts = (zone, labels.get(RUNG_LABEL, group), str(index // 4))
     return {
         f"topology.k8s.aws/network-node-layer-{layer}": "nn-"

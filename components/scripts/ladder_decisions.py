@@ -67,7 +67,7 @@ def blocked(world: World, orders: Orders, memory: Memory, group: Group) -> str |
     here = pool.position(world.rung_of(group))
     if here == 0:
         return "it is on the best rung"
-    better = [(rung, _no_room(world, rung, group.model.nodes)) for rung in pool.rungs[:here]]
+    better = [(rung, _no_room(world, rung, group.model.nodes)) for rung in pool.above(here)]
     open_rungs = [rung for rung, why in better if why is None]
     if not open_rungs:
         return "; ".join(f"{rung.name} {why}" for rung, why in better)
@@ -181,13 +181,13 @@ class _Round:
             and all(pod.created >= move.began - 1 for pod in group.pods)
         ]
         if fresh and all(group.whole for group in fresh):
-            there = max(pool.position(world.rung_of(group)) for group in fresh)
-            origin = pool.position(move.origin)
-            better = there < origin if move.kind == "climb" else there != origin
-            self._end(move, arrived=better, words=f"it is on {pool.rungs[min(there, len(pool.rungs) - 1)].name} now")
+            now_on = max((world.rung_of(group) for group in fresh), key=pool.position)
+            there, origin = pool.position(now_on), pool.position(move.origin)
+            better = there < origin if move.kind == "climb" else now_on != move.origin
+            self._end(move, arrived=better, words=f"it is on {now_on} now")
             return
         waited = world.now - (move.gone_at or world.now)
-        better_rungs = pool.rungs[: pool.position(move.origin)]
+        better_rungs = pool.above(pool.position(move.origin))
         size = next((m.nodes for m in self._orders.models if f"{m.namespace}/{m.name}" == move.model), 1)
         no_room = all(_no_room(world, rung, size) for rung in better_rungs)
         hopeless = no_room and waited > self._orders.confirm_seconds

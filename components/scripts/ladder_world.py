@@ -65,6 +65,11 @@ class Rung:
     ends: float | None
     drain_lead_seconds: float
 
+    @property
+    def step(self) -> str:
+        """Of the ladder: what a pool in several zones buys in each is one step, as no zone is better."""
+        return self.kind if self.kind in {"spot", "on_demand"} else self.name
+
     def usable(self, now: float) -> bool:
         """Whether groups may come here: a block has begun, and does not end soon."""
         begun = self.starts is None or now >= self.starts
@@ -81,7 +86,12 @@ class Pool:
 
     def position(self, rung: str | None) -> int:
         """0 for the best rung; beyond the last for what is none of this pool."""
-        return next((index for index, one in enumerate(self.rungs) if one.name == rung), len(self.rungs))
+        steps = list(dict.fromkeys(one.step for one in self.rungs))
+        return next((steps.index(one.step) for one in self.rungs if one.name == rung), len(self.rungs))
+
+    def above(self, position: int) -> tuple[Rung, ...]:
+        """Rungs that are better than a position."""
+        return tuple(one for one in self.rungs if self.position(one.name) < position)
 
 
 @dataclass(frozen=True)

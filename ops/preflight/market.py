@@ -84,7 +84,7 @@ def check_market(ec2: Any, plan: Plan) -> Iterator[Check]:
     """Price of the last week in each spot rung's zones beside the planned one."""
     for pool, rung in spot_rungs(plan):
         for kind in pool.instance_types:
-            for zone in zones_of(plan, pool):
+            for zone in zones_of(plan, pool, rung):
                 yield _price(pool, rung, kind, zone, spot_history(ec2, kind, zone))
 
 
@@ -111,7 +111,7 @@ def check_placement(scores: PlacementScores, plan: Plan) -> Iterator[Check]:
     for pool, rung in spot_rungs(plan):
         nodes = min(rung.max_nodes, nodes_of_a_replica(plan, pool))
         found = scores.by_zone(pool.instance_types, nodes)
-        for zone in zones_of(plan, pool):
+        for zone in zones_of(plan, pool, rung):
             score = found.get(zone)
             name = f"placement {pool.name} {zone}"
             if score is None:
@@ -141,9 +141,9 @@ def spot_rungs(plan: Plan) -> Iterator[tuple[PoolPlan, RungPlan]]:
                 yield pool, rung
 
 
-def zones_of(plan: Plan, pool: PoolPlan) -> tuple[str, ...]:
-    """Zones that a pool's nodes can come to lie in."""
-    return (pool.zone,) if pool.zone else plan.zones
+def zones_of(plan: Plan, pool: PoolPlan, rung: RungPlan) -> tuple[str, ...]:
+    """Zones that a rung's nodes can come to lie in."""
+    return (rung.zone,) if rung.zone else pool.zones or plan.zones
 
 
 def nodes_of_a_replica(plan: Plan, pool: PoolPlan) -> int:

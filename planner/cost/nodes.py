@@ -19,12 +19,23 @@ def fill(
     replicas: Mapping[str, int],
     *,
     without: frozenset[str] = frozenset(),
+    warm: int | None = None,
 ) -> dict[str, int]:
-    """Nodes of each rung that so many replicas need, with the rungs `without` having nothing to give."""
+    """Nodes of each rung that so many replicas need, with the rungs `without` having nothing to give.
+
+    `warm`: nodes that stand beside them; the pool's own where left out.
+    """
     rooms = {rung.name: 0 if rung.name in without else rung.max_nodes for rung in pool.rungs}
     used = {rung.name: 0 for rung in pool.rungs}
     for _, rung, nodes in _placed(pool, models, replicas, rooms):
         used[rung] += nodes
+    left = pool.warm_nodes if warm is None else warm
+    standing = {rung.name: min(rung.min_nodes, rooms[rung.name]) for rung in pool.rungs}
+    for limits in (standing, rooms):  # nodes that run anyway are held first
+        for name in rooms:
+            held = min(left, max(0, limits[name] - used[name]))
+            used[name] += held
+            left -= held
     return {
         rung.name: used[rung.name] if rung.name in without else max(used[rung.name], rung.min_nodes)
         for rung in pool.rungs

@@ -123,13 +123,14 @@ class Ladder:
         """The pool of a plan."""
         replicas = {model.name: planned_replicas(model, decided.loads) for model in decided.models}
         start = dict(nodes_at_start(pool, decided.models))
+        idle = fill(pool, decided.models, {})
         mean = expected_nodes(pool, decided.models, replicas, there(pool, region))
         return cls(
             pool=pool,
             replicas=replicas,
             running={
                 rung.name: Quantity(
-                    idle=rung.min_nodes,
+                    idle=idle[rung.name],
                     base=start[rung.name],
                     planned=mean[rung.name],
                     peak=rung.max_nodes,

@@ -15,6 +15,7 @@ from planner.plan.models import ModelPlan, WarmupPlan
 from planner.plan.pools import PoolPlan
 from planner.plan.secrets import SecretPlan
 from planner.plan.target import CreatedNetworkPlan, EksPlan, ExistingClusterPlan, ExistingNetworkPlan
+from planner.plan.warm import WarmPlan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,6 +104,8 @@ class Plan:
     """Of the pools of node groups; None where there are none."""
     karpenter: KarpenterPlan | None = None
     """The second provisioner; None where no pool is its."""
+    warm: tuple[WarmPlan, ...] = ()
+    """Placeholders that keep nodes booted, by pool."""
     image_cache: ImageCachePlan | None = None
     spend_guard: SpendGuardPlan | None = None
     aws_profile: str | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from planner.plan import ModelPlan, PoolPlan, RungPlan
@@ -18,6 +18,8 @@ WARM_SECONDS: Final = 120.0
 """The same where warm nodes must first be cleared."""
 GROUP_SERVING_SECONDS: Final = 720.0
 """A group over several nodes serves again within this where its nodes stand."""
+_LOOP_SECONDS: Final = 10.0
+"""cluster-autoscaler looks again after so long (`scan-interval`)."""
 _KEEPER_FLOOR: Final = 0.5
 """The keeper rests at least so long on the wall, however much time is compressed."""
 
@@ -49,8 +51,7 @@ class Room:
             free[rung_of(node)][name_of(node)] = free_gpus(theatre, node, without=leave)
             warm[rung_of(node)][name_of(node)] = free_gpus(theatre, node, without=(*leave, *balloons))
         count = {rung.name: len(free[rung.name]) for rung in pool.rungs}
-        capacity = theatre.operators.autoscaler.capacity
-        most = {rung.name: min(rung.max_nodes, capacity.get(rung.name, rung.max_nodes)) for rung in pool.rungs}
+        most = {rung.name: theatre.operators.autoscaler.available(rung.name) for rung in pool.rungs}
         return cls(
             free=free,
             warm=warm,
@@ -59,10 +60,13 @@ class Room:
         )
 
 
-def bounds(theatre: Theatre, model: ModelPlan, room: Room, pods_hit: int) -> tuple[Source, Limit, Limit]:
+def bounds(
+    theatre: Theatre, model: ModelPlan, room: Room, pods_hit: int, before: tuple[Step, ...] = ()
+) -> tuple[Source, Limit, Limit]:
     """Where the nodes of a model come from, and its limits: rescheduled, and serving again."""
     pool = theatre.plan.pool(model.pool)
     source, rescheduled = _rescheduled(theatre, model, pool, room, pods_hit)
+    rescheduled = replace(rescheduled, steps=(*before, *rescheduled.steps))
     # Only a group's new pods take the names of its old ones, and wait until those have left.
     drain = [Step(what="drain", seconds=float(model.drain.grace_seconds))] if model.layout.nodes > 1 else []
     steps = (
@@ -104,7 +108,7 @@ def _boot(rung: RungPlan) -> Step:
 
 
 def _in_vain(rung: RungPlan) -> list[Step]:
-    return [Step(what=f"{rung.name} has none", seconds=FAILURE_SECONDS)]
+    return [Step(what=f"{rung.name} has none", seconds=FAILURE_SECONDS + _LOOP_SECONDS)]
 
 
 def _given_up(theatre: Theatre, model: ModelPlan, rung: RungPlan) -> list[Step]:

@@ -33,7 +33,7 @@ def play(theatre: Theatre) -> tuple[ScenarioResult, Sequence[Finding]]:
     """Take one node with a model away, of each pool, with all its pods."""
     names = [name_of(node) for node in victims(theatre)]
     # The machine is broken: its pool may get another one.
-    theatre.spend(dict(theatre.world.capacity))
+    theatre.offer(theatre.world.capacity)
     trial = Trial.begin(theatre, NAME, gone=names)
     theatre.vanish(names)
     trial.follow()

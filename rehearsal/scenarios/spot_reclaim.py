@@ -43,7 +43,7 @@ def play(theatre: Theatre) -> tuple[ScenarioResult, Sequence[Finding]]:
     if theatre.world.no_evictions:
         theatre.forbid_evictions()
     capacity = {**theatre.world.capacity, **{rung: theatre.existing()[rung] - 1 for rung in spot}}
-    theatre.spend(capacity)
+    theatre.offer(capacity)
     names = [name_of(node) for node in nodes]
     trial = Trial.begin(theatre, NAME, gone=names, doomed=True)
     reclaim = _Reclaim(theatre=theatre, nodes=names)

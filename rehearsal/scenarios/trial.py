@@ -11,7 +11,7 @@ from planner.plan.performance import LoadPoint
 from rehearsal.findings import Finding
 from rehearsal.scenarios.limits import Room, bounds, pods_lacking
 from rehearsal.scenarios.measure import Course, Watch
-from rehearsal.scenarios.results import Dropped, Limit, Outcome, Source
+from rehearsal.scenarios.results import Dropped, Limit, Outcome, Source, Step
 from rehearsal.scenarios.world import Theatre, leaving, replicas_of
 
 _PATIENCE: Final = 1.5
@@ -41,6 +41,7 @@ class Trial:
         gone: Iterable[str],
         doomed: bool = False,
         models: Sequence[ModelPlan] | None = None,
+        before: tuple[Step, ...] = (),
     ) -> Trial:
         """Right before the nodes `gone` are hit, with what can be had afterwards set already.
 
@@ -50,6 +51,7 @@ class Trial:
             gone: nodes.
             doomed: they still stand for a while.
             models: who waits for nodes; those on the nodes where left out.
+            before: what comes before the steps that follow from the nodes.
         """
         nodes = tuple(gone)
         models = theatre.models_on(nodes) if models is None else models
@@ -62,7 +64,7 @@ class Trial:
             scenario=scenario,
             models=models,
             limits={
-                model.name: bounds(theatre, model, rooms[model.pool], pods_lacking(theatre, model, nodes))
+                model.name: bounds(theatre, model, rooms[model.pool], pods_lacking(theatre, model, nodes), before)
                 for model in models
             },
             hit={model.name: replicas_hit(theatre, model, nodes) for model in models},

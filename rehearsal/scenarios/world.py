@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -13,13 +13,12 @@ from rehearsal.controlplane.api import ApiError
 from rehearsal.injections import World
 from rehearsal.kube import NODES, PODS, Caches, Json, Key, Kind, Kube, key_of
 from rehearsal.kubelet import GROUP_KEY
-from rehearsal.nodes import GPU, GROUP_ANNOTATION
+from rehearsal.nodes import GPU, GROUP_ANNOTATION, ZONE
 from rehearsal.operators import Operators
 from rehearsal.pods import is_ready
 from rehearsal.quantities import requests_of
 
 BUDGETS: Final = Kind(api_version="policy/v1", plural="poddisruptionbudgets", kind="PodDisruptionBudget")
-ZONE: Final = "topology.kubernetes.io/zone"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,11 +113,11 @@ class Theatre:
             for pod in self.pods_on(node):
                 self.kube.api.delete(PODS.path(*key_of(pod)) + "?gracePeriodSeconds=0")
 
-    def spend(self, capacity: dict[str, int]) -> None:
+    def offer(self, capacity: Mapping[str, int], *, lost_zones: Sequence[str] = ()) -> None:
         """What can be had from now on; nothing beyond what there is where the fault `nothing-comes` is injected."""
         if self.world.nothing_comes:
             capacity = {**capacity, **self.existing()}
-        self.operators.autoscaler.set_capacity(capacity)
+        self.operators.autoscaler.set_capacity(capacity, lost_zones=frozenset(lost_zones))
 
     def forbid_evictions(self) -> None:
         """The fault `no-evictions`: a budget of every model that lets nobody go."""

@@ -7,13 +7,18 @@ from collections.abc import Sequence
 from typing import Final
 
 from planner.plan import ModelPlan
+from rehearsal.autoscaler import FAILURE_SECONDS
 from rehearsal.findings import Finding
 from rehearsal.injections import NotApplicableError, World
+from rehearsal.scenarios.limits import SPARE_SECONDS
 from rehearsal.scenarios.node_loss import NOT_READY_SECONDS, NOTICED_BY, REMOVED_SECONDS
-from rehearsal.scenarios.results import ScenarioResult
+from rehearsal.scenarios.results import ScenarioResult, Step
 from rehearsal.scenarios.scenario import Scenario
 from rehearsal.scenarios.trial import Trial
 from rehearsal.scenarios.world import Theatre, name_of, zone_of
+
+_AWAY_SECONDS: Final = 120.0
+"""How much longer the zone stays away once the others serve: pods of pools in it alone wait in earnest."""
 
 
 def prepare(world: World) -> World:
@@ -30,7 +35,7 @@ def play(theatre: Theatre) -> tuple[ScenarioResult, Sequence[Finding]]:
     names = [name_of(node) for node in theatre.nodes() if zone_of(node) == zone]
     rungs = rungs_in(theatre, zone)
     only_there = [model for model in theatre.models_on(names) if set(plan.pool(model.pool).zones) == {zone}]
-    theatre.spend({**theatre.world.capacity, **dict.fromkeys(rungs, 0)})
+    theatre.offer(theatre.world.capacity, lost_zones=[zone])
     trial = Trial.begin(theatre, NAME, gone=names)
     trial.without(only_there)
     theatre.vanish(names)
@@ -54,19 +59,30 @@ def _come_home(
     theatre: Theatre, zone: str, only_there: Sequence[ModelPlan]
 ) -> tuple[tuple[str, ...], Sequence[Finding]]:
     """Give the zone back: models that live nowhere else must serve again by themselves."""
-    theatre.spend(dict(theatre.world.capacity))
+    if only_there:
+        theatre.wait(_AWAY_SECONDS)
+    theatre.offer(theatre.world.capacity)
     if not only_there:
         return (), []
-    trial = Trial.begin(theatre, NAME, gone=(), models=only_there)
+    asked = Step(what="what was asked for in vain is given up", seconds=FAILURE_SECONDS + SPARE_SECONDS)
+    trial = Trial.begin(theatre, NAME, gone=(), models=only_there, before=(asked,))
     trial.follow()
     words: list[str] = []
+    backoff = plan_backoff(theatre)
     for outcome in trial.outcomes(killed={}, noticed_seconds=0.0):
         took = "it did not come back" if outcome.serving_seconds is None else f"{outcome.serving_seconds:.0f} s"
         words.append(
             f"{outcome.model}: its pool is in {zone} alone, so all {outcome.replicas} replica(s) were gone as long as "
-            f"the zone was; when the zone was back, it served again after {took}"
+            f"the zone was; when the zone was back, it served again after {took}, not counting the autoscaler's "
+            f"back-off (up to {backoff:.0f} s)"
         )
     return tuple(words), trial.findings
+
+
+def plan_backoff(theatre: Theatre) -> float:
+    """How long a rung that had nothing may be left alone; the stand-in is told at once that it has again."""
+    ladder = theatre.plan.ladder
+    return float(ladder.autoscaler.max_backoff_seconds) if ladder else 0.0
 
 
 def busiest(theatre: Theatre) -> str:
@@ -79,12 +95,9 @@ def busiest(theatre: Theatre) -> str:
 
 
 def rungs_in(theatre: Theatre, zone: str) -> tuple[str, ...]:
-    """Rungs with nodes in one zone."""
-    return tuple(
-        group.name
-        for group in theatre.operators.autoscaler.groups
-        if group.pool is not None and zone_of(group.node) == zone
-    )
+    """Rungs whose nodes all come from one zone."""
+    groups = theatre.operators.autoscaler.groups
+    return tuple(group.name for group in groups if group.pool is not None and set(group.zones) == {zone})
 
 
 NAME: Final = "zone-loss"

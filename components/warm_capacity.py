@@ -1,0 +1,99 @@
+"""Warm nodes: placeholder pods that hold them, and give way to whoever serves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import pulumi
+import pulumi_kubernetes as kubernetes
+
+from components.serving.pods import SKIP_AWAIT, tolerations
+from planner import naming
+from planner.plan.warm import WarmPlan
+
+_NAME = "warm"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WarmCapacityArgs:
+    """Placeholders of all pools, and what must exist before."""
+
+    plans: tuple[WarmPlan, ...]
+    after: tuple[pulumi.Resource, ...] = ()
+
+
+def labels(plan: WarmPlan) -> dict[str, str]:
+    """Of a pool's placeholders; nothing else carries the name and the pool."""
+    return {"app.kubernetes.io/name": _NAME, naming.POOL_LABEL: plan.pool}
+
+
+def deployment_spec(plan: WarmPlan) -> dict[str, Any]:
+    """One pod a node: it asks for all GPUs, so cluster-autoscaler and Karpenter count its node as full and keep it."""
+    extended = {"nvidia.com/gpu": str(plan.gpus)}
+    pod: dict[str, Any] = {
+        "priorityClassName": plan.priority_class,
+        # It has nothing to end: the node is free at once.
+        "terminationGracePeriodSeconds": 0,
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "nodeSelector": dict(plan.node_selector),
+        "tolerations": tolerations(plan.taints),
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": 65535,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "containers": [
+            {
+                "name": "placeholder",
+                "image": plan.image,
+                "resources": {
+                    "requests": {"cpu": "10m", "memory": "16Mi", **extended},
+                    "limits": {"memory": "16Mi", **extended},
+                },
+                "securityContext": {
+                    "allowPrivilegeEscalation": False,
+                    "readOnlyRootFilesystem": True,
+                    "capabilities": {"drop": ["ALL"]},
+                },
+            }
+        ],
+    }
+    if len(plan.zones) > 1:
+        pod["topologySpreadConstraints"] = [
+            {
+                "maxSkew": 1,
+                "topologyKey": "topology.kubernetes.io/zone",
+                "whenUnsatisfiable": "ScheduleAnyway",
+                "labelSelector": {"matchLabels": labels(plan)},
+            }
+        ]
+    return {
+        "replicas": plan.nodes,
+        "selector": {"matchLabels": labels(plan)},
+        # A second set of placeholders would boot a second set of nodes.
+        "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 0, "maxUnavailable": 1}},
+        "template": {"metadata": {"labels": {**labels(plan), naming.PART_OF_LABEL: naming.PROJECT}}, "spec": pod},
+    }
+
+
+class WarmCapacity(pulumi.ComponentResource):
+    """A Deployment of placeholders for each pool with warm nodes; nobody waits for their nodes."""
+
+    def __init__(self, name: str, args: WarmCapacityArgs, opts: pulumi.ResourceOptions | None = None) -> None:
+        super().__init__("inference:index:WarmCapacity", name, None, opts)
+        for plan in args.plans:
+            spec: Any = deployment_spec(plan)
+            kubernetes.apps.v1.Deployment(
+                f"{name}-{plan.pool}",
+                metadata=kubernetes.meta.v1.ObjectMetaArgs(
+                    name=plan.pool,
+                    namespace=plan.namespace,
+                    labels={**labels(plan), naming.PART_OF_LABEL: naming.PROJECT},
+                    annotations=SKIP_AWAIT,
+                ),
+                spec=spec,
+                opts=pulumi.ResourceOptions(parent=self, depends_on=list(args.after)),
+            )
+        self.register_outputs({})
