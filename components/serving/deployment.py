@@ -8,7 +8,15 @@ from typing import Any
 import pulumi
 import pulumi_kubernetes as k8s
 
-from components.serving.pods import SKIP_AWAIT, PodContext, PodTemplate, object_labels, pod_template, selector_labels
+from components.serving.pods import (
+    SKIP_AWAIT,
+    PodContext,
+    PodTemplate,
+    object_labels,
+    pod_template,
+    selector_labels,
+    spread,
+)
 from components.serving.scaling import fields_of_the_scaler
 
 _PATIENCE_SECONDS = 24 * 3600
@@ -18,15 +26,7 @@ _PATIENCE_SECONDS = 24 * 3600
 def template(context: PodContext) -> PodTemplate:
     """The pod of a single-node replica."""
     pods = pod_template(context, context.model.container, "server")
-    # Replicas on different nodes where there is room; packed on one they would go down together.
-    pods["spec"]["topologySpreadConstraints"] = [
-        {
-            "maxSkew": 1,
-            "topologyKey": "kubernetes.io/hostname",
-            "whenUnsatisfiable": "ScheduleAnyway",
-            "labelSelector": {"matchLabels": selector_labels(context.model)},
-        }
-    ]
+    pods["spec"]["topologySpreadConstraints"] = spread(context, selector_labels(context.model))
     return pods
 
 

@@ -296,6 +296,25 @@ def pod_template(
     return {"metadata": {"labels": pod_labels(model, role), "annotations": annotations}, "spec": spec}
 
 
+def spread(context: PodContext, labels: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Replicas on different nodes, and in different zones of a pool that has several: together they would go down.
+
+    Preferred, not required: a replica beside another one serves more than one that waits. (`minDomains` exists for
+    required spreading alone.) The zone comes first: nodes of two zones are two nodes, too. Groups over several nodes
+    fill theirs and stay in one zone.
+    """
+    keys = (["topology.kubernetes.io/zone"] if len(context.pool.zones) > 1 else []) + ["kubernetes.io/hostname"]
+    return [
+        {
+            "maxSkew": 1,
+            "topologyKey": key,
+            "whenUnsatisfiable": "ScheduleAnyway",
+            "labelSelector": {"matchLabels": dict(labels)},
+        }
+        for key in keys
+    ]
+
+
 def group_affinity(context: PodContext, group_label: str) -> dict[str, Any]:
     """Keeps all pods of one multi-node replica on one rung of the pool, each on its own node, as near as can be had.
 

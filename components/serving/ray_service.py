@@ -19,7 +19,10 @@ from components.serving.pods import (
     object_labels,
     pod_labels,
     pod_template,
+    selector_labels,
+    spread,
 )
+from planner.naming import GROUP_ROLE_LABEL
 from planner.plan import RayPlan
 
 HEAD_PORTS = {"gcs-server": 6379, "dashboard": 8265, "client": 10001}
@@ -92,6 +95,9 @@ def worker_template(context: PodContext) -> PodTemplate:
     model = context.model
     affinity = group_affinity(context, REPLICA_LABEL) if model.layout.nodes > 1 else None
     template = pod_template(context, model.container, "worker", affinity=affinity)
+    if model.layout.nodes == 1:
+        workers = {**selector_labels(model), GROUP_ROLE_LABEL: "worker"}
+        template["spec"]["topologySpreadConstraints"] = spread(context, workers)
     container = template["spec"]["containers"][0]
     for key in ("startupProbe", "readinessProbe", "livenessProbe"):
         container.pop(key, None)
