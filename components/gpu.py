@@ -6,13 +6,17 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import pulumi
+import yaml
 
 from components._charts import release
 from planner import naming
 from planner.images import mirrored
-from planner.plan import ChartPlan
+from planner.plan import ChartPlan, SharingPlan
 
 METRICS_CONFIG_MAP = "dcgm-exporter-metrics"
+PLUGIN_CONFIG_MAP = "device-plugin-config"
+WHOLE_GPUS = "whole"
+"""Entry of the device plugin's ConfigMap for nodes that name none."""
 
 METRICS: tuple[tuple[str, Literal["gauge", "counter", "label"], str], ...] = (
     ("DCGM_FI_DEV_GPU_UTIL", "gauge", "GPU busy (in %)"),
@@ -65,6 +69,8 @@ class GpuArgs:
     host_software: Literal["preinstalled", "operator"]
     """Who brings driver and container toolkit: the nodes' image (EKS's AL2023 NVIDIA image does) or the operator."""
     scrape_interval_seconds: int
+    sharing: tuple[SharingPlan, ...] = ()
+    """How pools cut their GPUs."""
     after: tuple[pulumi.Resource, ...] = ()
 
 
@@ -97,6 +103,7 @@ def values(args: GpuArgs) -> dict[str, Any]:
             },
         },
         "node-feature-discovery": {"worker": {"tolerations": [{"operator": "Exists"}]}},
+        **_shared(args.sharing),
     }
     if args.image_mirror is None:
         return chart
@@ -106,6 +113,45 @@ def values(args: GpuArgs) -> dict[str, Any]:
     nfd = mirrored("registry.k8s.io/nfd/node-feature-discovery", args.image_mirror)
     chart["node-feature-discovery"]["image"] = {"repository": nfd}
     return chart
+
+
+def _shared(pools: tuple[SharingPlan, ...]) -> dict[str, Any]:
+    """What cuts GPUs: entries of the device plugin that nodes name by label, and MIG manager's leave to reboot.
+
+    MIG manager makes its own `all-<profile>` entries from the hardware that it finds.
+    """
+    chart: dict[str, Any] = {}
+    slices = {pool.config: pool.slices_per_gpu for pool in pools if pool.config is not None}
+    if slices:
+        chart["devicePlugin"] = {
+            "config": {
+                "name": PLUGIN_CONFIG_MAP,
+                "create": True,
+                # Of nodes that name none: whole GPUs.
+                "default": WHOLE_GPUS,
+                "data": {WHOLE_GPUS: _plugin_config(None)}
+                | {name: _plugin_config(replicas) for name, replicas in sorted(slices.items())},
+            }
+        }
+    if any(pool.reboots for pool in pools):
+        # Where a reset does not do (Ampere in a virtual machine), MIG mode changes at a reboot; none serves by then.
+        chart["migManager"] = {"env": [{"name": "WITH_REBOOT", "value": "true"}]}
+    return chart
+
+
+def _plugin_config(replicas: int | None) -> str:
+    """One entry of the device plugin's ConfigMap, as it reads it (api/config/v1 of NVIDIA/k8s-device-plugin)."""
+    config: dict[str, Any] = {"version": "v1", "flags": {"migStrategy": "single"}}
+    if replicas is not None:
+        config["sharing"] = {
+            "timeSlicing": {
+                "renameByDefault": False,
+                # Two slices give a pod no more than one: it may get both of one card.
+                "failRequestsGreaterThanOne": True,
+                "resources": [{"name": "nvidia.com/gpu", "replicas": replicas}],
+            }
+        }
+    return yaml.safe_dump(config, sort_keys=False)
 
 
 def gpu_toleration() -> dict[str, str]:

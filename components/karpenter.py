@@ -10,7 +10,7 @@ import pulumi
 
 from components._charts import release
 from components._objects import custom_resource
-from components.karpenter_resources import Ec2NodeClass, NodePool
+from components.karpenter_resources import Ec2NodeClass, NodeOverlay, NodePool
 from planner import naming
 from planner.images import mirrored
 from planner.plan import ChartPlan, KarpenterPlan, KarpenterPoolPlan, PoolPlan
@@ -80,6 +80,8 @@ def values(args: ControllerArgs) -> dict[str, Any]:
             "interruptionQueue": args.queue_name,
             "isolatedVPC": args.plan.isolated,
             "featureGates": {
+                # Tells how many slices a node will have whose GPUs are cut; an alpha feature, on only where needed.
+                **({"nodeOverlay": True} if args.plan.overlays else {}),
                 "reservedCapacity": True,
                 # As in the node groups: a node whose GPU fails is replaced. The node monitoring agent tells which.
                 "nodeRepair": True,
@@ -130,9 +132,14 @@ class Karpenter(pulumi.ComponentResource):
             )
             for item in node_classes(pool, plan, self._args.nodes, self._args.tags)
         }
+        # Before the first node is launched: without them Karpenter counts whole GPUs.
+        told = [
+            custom_resource(f"{self._name}-overlay-{item.name}", item, parent=self, after=before)
+            for item in node_overlays(pool, plan)
+        ]
         return tuple(
             custom_resource(
-                f"{self._name}-pool-{item.name}", item, parent=self, after=[*before, classes[item.node_class]]
+                f"{self._name}-pool-{item.name}", item, parent=self, after=[*before, *told, classes[item.node_class]]
             )
             for item in node_pools(pool, plan)
         )
@@ -159,6 +166,19 @@ def node_classes(
             tags={**tags, "Name": item.name},
         )
         for item in plan.node_classes
+    )
+
+
+def node_overlays(pool: PoolPlan, plan: KarpenterPoolPlan) -> tuple[NodeOverlay, ...]:
+    """Slices in place of GPUs, where the pool's are cut."""
+    if pool.sharing is None:
+        return ()
+    return (
+        NodeOverlay(
+            name=pool.name,
+            node_pools=tuple(item.name for item in plan.node_pools),
+            capacity={"nvidia.com/gpu": str(pool.hardware.gpus)},
+        ),
     )
 
 

@@ -185,3 +185,39 @@ class NodePool:
                 },
             },
         }
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NodeOverlay:
+    """What nodes of some NodePools offer in place of what EC2 says of their types.
+
+    Karpenter puts the capacity over the type's own (`InstanceType.ApplyCapacityOverlay`), where its feature gate
+    `NodeOverlay` is on.
+
+    Raises:
+        ValueError: no NodePool, or a resource that Karpenter lets nobody change.
+    """
+
+    name: str
+    node_pools: tuple[str, ...]
+    capacity: Mapping[str, str]
+    api_version: str = field(default="karpenter.sh/v1alpha1", init=False)
+    kind: str = field(default="NodeOverlay", init=False)
+
+    def __post_init__(self) -> None:
+        if not self.node_pools:
+            raise ValueError(f"node overlay {self.name}: it matches every node of the cluster")
+        fixed = {"cpu", "memory", "ephemeral-storage", "pods"} & self.capacity.keys()
+        if fixed:
+            raise ValueError(f"node overlay {self.name}: {', '.join(sorted(fixed))} cannot be overlaid")
+
+    def metadata(self) -> dict[str, Any]:
+        """Cluster-scoped."""
+        return object_metadata(self.name)
+
+    def spec(self) -> dict[str, Any]:
+        """The spec, as the API has it."""
+        return {
+            "requirements": [{"key": "karpenter.sh/nodepool", "operator": "In", "values": list(self.node_pools)}],
+            "capacity": dict(self.capacity),
+        }

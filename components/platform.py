@@ -128,6 +128,7 @@ def declare(
                 # Our node groups run EKS's NVIDIA image, which has both.
                 host_software="preinstalled" if isinstance(plan.target, EksPlan) else plan.target.gpu_driver,
                 scrape_interval_seconds=plan.observability.scrape_interval_seconds,
+                sharing=tuple(pool.sharing for pool in plan.pools if pool.sharing),
                 after=(*before("gpu-operator"), monitoring),
             ),
             opts,

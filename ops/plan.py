@@ -9,7 +9,7 @@ from ops.cost import price_findings, print_cost, print_parts
 from ops.explain import show_explanation
 from ops.performance import print_performance
 from planner import Plan, StackFileError, load_and_plan
-from planner.plan import EksPlan, Finding, PoolPlan
+from planner.plan import EksPlan, Finding, ModelPlan, PoolPlan
 from settings.load import stack_file
 
 
@@ -60,7 +60,7 @@ def _models(plan: Plan) -> object:
             model.name,
             f"{model.engine} {model.engine_version}, {model.runtime}",
             f"tp {model.layout.tensor} pp {model.layout.pipeline}",
-            f"{model.layout.nodes} x {model.layout.gpus_per_node} {plan.pool(model.pool).hardware.gpu}",
+            _gpus(model, plan.pool(model.pool)),
             f"{model.memory.weights_gib:.0f} + {model.memory.kv_gib:.0f} of {model.memory.gpu_gib:.0f}",
             f"{model.memory.max_sequences} x {model.context_tokens}",
             f"{model.scaling.min_replicas} to {model.scaling.max_replicas}",
@@ -98,10 +98,18 @@ def _pools(plan: Plan) -> object:
     return table("Pools", ("pool", "nodes", "zone", "capacity", "count", "$/h each", "network"), rows, right=(4, 5))
 
 
+def _gpus(model: ModelPlan, pool: PoolPlan) -> str:
+    if pool.sharing is not None:
+        return f"1/{pool.sharing.slices_per_gpu} {pool.hardware.gpu}"
+    return f"{model.layout.nodes} x {model.layout.gpus_per_node} {pool.hardware.gpu}"
+
+
 def _nodes(pool: PoolPlan) -> str:
     if pool.karpenter:
-        return f"{' or '.join(pool.instance_types)} (Karpenter)"
-    return pool.hardware.instance_type or f"{pool.hardware.gpus} x {pool.hardware.gpu}"
+        name = f"{' or '.join(pool.instance_types)} (Karpenter)"
+    else:
+        name = pool.hardware.instance_type or f"{pool.gpus_per_node} x {pool.hardware.gpu}"
+    return f"{name}, {pool.sharing.words}" if pool.sharing else name
 
 
 def show_cost(stack: str, *, as_json: bool) -> int:

@@ -15,6 +15,7 @@ from planner.memory import Serving, served_weights_gb
 from planner.plan import PoolPlan
 from planner.pools import PoolFacts
 from planner.problems import Findings
+from planner.sharing import refuses
 from settings.errors import Path, did_you_mean
 from settings.pools import KarpenterPool
 from settings.root import Settings
@@ -81,6 +82,10 @@ def draft(
         kv_bytes_per_value=1 if model.kv_cache == "fp8" else 2,
         context_tokens=model.context_tokens,
     )
+    if facts.sharing is not None:
+        whole = catalog.gpus[facts.gpu.name]
+        if refuses(path, model, card, node, serving, facts.sharing, whole, findings):
+            return None
     found = _layout(path, model, card, node, serving, findings)
     if found is None:
         return None

@@ -38,9 +38,11 @@ from planner.pools import (
     root_volume_gib,
     rung_labels,
     rung_name,
+    sharing_on,
 )
 from planner.problems import Findings
 from planner.serving import plan_drain
+from planner.sharing import cut, slice_of
 from settings.pools import CapacityBlockRung, CapacityReservationRung, KarpenterPool, Rung
 
 _MAX_PODS = 110
@@ -87,7 +89,11 @@ def look_up(
     instances = tuple(instance for instance, _ in types)
     _check_capacity(path, pool, instances, findings)
     smallest = min(instances, key=lambda instance: (instance.memory_gib, instance.vcpus))
-    return KarpenterFacts(pool=pool, gpu=types[0][1], instance=smallest, instances=instances)
+    gpu = types[0][1]
+    sharing = sharing_on(path, pool, smallest, gpu, findings)
+    return KarpenterFacts(
+        pool=pool, gpu=slice_of(gpu, sharing), instance=smallest, instances=instances, sharing=sharing
+    )
 
 
 def _alike(path: tuple[str | int, ...], types: Sequence[tuple[Instance, Gpu]], findings: Findings) -> bool:
@@ -149,6 +155,7 @@ def plan_pool(facts: PoolFacts, catalog: Catalog, region: str | None, *, kuberne
         release_version=release,
         root_volume_gib=root_volume_gib(hardware.nvme_gb),
     )
+    plan = cut(plan, facts.sharing)
     return replace(plan, karpenter=_karpenter(pool, facts, plan, release))
 
 
@@ -166,6 +173,7 @@ def plan_controller(
         # Somebody else's network may have no internet: asked for in vain, IAM would hold up every destroy, while not
         # asking costs no more than the order of prices that the release carries.
         isolated=not isinstance(network, CreatedNetworkPlan) or bool(network.interface_endpoints),
+        overlays=any(pool.karpenter and pool.sharing for pool in pools),
     )
 
 

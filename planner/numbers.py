@@ -200,7 +200,7 @@ def _start(sized: Sized) -> tuple[Explained, ...]:
                 value=boot,
                 unit="s",
                 source=assumption(
-                    "boot_seconds_eight_gpu" if sized.pool.hardware.gpus >= 8 else "boot_seconds_single_gpu"
+                    "boot_seconds_eight_gpu" if sized.pool.gpus_per_node >= 8 else "boot_seconds_single_gpu"
                 ).source,
             ),
             _planned("start", sized.startup_seconds, "s", "start"),

@@ -12,8 +12,9 @@ from planner.efa import HUGEPAGES_NODE_MIB, efa_interfaces, max_pods
 from planner.ladder import instant, schedule_of, window_of
 from planner.layout import Node, node_of
 from planner.naming import GPU_TAINT, NODE_GROUP_PREFIX_LIMIT, POOL_LABEL, RUNG_LABEL, node_group_prefix
-from planner.plan import Hardware, PoolPlan, RungPlan, Taint
+from planner.plan import Hardware, PoolPlan, RungPlan, SharingPlan, Taint
 from planner.problems import Findings
+from planner.sharing import cut, node_of_slices, plan_sharing, slice_of
 from settings.calendar import MaintenanceWindow
 from settings.errors import did_you_mean
 from settings.pools import (
@@ -42,15 +43,20 @@ class PoolFacts:
 
     pool: Pool
     gpu: Gpu
+    """What a pod gets one of: the GPU, or a slice of it."""
     instance: Instance | None
     """None for nodes that exist."""
+    sharing: SharingPlan | None = None
 
     def node(self) -> Node:
         """The node as layouts see it."""
         if self.instance is not None:
-            return node_of(self.instance, self.gpu)
+            return node_of_slices(node_of(self.instance, self.gpu), self.sharing)
         assert isinstance(self.pool, ExistingPool)  # noqa: S101 - the union has no third form
-        return Node(gpu=self.gpu, gpus=self.pool.gpus_per_node, nvlink=self.pool.nvlink, gdr=False, name=self.pool.name)
+        whole = Node(
+            gpu=self.gpu, gpus=self.pool.gpus_per_node, nvlink=self.pool.nvlink, gdr=False, name=self.pool.name
+        )
+        return node_of_slices(whole, self.sharing)
 
 
 def look_up(
@@ -69,7 +75,18 @@ def look_up(
                 (*path, "gpu"), f"`{pool.gpu}` is not in the catalog", did_you_mean(pool.gpu, catalog.gpus)
             )
             return None
-        return PoolFacts(pool=pool, gpu=catalog.gpus[pool.gpu], instance=None)
+        gpu = catalog.gpus[pool.gpu]
+        sharing = plan_sharing(
+            path,
+            pool.sharing,
+            gpu,
+            gpus=pool.gpus_per_node,
+            vcpus=pool.vcpus,
+            memory_gib=pool.memory_gib,
+            provisioner=pool.provisioner,
+            findings=findings,
+        )
+        return PoolFacts(pool=pool, gpu=slice_of(gpu, sharing), instance=None, sharing=sharing)
     if not on_eks:
         findings.problem(
             (*path, "provisioner"),
@@ -124,7 +141,28 @@ def _look_up_instance(
                 f"`up` waits for {rung.nodes.min} node(s) of `{name}`: EKS itself waits for a group's minimum",
             )
         check_block(path, position, rung, instance, findings)
-    return PoolFacts(pool=pool, gpu=gpu, instance=instance)
+    sharing = sharing_on(path, pool, instance, gpu, findings)
+    return PoolFacts(pool=pool, gpu=slice_of(gpu, sharing), instance=instance, sharing=sharing)
+
+
+def sharing_on(
+    path: tuple[str | int, ...],
+    pool: NodeGroupPool | KarpenterPool,
+    instance: Instance,
+    gpu: Gpu,
+    findings: Findings,
+) -> SharingPlan | None:
+    """How the GPUs of an EC2 type's nodes are cut."""
+    return plan_sharing(
+        path,
+        pool.sharing,
+        gpu,
+        gpus=instance.gpus,
+        vcpus=instance.vcpus,
+        memory_gib=instance.memory_gib,
+        provisioner=pool.provisioner,
+        findings=findings,
+    )
 
 
 def check_block(path: tuple[str | int, ...], position: int, rung: Rung, instance: Instance, findings: Findings) -> None:
@@ -174,12 +212,12 @@ def plan_pool(
     """A pool with its rungs. `uses_efa`: a model on it spans nodes. `window`: where the pool has none of its own."""
     pool = facts.pool
     if isinstance(pool, ExistingPool):
-        return _existing_pool(pool, facts.gpu)
+        return cut(_existing_pool(pool, facts.gpu), facts.sharing)
     assert isinstance(pool, NodeGroupPool)  # noqa: S101 - planner.karpenter plans the third form
     assert facts.instance is not None  # noqa: S101 - a node group pool has passed look_up
     instance = facts.instance
     ami = catalog.versions.amis[GPU_AMI]
-    return PoolPlan(
+    plan = PoolPlan(
         name=pool.name,
         zone=pool.availability_zone,
         hardware=hardware_of(instance, facts.gpu, uses_efa=uses_efa),
@@ -195,6 +233,7 @@ def plan_pool(
         root_volume_gib=root_volume_gib(instance.nvme_gb_total),
         maintenance_window=window_of(pool.maintenance_window or window),
     )
+    return cut(plan, facts.sharing)
 
 
 def root_volume_gib(nvme_gb: int) -> int:

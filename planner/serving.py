@@ -37,6 +37,7 @@ from planner.plan import (
 )
 from planner.problems import Findings
 from planner.scaling import plan_scaling
+from planner.sharing import cost_of_replica, kv_cache_bytes, share_of_card, step_tokens
 from settings.root import Settings
 from settings.secrets import KubernetesSecret
 
@@ -114,7 +115,9 @@ def plan_model(
         kv_cache=model.kv_cache,
         context_tokens=model.context_tokens,
         max_running=max_running,
-        utilization=memory.utilization,
+        utilization=memory.utilization * share_of_card(pool.sharing),
+        kv_cache_bytes=kv_cache_bytes(memory, pool.sharing),
+        step_tokens=step_tokens(sketch.facts.gpu, pool.sharing),
         drain_seconds=drain.drain_seconds,
         startup_seconds=startup,
         api_key=api_key,
@@ -378,4 +381,5 @@ def _reasons(sketch: Draft, load: LoadPlan, speed: PerformancePlan, pool: PoolPl
             f"{load.gigabytes_per_node:.1f} GB a node, {load.readers} node(s) reading, bound by {load.bottleneck}: "
             f"{load.seconds:.0f} s"
         ),
+        **({"sharing": cost_of_replica(pool, pool.sharing)} if pool.sharing else {}),
     }

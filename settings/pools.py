@@ -9,6 +9,7 @@ from pydantic import AwareDatetime, Discriminator, Field, Tag, field_validator, 
 
 from settings.base import AvailabilityZone, Name, Section, WrongValueError
 from settings.calendar import MaintenanceWindow, ScheduledNodes, check_calendar
+from settings.sharing import Sharing
 
 ReservationId = Annotated[str, Field(pattern=r"^cr-[0-9a-f]{8,17}$")]
 
@@ -137,6 +138,8 @@ class NodeGroupPool(Section):
     """Nodes that are there at known hours, before any pod asks for them."""
     maintenance_window: MaintenanceWindow | None = None
     """When replicas may climb back to better rungs; the target's where left out, never without either."""
+    sharing: Sharing | None = None
+    """Cut each GPU for several small models; whole GPUs where left out."""
 
     @model_validator(mode="before")
     @classmethod
@@ -190,6 +193,8 @@ class KarpenterPool(Section):
     efa: bool = False
     """Attach the type's EFA interfaces, for traffic between replicas; a model on one node does without."""
     disruption: KarpenterDisruption = KarpenterDisruption()
+    sharing: Sharing | None = None
+    """Cut each GPU for several small models; whole GPUs where left out."""
 
     @model_validator(mode="after")
     def _consistent(self) -> KarpenterPool:
@@ -241,6 +246,8 @@ class ExistingPool(Section):
     """Labels that these nodes carry."""
     nvlink: bool = False
     """Whether the GPUs of one node are joined by NVLink."""
+    sharing: Sharing | None = None
+    """Cut each GPU for several small models; whole GPUs where left out."""
 
 
 def _pool_kind(value: Any) -> str:

@@ -263,5 +263,5 @@ def _nodes(model: ModelPlan) -> int:
 
 
 def _boot_source(pool: PoolPlan) -> str:
-    name = "boot_seconds_eight_gpu" if pool.hardware.gpus >= 8 else "boot_seconds_single_gpu"
+    name = "boot_seconds_eight_gpu" if pool.gpus_per_node >= 8 else "boot_seconds_single_gpu"
     return from_assumption(name).source

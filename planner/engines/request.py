@@ -31,10 +31,15 @@ class EngineRequest:
     context_tokens: int
     max_running: int
     utilization: float
+    """Of the card that the engine sees."""
     drain_seconds: int
     startup_seconds: int
     api_key: SecretPlan
     uses_efa: bool
+    kv_cache_bytes: int | None = None
+    """Given on a card in time slices, whose free memory tells nothing; None: the engine measures what is left."""
+    step_tokens: int | None = None
+    """Tokens of one step at most; None: the engine's default for the card."""
 
     @property
     def multi_node(self) -> bool:

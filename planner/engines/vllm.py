@@ -34,6 +34,11 @@ def args(request: EngineRequest) -> tuple[str, ...]:
         line.append("--quantization=fp8")
     if request.kv_cache == "fp8":
         line.append("--kv-cache-dtype=fp8")
+    if request.kv_cache_bytes is not None:
+        # Engines that start together on one card count each other's memory as their own (vllm-project/vllm#55827).
+        line.append(f"--kv-cache-memory-bytes={request.kv_cache_bytes}")
+    if request.step_tokens is not None:
+        line.append(f"--max-num-batched-tokens={request.step_tokens}")
     line += _loading(request)
     reasoning = request.card.reasoning_parser.get("vllm")
     if reasoning:

@@ -52,6 +52,7 @@ from planner.plan.pools import (
     PoolPlan,
     RungPlan,
     ScheduledSizePlan,
+    SharingPlan,
     Taint,
 )
 from planner.plan.secrets import AnySecretSource, SecretPlan
@@ -128,6 +129,7 @@ __all__ = [
     "ScalingPlan",
     "ScheduledSizePlan",
     "SecretPlan",
+    "SharingPlan",
     "SpendGuardPlan",
     "SystemGroupPlan",
     "Taint",

@@ -65,3 +65,5 @@ class KarpenterPlan:
     replicas: int
     isolated: bool
     """Whether the network has no internet, or may have none: IAM and the price list have no VPC endpoint."""
+    overlays: bool = False
+    """Whether NodeOverlays tell what nodes of a pool offer beyond what EC2 says of their types."""

@@ -29,6 +29,7 @@ class Hardware:
     gpu: str
     """Key into the catalog's GPUs."""
     gpus: int
+    """What the device plugin offers: GPUs, or slices of them where the pool's are cut."""
     gpu_memory_gib: float
     fp8_hardware: bool
     nvlink: bool
@@ -118,6 +119,37 @@ class RungPlan:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SharingPlan:
+    """How each GPU of a pool's nodes is cut for several pods; the pool's `hardware` then counts slices."""
+
+    kind: Literal["time_slicing", "mig"]
+    slices_per_gpu: int
+    gpus: int
+    """Physical GPUs of a node."""
+    profile: str | None
+    """MIG's name of a slice."""
+    config: str | None
+    """Entry of the device plugin's ConfigMap."""
+    node_labels: Mapping[str, str]
+    """What tells the GPU operator to cut a node's GPUs so."""
+    later_labels: Mapping[str, str]
+    """What the GPU operator puts on a node once its GPUs are cut, and pods wait for."""
+    reboots: bool = False
+    """Whether a node reboots before its GPUs are cut."""
+
+    @property
+    def slices(self) -> int:
+        """Slices of a node."""
+        return self.gpus * self.slices_per_gpu
+
+    @property
+    def words(self) -> str:
+        """For people."""
+        kind = "time slices" if self.profile is None else f"slices {self.profile}"
+        return f"{self.slices_per_gpu} {kind} a GPU"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PoolPlan:
     """GPU nodes of one shape, in one place or in several."""
 
@@ -143,6 +175,19 @@ class PoolPlan:
     """Zones of a pool in more than one."""
     warm_nodes: int = 0
     """Booted nodes that placeholders keep for whoever needs one at once."""
+
+    sharing: SharingPlan | None = None
+    """There where GPUs are cut for several pods."""
+
+    @property
+    def gpus_per_node(self) -> int:
+        """Physical GPUs of a node."""
+        return self.sharing.gpus if self.sharing else self.hardware.gpus
+
+    @property
+    def later_labels(self) -> Mapping[str, str]:
+        """Labels that pods ask for and nodes get only some time after they have joined."""
+        return self.sharing.later_labels if self.sharing else {}
 
     @property
     def zones(self) -> tuple[str, ...]:
