@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from itertools import groupby
 
@@ -115,5 +116,6 @@ def shown(value: float | str) -> str:
     if isinstance(value, int) or float(value).is_integer():
         return f"{value:,.0f}"
     if 0.999 < value < 1:
-        return f"{value:.6f}"
+        # A share that is not whole must not read as 1: digits up to the second that is no nine.
+        return f"{value:.{max(6, math.ceil(-math.log10(1 - value)) + 1)}f}"
     return f"{value:,.2f}" if abs(value) >= 100 else f"{value:.4g}"

@@ -219,7 +219,10 @@ def _cache(asked: MemoryQuestion, memory: MemoryBudget) -> tuple[Explained, ...]
         "bytes, the mean of a full-length sequence",
         _cache_formula(card),
         from_catalog(
-            card, "layers", card.layers, f"{card.sliding_layers} with a window, {card.linear_layers} without cache"
+            card,
+            "layers",
+            card.layers,
+            f"in all, {card.sliding_layers} with a window, {card.linear_layers} without cache",
         ),
         from_catalog(card, "values", card.cached_values_per_layer, "a token and layer before sharding"),
         Input(

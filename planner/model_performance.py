@@ -161,7 +161,8 @@ def _judge_floor(sketch: Draft, most: Capacity, limit: Floor, replica: Replica, 
     longest = lengths_of(sketch)[0].p99
     message = (
         f"{objectives.ttft_p99_ms} ms to the first token is below what {gpus} can do: the prefill of a long prompt "
-        f"({longest:,.0f} tokens, p99) takes {limit.ttft_ms:.0f} ms alone (its matrix products)"
+        f"({longest:,.0f} tokens, p99) takes {limit.ttft_ms:.0f} ms alone (products of matrices, kernels and sums "
+        "between GPUs in each layer)"
         if late
         else f"no load at all keeps within {objectives.ttft_p99_ms} ms to the first token and "
         f"{objectives.tpot_p99_ms} ms a token: alone a request takes {limit.ttft_ms:.0f} and {limit.tpot_ms:.1f} ms"

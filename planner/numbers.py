@@ -101,11 +101,11 @@ def _concurrency(sized: Sized) -> tuple[Explained, ...]:
         name="sequences within the objective",
         value=sized.knee,
         unit="a replica",
-        formula="mean number running at the largest rate whose p99 of TTFT and TPOT keep the objectives",
+        formula="running of `requests a replica serves` (section performance, below), rounded down: the mean number "
+        "at the largest rate whose p99 of TTFT and TPOT keep the objectives",
         inputs=(
             _setting(sized, "objectives.ttft_p99_ms", "ttft", objectives.ttft_p99_ms, "ms"),
             _setting(sized, "objectives.tpot_p99_ms", "tpot", objectives.tpot_p99_ms, "ms a token"),
-            Input(name="capacity", value="", unit="", source="section performance, below"),
         ),
     )
     running = Explained(
@@ -120,7 +120,8 @@ def _concurrency(sized: Sized) -> tuple[Explained, ...]:
                 name="mean_tokens",
                 value=sized.mean_tokens,
                 unit="tokens",
-                source=f"models[{sized.sketch.index}].traffic"
+                source=f"models[{sized.sketch.index}].traffic: prompt + answer x (1 + cv^2) / 2, since long answers "
+                "are met running more often"
                 if sized.sketch.model.traffic
                 else "context_tokens x mean_sequence_share, " + assumption("mean_sequence_share").source,
             ),

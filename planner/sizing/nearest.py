@@ -94,12 +94,13 @@ def _limit_words(request: SizeRequest, best: Failed, limit: Floor) -> str:
         return (
             f"TTFT p99 {request.ttft_p99_ms:g} ms is under the physical limit of {limit.ttft_ms:,.0f} ms: that is how "
             f"long the prefill of a prompt of {request.input.p99:,.0f} tokens (p99) takes alone {where} "
-            "(its matrix products, docs/explanation/performance-model.md)"
+            "(products of matrices, kernels and sums between GPUs in each layer; docs/explanation/performance.md)"
         )
     if limit.tpot_ms > request.tpot_p99_ms:
         return (
             f"TPOT p99 {request.tpot_p99_ms:g} ms is under the physical limit of {limit.tpot_ms:,.1f} ms: that is how "
-            f"long one decode step takes alone {where} (reading the weights, docs/explanation/performance-model.md)"
+            f"long one decode step takes alone {where} (reading the weights, kernels and sums between GPUs in each "
+            "layer; docs/explanation/performance.md)"
         )
     return (
         f"TTFT p99 {request.ttft_p99_ms:g} ms and TPOT p99 {request.tpot_p99_ms:g} ms: requests that meet break them "

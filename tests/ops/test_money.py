@@ -11,6 +11,7 @@ import pytest
 
 import ops.cost
 from ops.__main__ import main
+from ops.explain import shown
 from tests.harness import deploy
 from tests.stacks import PLATFORM, changed, document
 
@@ -87,6 +88,14 @@ def test_explain_prints_every_number_with_formula_and_whole_sources(capsys):
             elif line.startswith("  ") and not line.startswith("    ") and ": " in line and index:
                 assert told[index + 1].startswith("    = "), line
                 assert told[index + 2].startswith("      "), line
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.99982, "0.999820"), (1 - 2.3e-8, "0.999999977"), (1.0, "1"), (0.25, "0.25")],
+)
+def test_a_share_below_one_never_reads_as_one(value, text):
+    assert shown(value) == text
 
 
 def test_explain_in_json(capsys):
