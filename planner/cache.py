@@ -9,7 +9,7 @@ from itertools import accumulate
 from math import ceil
 
 from catalog.assumptions import assumed
-from planner.plan import CachePlan, FsxPlan, Hardware, LoadPlan, VolumeClaimPlan
+from planner.plan import CachePlan, FsxPlan, Hardware, LoadPlan, PoolPlan, VolumeClaimPlan
 from planner.problems import Findings
 from settings.cache import Cache, FsxLustreCache, S3Cache, VolumeClaimCache
 from settings.root import Settings
@@ -214,6 +214,19 @@ def medium_of(settings: Settings, cache: CachePlan, pool_zone: str | None) -> st
     if isinstance(settings.cache, S3Cache) or cache.fsx is None or cache.fsx.zone != pool_zone:
         return "s3_stream"
     return "lustre"
+
+
+def tell_streaming(pools: Iterable[PoolPlan], cache: CachePlan, findings: Findings) -> None:
+    """Tells which pools do without the file system because they are in several zones."""
+    if cache.fsx is None:
+        return
+    for index, pool in enumerate(pools):
+        if pool.several_zones:
+            findings.remark(
+                f"pools[{index}]",
+                f"streams weights from S3, in {' and '.join(pool.several_zones)} alike: the file system is in "
+                f"{cache.fsx.zone} alone, and would be lost with it",
+            )
 
 
 def plan_load(cache: Cache, plan: CachePlan, medium: str, reader: Reader, everyone: Crowd) -> LoadPlan:

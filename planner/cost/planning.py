@@ -165,7 +165,8 @@ class Ladder:
             price = catalog.prices.of_rung(rung.kind, str(self.pool.hardware.instance_type), region)
             yield line(
                 f"Pool {self.pool.name}",
-                f"{rung.kind.replace('_', ' ')}, {count} x {self.pool.hardware.instance_type}",
+                f"{rung.kind.replace('_', ' ')}{f' in {rung.zone}' if rung.zone else ''}, {count} x "
+                f"{self.pool.hardware.instance_type}",
                 price,
                 quantity,
                 usd=rung.usd_per_node_hour,
