@@ -24,7 +24,7 @@ class KarpenterNodes:
     """Of the API server."""
     queue_name: pulumi.Input[str]
     instance_profile: pulumi.Input[str]
-    subnet_ids: Mapping[str, pulumi.Input[str]]
+    subnet_ids: Mapping[str, tuple[pulumi.Input[str], ...]]
     """By pool."""
     security_group_ids: Mapping[str, Sequence[pulumi.Input[str]]]
     """By pool."""
@@ -154,7 +154,7 @@ def node_classes(
             name=item.name,
             ami_alias=plan.ami_alias,
             instance_profile=nodes.instance_profile,
-            subnet_id=nodes.subnet_ids[pool.name],
+            subnet_ids=nodes.subnet_ids[pool.name],
             security_group_ids=tuple(nodes.security_group_ids[pool.name]),
             network_interfaces=pool.network_interfaces,
             max_pods=pool.hardware.max_pods,
@@ -191,7 +191,7 @@ def node_pools(pool: PoolPlan, plan: KarpenterPoolPlan) -> tuple[NodePool, ...]:
             node_class=item.node_class,
             weight=item.weight,
             instance_types=plan.instance_types,
-            zone=str(pool.zone),
+            zones=pool.zones,
             capacity_type=item.capacity_type,
             reservation=item.reservation,
             labels=labels[item.name],

@@ -31,7 +31,7 @@ class Ec2NodeClass:
     name: str
     ami_alias: str
     instance_profile: pulumi.Input[str]
-    subnet_id: pulumi.Input[str]
+    subnet_ids: tuple[pulumi.Input[str], ...]
     security_group_ids: tuple[pulumi.Input[str], ...]
     network_interfaces: tuple[NetworkInterfacePlan, ...]
     max_pods: int
@@ -74,7 +74,7 @@ class Ec2NodeClass:
             "amiSelectorTerms": [{"alias": self.ami_alias}],
             # Not `role`: Karpenter would make profiles, and IAM is out of reach without internet.
             "instanceProfile": self.instance_profile,
-            "subnetSelectorTerms": [{"id": self.subnet_id}],
+            "subnetSelectorTerms": [{"id": subnet} for subnet in self.subnet_ids],
             "securityGroupSelectorTerms": [{"id": group} for group in self.security_group_ids],
             "networkInterfaces": [
                 {
@@ -123,7 +123,7 @@ class NodePool:
     node_class: str
     weight: int
     instance_types: tuple[str, ...]
-    zone: str
+    zones: tuple[str, ...]
     capacity_type: CapacityType
     reservation: str | None
     labels: Mapping[str, str]
@@ -153,7 +153,7 @@ class NodePool:
         """Nodes go when they are empty, replaced one after another when they drift, and never to pack pods."""
         requirements: dict[str, tuple[str, ...]] = {
             "node.kubernetes.io/instance-type": self.instance_types,
-            "topology.kubernetes.io/zone": (self.zone,),
+            "topology.kubernetes.io/zone": self.zones,
             "kubernetes.io/arch": ("amd64",),
             "kubernetes.io/os": ("linux",),
             "karpenter.sh/capacity-type": (self.capacity_type,),

@@ -24,6 +24,7 @@ from components.observability.dashboard import Dashboard, DashboardArgs
 from components.observability.stack import Monitoring, MonitoringArgs
 from components.priorities import Priorities, PrioritiesArgs
 from components.storage import Storage, StorageArgs
+from components.warm_capacity import WarmCapacity, WarmCapacityArgs
 from infra import permissions
 from infra.load_balancer_permissions import load_balancer_controller
 from infra.providers import Account
@@ -90,7 +91,7 @@ def declare(
     mirror, charts = plan.image_mirror, plan.charts
 
     namespaces = Namespaces("namespaces", NamespacesArgs(levels=levels(plan), after=after), opts).by_name
-    priorities = Priorities("priorities", PrioritiesArgs(after=after), opts).by_name
+    priorities = Priorities("priorities", PrioritiesArgs(after=after, warm=bool(plan.warm)), opts).by_name
     classes = Storage("storage", StorageArgs(key_arn=aws.volume_key_arn, after=after), opts).classes if aws else ()
     ready: dict[str, pulumi.Resource] = {}
 
@@ -191,12 +192,27 @@ def declare(
     if karpenter:
         ready["karpenter"] = karpenter.release
     _keep_ladder(plan, after=(*after, *priorities.values(), monitoring, *namespaces.values()), opts=opts)
+    node_pools: Mapping[str, tuple[pulumi.Resource, ...]] = karpenter.node_pools if karpenter else {}
+    _keep_warm(plan, after=(*after, *priorities.values(), *namespaces.values()), node_pools=node_pools, opts=opts)
     return PlatformOutputs(
         namespaces={f"namespace/{name}": namespace for name, namespace in namespaces.items()},
         priority_classes=priorities,
         charts=ready,
-        node_pools=karpenter.node_pools if karpenter else {},
+        node_pools=node_pools,
     )
+
+
+def _keep_warm(
+    plan: Plan,
+    *,
+    after: tuple[pulumi.Resource, ...],
+    node_pools: Mapping[str, tuple[pulumi.Resource, ...]],
+    opts: pulumi.ResourceOptions,
+) -> None:
+    """Placeholders; after the NodePools, so that they go before these."""
+    if plan.warm:
+        pools = (pool for held in node_pools.values() for pool in held)
+        WarmCapacity("warm-capacity", WarmCapacityArgs(plans=plan.warm, after=(*after, *pools)), opts)
 
 
 def _karpenter(

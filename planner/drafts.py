@@ -17,7 +17,7 @@ from planner.pools import PoolFacts
 from planner.problems import Findings
 from planner.sharing import refuses
 from settings.errors import Path, did_you_mean
-from settings.pools import KarpenterPool
+from settings.pools import ExistingPool, KarpenterPool
 from settings.root import Settings
 from settings.serving import Layout, Model
 
@@ -47,7 +47,7 @@ class Draft:
         """What its minimum replicas read at a start."""
         return Reader(
             gigabytes=self.card.checkpoint.gigabytes,
-            nodes=self.model.replicas.min * self.fit.layout.nodes,
+            nodes=max(1, self.model.replicas.min) * self.fit.layout.nodes,
             hardware=pool.hardware,
         )
 
@@ -251,8 +251,16 @@ def _layout_problems(model: Model, card: ModelCard, node: Node) -> list[tuple[st
 
 
 def _provisioner_keeps_it_whole(path: Path, found: Fit, facts: PoolFacts, findings: Findings) -> bool:
-    """ADR 1: a group of nodes lands whole on one rung, and Karpenter launches node by node."""
+    """ADR 1: a group of nodes lands whole on one rung in one zone, and Karpenter launches node by node."""
     nodes = found.layout.nodes
+    if nodes > 1 and not isinstance(facts.pool, ExistingPool) and len(facts.pool.zones) > 1:
+        findings.problem(
+            (*path, "pool"),
+            f"one replica spans {nodes} nodes, which talk EFA within one zone, and `{facts.pool.name}` is in "
+            f"{' and '.join(facts.pool.zones)}",
+            "give it a pool with one `availability_zone`, or a layout that fits one node",
+        )
+        return False
     if nodes == 1 or not isinstance(facts.pool, KarpenterPool):
         return True
     findings.problem(

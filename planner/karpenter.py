@@ -145,6 +145,8 @@ def plan_pool(facts: PoolFacts, catalog: Catalog, region: str | None, *, kuberne
     plan = PoolPlan(
         name=pool.name,
         zone=pool.availability_zone,
+        several_zones=tuple(pool.availability_zones),
+        warm_nodes=pool.warm_nodes,
         provisioner="karpenter",
         hardware=hardware,
         network_interfaces=network_interfaces(facts.instances[0], efa=pool.efa),

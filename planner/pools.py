@@ -11,7 +11,7 @@ from catalog.types import Gpu, Instance, Price, Region
 from planner.efa import HUGEPAGES_NODE_MIB, efa_interfaces, max_pods
 from planner.ladder import instant, schedule_of, window_of
 from planner.layout import Node, node_of
-from planner.naming import GPU_TAINT, NODE_GROUP_PREFIX_LIMIT, POOL_LABEL, RUNG_LABEL, node_group_prefix
+from planner.naming import GPU_TAINT, NODE_GROUP_PREFIX_LIMIT, POOL_LABEL, RUNG_LABEL, STEP_LABEL, node_group_prefix
 from planner.plan import Hardware, PoolPlan, RungPlan, SharingPlan, Taint
 from planner.problems import Findings
 from planner.sharing import cut, node_of_slices, plan_sharing, slice_of
@@ -127,7 +127,7 @@ def _look_up_instance(
     if region is not None:
         check_zone(path, pool, instance, region, findings)
     for position, rung in enumerate(pool.capacity):
-        name = rung_name(pool, position)
+        name = max((rung_name(pool, position, zone) for zone in _zones_of_rungs(pool)), key=len)
         if len(name) > NODE_GROUP_PREFIX_LIMIT:
             findings.problem(
                 (*path, "name"),
@@ -182,22 +182,20 @@ def check_zone(
     region: Region,
     findings: Findings,
 ) -> None:
-    """Refuses a zone that is not there, or that does not offer the type."""
-    zone = pool.availability_zone
+    """Refuses zones that are not there, or that do not offer the type."""
     names = tuple(entry.name for entry in region.zones)
-    if zone not in names:
-        findings.problem(
-            (*path, "availability_zone"),
-            f"`{zone}` is not a zone of {region.name}",
-            did_you_mean(zone, names) or "zones: " + ", ".join(names),
-        )
-        return
     offered = region.offerings.get(instance.name, ())
-    if zone not in offered:
-        where = f"it is offered in {', '.join(offered)}" if offered else f"no zone of {region.name} offers it"
-        findings.problem(
-            (*path, "availability_zone"), f"{zone} does not offer {instance.name}", f"{where} (catalog/offerings.yaml)"
-        )
+    for index, zone in enumerate(pool.zones):
+        at = (*path, "availability_zones", index) if pool.availability_zones else (*path, "availability_zone")
+        if zone not in names:
+            findings.problem(
+                at,
+                f"`{zone}` is not a zone of {region.name}",
+                did_you_mean(zone, names) or "zones: " + ", ".join(names),
+            )
+        elif zone not in offered:
+            where = f"it is offered in {', '.join(offered)}" if offered else f"no zone of {region.name} offers it"
+            findings.problem(at, f"{zone} does not offer {instance.name}", f"{where} (catalog/offerings.yaml)")
 
 
 def plan_pool(
@@ -223,8 +221,9 @@ def plan_pool(
         hardware=hardware_of(instance, facts.gpu, uses_efa=uses_efa),
         network_interfaces=efa_interfaces(instance) if uses_efa else (),
         rungs=tuple(
-            _rung(pool, position, instance, facts.gpu, catalog, region or "", uses_efa=uses_efa)
+            _rung(pool, position, zone, instance, facts.gpu, catalog, region or "", uses_efa=uses_efa)
             for position in range(len(pool.capacity))
+            for zone in _zones_of_rungs(pool)
         ),
         node_selector={POOL_LABEL: pool.name},
         taints=GPU_TAINTS,
@@ -232,6 +231,8 @@ def plan_pool(
         release_version=ami.releases[kubernetes_version],
         root_volume_gib=root_volume_gib(instance.nvme_gb_total),
         maintenance_window=window_of(pool.maintenance_window or window),
+        several_zones=tuple(pool.availability_zones),
+        warm_nodes=pool.warm_nodes,
     )
     return cut(plan, facts.sharing)
 
@@ -262,8 +263,21 @@ def hardware_of(instance: Instance, gpu: Gpu, *, uses_efa: bool) -> Hardware:
     )
 
 
+def _zones_of_rungs(pool: NodeGroupPool) -> tuple[str | None, ...]:
+    """A rung for each zone of a pool in several; else one, which need not say where it is."""
+    return tuple(pool.availability_zones) or (None,)
+
+
 def _rung(
-    pool: NodeGroupPool, position: int, instance: Instance, gpu: Gpu, catalog: Catalog, region: str, *, uses_efa: bool
+    pool: NodeGroupPool,
+    position: int,
+    zone: str | None,
+    instance: Instance,
+    gpu: Gpu,
+    catalog: Catalog,
+    region: str,
+    *,
+    uses_efa: bool,
 ) -> RungPlan:
     rung = pool.capacity[position]
     prices = catalog.prices
@@ -279,7 +293,10 @@ def _rung(
         price = prices.spot(instance.name, region)
     else:  # A reservation costs as on demand.
         price = prices.on_demand(instance.name, region)
-    name = rung_name(pool, position)
+    name = rung_name(pool, position, zone)
+    labels = rung_labels(pool.name, name, gpu, uses_efa=uses_efa)
+    if zone:
+        labels = {**labels, STEP_LABEL: rung_name(pool, position)}
     return RungPlan(
         name=name,
         kind=rung.kind,
@@ -292,20 +309,22 @@ def _rung(
         # placement already.
         placement_group=uses_efa and not reserved,
         placement_group_name=reserved.placement_group if reserved else None,
-        labels=rung_labels(pool.name, name, gpu, uses_efa=uses_efa),
+        labels=labels,
         usd_per_node_hour=price.usd if price else 0.0,
         price_note=price_note(price, instance.name, rung.kind),
         boot_seconds=int(assumed("boot_seconds_eight_gpu" if instance.gpus >= 8 else "boot_seconds_single_gpu")),
         starts=instant(rung.starts) if isinstance(rung, CapacityBlockRung) else None,
         ends=instant(rung.ends) if isinstance(rung, CapacityBlockRung) else None,
         schedule=schedule_of(pool, position),
+        zone=zone,
     )
 
 
-def rung_name(pool: NodeGroupPool | KarpenterPool, position: int) -> str:
-    """Name of a rung, unique in the stack."""
+def rung_name(pool: NodeGroupPool | KarpenterPool, position: int, zone: str | None = None) -> str:
+    """Name of a rung, unique in the stack; `zone`: of a pool in several."""
     rung = pool.capacity[position]
-    return node_group_prefix(pool.name, rung.kind, getattr(rung, "reservation", None))
+    name = node_group_prefix(pool.name, rung.kind, getattr(rung, "reservation", None))
+    return f"{name}-{zone.rpartition('-')[2]}" if zone else name
 
 
 def rung_labels(pool: str, rung: str, gpu: Gpu, *, uses_efa: bool) -> Mapping[str, str]:

@@ -123,17 +123,22 @@ def _names_many_types(value: Any) -> str | None:
 
 
 class NodeGroupPool(Section):
-    """EKS managed node groups of one instance type in one zone, one group a rung."""
+    """EKS managed node groups of one instance type, one group a rung (and zone, where it is in several)."""
 
     name: Name
     provisioner: Literal["node_group"] = "node_group"
     """Who makes the nodes: EKS managed node groups scaled by cluster-autoscaler."""
     instance_type: str
     """EC2 type with GPUs, for instance `p5.48xlarge`."""
-    availability_zone: AvailabilityZone
-    """The one zone of all its nodes."""
+    availability_zone: AvailabilityZone | None = None
+    """The one zone of all its nodes; give this or `availability_zones`."""
+    availability_zones: list[AvailabilityZone] = Field(default_factory=list[AvailabilityZone], max_length=6)
+    """Several zones, for models that fit one node: one node group a rung and zone, so a rung's `nodes` hold in each."""
     capacity: list[Rung] = Field(min_length=1, max_length=6)
     """The ladder: rungs are tried in this order."""
+    warm_nodes: int = Field(default=0, ge=0, le=50)
+    """Booted nodes that placeholder pods keep beside those in use: a model's pod takes one at once, and another one
+    boots. They cost as much as used ones."""
     calendar: list[ScheduledNodes] = Field(default_factory=list[ScheduledNodes], max_length=10)
     """Nodes that are there at known hours, before any pod asks for them."""
     maintenance_window: MaintenanceWindow | None = None
@@ -160,6 +165,16 @@ class NodeGroupPool(Section):
         return self
 
     @model_validator(mode="after")
+    def _zones(self) -> NodeGroupPool:
+        check_zones(self.availability_zone, self.availability_zones, self.capacity)
+        return self
+
+    @property
+    def zones(self) -> tuple[str, ...]:
+        """All its zones."""
+        return tuple(self.availability_zones) or ((self.availability_zone,) if self.availability_zone else ())
+
+    @model_validator(mode="after")
     def _calendar(self) -> NodeGroupPool:
         check_calendar(
             self.calendar, sum(rung.nodes.max for rung in self.capacity if isinstance(rung, SpotRung | OnDemandRung))
@@ -179,17 +194,22 @@ class KarpenterDisruption(Section):
 
 
 class KarpenterPool(Section):
-    """Nodes that Karpenter launches one by one in one zone, one NodePool a rung; for models that fit one node."""
+    """Nodes that Karpenter launches one by one, one NodePool a rung; for models that fit one node."""
 
     name: Name
     provisioner: Literal["karpenter"]
     instance_types: list[str] = Field(min_length=1, max_length=10)
     """EC2 types with the same number of the same GPU, for instance `g6e.xlarge` and `g6e.2xlarge`; models are sized
     for the smallest, and Karpenter takes the cheapest that EC2 has."""
-    availability_zone: AvailabilityZone
-    """The one zone of all its nodes."""
+    availability_zone: AvailabilityZone | None = None
+    """The one zone of all its nodes; give this or `availability_zones`."""
+    availability_zones: list[AvailabilityZone] = Field(default_factory=list[AvailabilityZone], max_length=6)
+    """Several zones, in which Karpenter takes what is cheapest; a rung's `nodes` hold for all of them together."""
     capacity: list[Rung] = Field(min_length=1, max_length=6)
     """The ladder: rungs are tried in this order. Karpenter keeps no empty node, so every `nodes.min` is 0."""
+    warm_nodes: int = Field(default=0, ge=0, le=50)
+    """Booted nodes that placeholder pods keep beside those in use: a model's pod takes one at once, and another one
+    boots. They cost as much as used ones."""
     efa: bool = False
     """Attach the type's EFA interfaces, for traffic between replicas; a model on one node does without."""
     disruption: KarpenterDisruption = KarpenterDisruption()
@@ -199,6 +219,13 @@ class KarpenterPool(Section):
     @model_validator(mode="after")
     def _consistent(self) -> KarpenterPool:
         check_rungs(self.capacity)
+        check_zones(self.availability_zone, self.availability_zones, self.capacity)
+        if self.efa and len(self.availability_zones) > 1:
+            raise WrongValueError(
+                "EFA reaches nodes of one zone only",
+                help="keep one zone, or leave `efa` out",
+                at=("availability_zones",),
+            )
         for index, rung in enumerate(self.capacity):
             if isinstance(rung.nodes, NodeRange) and rung.nodes.min:
                 raise WrongValueError(
@@ -217,6 +244,11 @@ class KarpenterPool(Section):
             )
         return self
 
+    @property
+    def zones(self) -> tuple[str, ...]:
+        """All its zones."""
+        return tuple(self.availability_zones) or ((self.availability_zone,) if self.availability_zone else ())
+
 
 def check_rungs(capacity: list[Rung]) -> None:
     """Raises WrongValueError where a ladder has the same rung twice."""
@@ -226,6 +258,34 @@ def check_rungs(capacity: list[Rung]) -> None:
         if key in seen:
             raise WrongValueError(f"a second rung `{key}`", help="merge the two", at=("capacity", index))
         seen.add(key)
+
+
+def check_zones(one: str | None, several: list[str], capacity: list[Rung]) -> None:
+    """Raises WrongValueError where a pool names no zone, both ways, a zone twice, or a reservation and many zones."""
+    if one is not None and several:
+        raise WrongValueError("a zone, and several", help="keep one of the two", at=("availability_zones",))
+    if one is None and not several:
+        raise WrongValueError(
+            "says no zone", help="add `availability_zone: <zone>`, or `availability_zones` for several", at=()
+        )
+    for index, zone in enumerate(several):
+        if zone in several[:index]:
+            raise WrongValueError(f"`{zone}` is named twice", help="remove one", at=("availability_zones", index))
+    if len(several) == 1:
+        raise WrongValueError(
+            "several zones are two at least",
+            help=f"write `availability_zone: {several[0]}`",
+            at=("availability_zones",),
+        )
+    if not several:
+        return
+    for index, rung in enumerate(capacity):
+        if isinstance(rung, CapacityBlockRung | CapacityReservationRung):
+            raise WrongValueError(
+                "a reservation lies in one zone, and the pool in several",
+                help="give it a pool of its own in its zone",
+                at=("capacity", index),
+            )
 
 
 class ExistingPool(Section):

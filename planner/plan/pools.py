@@ -110,7 +110,7 @@ class RungPlan:
     """An existing cluster placement group, which the reservation is in."""
     schedule: tuple[ScheduledSizePlan, ...] = ()
     zone: str | None = None
-    """Of a pool in several zones, which has a rung for each; None: the pool's one zone, or any of a Karpenter pool's."""
+    """Of a pool in several zones, which has a rung for each; None: the pool's one zone, or any of Karpenter's."""
 
     @property
     def always_bills(self) -> bool:
