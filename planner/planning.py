@@ -8,7 +8,7 @@ from catalog.load import Catalog, load
 from catalog.types import Region
 from planner import karpenter
 from planner.alerts import plan_alerts
-from planner.cache import Crowd, check_load_target, check_sharing, plan_cache
+from planner.cache import Crowd, check_load_target, check_sharing, plan_cache, tell_streaming
 from planner.charts import plan_charts
 from planner.cost import Decided, plan_cost
 from planner.drafts import Draft, draft
@@ -44,6 +44,7 @@ from planner.serving import plan_model, secret_of
 from planner.spend_guard import plan_spend_guard
 from planner.tags import plan_tags
 from planner.target import check_heads, kubernetes_version, plan_target
+from planner.warm import plan_warm
 from settings.errors import REGION_PATH, did_you_mean
 from settings.pools import KarpenterPool
 from settings.root import Settings
@@ -85,11 +86,13 @@ def plan(settings: Settings, *, stack: str, region: str | None, catalog: Catalog
     ]
     pools = _pools(drafts, hardware, facts, region, version.name, settings)
     check_ladders(settings, tuple(pools.values()), findings)
-    zones = tuple(pool.zone for pool in pools.values() if pool.zone)
+    zones = tuple(zone for pool in pools.values() for zone in pool.zones)
     network = plan_network(settings, where, zones, findings)
-    cache = plan_cache(settings, zones, _busiest_zone(drafts, pools), findings)
+    one_zone = tuple(pool.zone for pool in pools.values() if pool.zone)
+    cache = plan_cache(settings, one_zone, _busiest_zone(drafts, pools), findings)
     if cache is None:
         raise PlanError(findings.problems)
+    tell_streaming(pools.values(), cache, findings)
     check_sharing(
         settings,
         pods=sum(sketch.model.replicas.max * sketch.fit.layout.nodes for sketch in drafts),
@@ -116,6 +119,8 @@ def plan(settings: Settings, *, stack: str, region: str | None, catalog: Catalog
         catalog=facts,
         findings=findings,
     )
+    pause = mirrored(facts.versions.images["pause"].reference, settings.images.mirror)
+    warm = plan_warm(tuple(pools.values()), models, pause, findings)
     image_cache = plan_image_cache(settings, region, findings)
     spend_guard = plan_spend_guard(settings, stack, findings)
     findings.raise_if_any()
@@ -156,6 +161,7 @@ def plan(settings: Settings, *, stack: str, region: str | None, catalog: Catalog
         cost=cost,
         findings=tuple(findings.remarks),
         ladder=ladder,
+        warm=warm,
         karpenter=karpenter.plan_controller(target, network, tuple(pools.values())),
     )
 
