@@ -180,6 +180,12 @@ def _experts(fields: Fields, kind: str, layers: int) -> tuple[Moe | None, int]:
     """The mixture, and how many layers have a dense feed-forward instead."""
     experts = fields.integer("n_routed_experts", "num_experts", "num_local_experts", default=0, minimum=0)
     if experts < 2:
+        if fields.has("num_experts_per_tok") and fields.integer("num_experts_per_tok", minimum=0) > 1:
+            fields.problem(
+                "num_experts_per_tok",
+                "says that tokens go to experts, and no field says how many experts there are",
+                "add n_routed_experts, num_experts or num_local_experts, or remove it from a dense model's config",
+            )
         return None, layers
     top_k = fields.integer("num_experts_per_tok", "experts_per_token", "moe_topk")
     if top_k > experts:

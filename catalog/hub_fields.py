@@ -60,7 +60,7 @@ class Fields:
         value = self._values[name]
         if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
             self.problem(name, f"is {value!r}", f"it must be a whole number of {minimum} or more")
-            return max(1, minimum)
+            return max(1, minimum) if default is None else default
         return value
 
     def boolean(self, name: str, *, default: bool) -> bool:

@@ -19,7 +19,10 @@ def checkpoint_format(fields: Fields, config: Mapping[str, Any]) -> CheckpointFo
         inner = config.get(nested)
         if given is None and isinstance(inner, Mapping):
             given = cast("Mapping[str, Any]", inner).get("quantization_config")
-    if not isinstance(given, Mapping) or not given:
+    if given is not None and not isinstance(given, Mapping):
+        fields.problem("quantization_config", f"is {given!r}", "it must be an object with `quant_method`, or absent")
+        return "bf16"
+    if not given:
         return _unquantised(fields, config)
     how = cast("Mapping[str, Any]", given)
     method = str(how.get("quant_method", "")).lower()

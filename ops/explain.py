@@ -23,6 +23,9 @@ def show_explanation(plan: Plan, subject: str, *, as_json: bool) -> int:
         err.print(f"error: stack {plan.stack} has no model `{subject}`\n  help: it has {known}", markup=False)
         return USAGE
     numbers = numbers_of(plan, subject)
+    if not numbers and not as_json:
+        out.print(f"nothing of stack {plan.stack} bills here: its nodes are those of an existing cluster", markup=False)
+        return OK
     if as_json:
         print_json({"subject": subject, "decisions": decisions_of(model) if model else {}, "numbers": numbers})
         return OK

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
@@ -20,6 +21,7 @@ from ops.errors import UsageError
 
 _INDEX = "model.safetensors.index.json"
 _MODELOPT = "hf_quant_config.json"
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _LARGEST_BYTES = 64 * 2**20
 """An index file names every tensor: that of a model of 61 layers and 256 experts has 9 MB."""
 
@@ -39,7 +41,7 @@ class CardOptions:
 def show_model_card(path: Path, options: CardOptions, *, as_json: bool) -> int:
     """Print the card of a config.json, or of a folder with one; every problem at once where there is none."""
     config, total_size = read_files(path)
-    name = options.name or _name(config, path)
+    name = _given_name(options.name) or _name(config, path)
     reading = read_config(
         config,
         Origin(
@@ -118,6 +120,12 @@ def _json(path: Path) -> Mapping[str, Any]:
     if not isinstance(found, dict):
         raise UsageError(f"{path} holds no JSON object", help="name a model's config.json")
     return cast("Mapping[str, Any]", found)
+
+
+def _given_name(name: str | None) -> str | None:
+    if name and not _HUB_ID.fullmatch(name):
+        raise UsageError(f"--name {name} is no hub id", help="--name organisation/model")
+    return name
 
 
 def _name(config: Mapping[str, Any], path: Path) -> str:

@@ -38,7 +38,7 @@ class Report:
         """For people."""
         now, traffic = self.results[0], self.traffic
         out.print(
-            f"[bold]{self.plan.stack}[/bold]: {traffic.requests:,} requests in {traffic.seconds / 3600:g} h from "
+            f"[bold]{self.plan.stack}[/bold]: {traffic.requests:,} requests in {traffic.seconds / 3600:.4g} h from "
             f"{traffic.start:%Y-%m-%d %H:%M %Z} ({traffic.origin}), seed {self.seed}\n"
         )
         out.print(_requests(now))

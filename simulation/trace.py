@@ -280,7 +280,7 @@ class _Reader:
             self._tell(
                 chunk,
                 row,
-                f"the trace is longer than {LONGEST_HOURS} hours ({times[row] / 3600:,.0f} h here)",
+                f"the trace is longer than {LONGEST_HOURS} hours ({times[row] / 3600:.4g} h here)",
                 f"replay a part of it: --hours 24, {LONGEST_HOURS} at most",
             )
         if not self._options.allow_gaps:
@@ -294,7 +294,7 @@ class _Reader:
         help_text = "fill it with rows, or say --allow-gaps: nothing arrives then"
         if chunk.requests is None:
             for row in np.nonzero(steps > _LONGEST_PAUSE_SECONDS)[0][:SHOWN]:
-                self._tell(chunk, int(row), f"a gap: nothing for {steps[row] / 3600:.1f} h before this row", help_text)
+                self._tell(chunk, int(row), f"a gap: nothing for {steps[row] / 3600:.4g} h before this row", help_text)
             return
         moving = steps[1:][steps[1:] > 0] if first else steps[steps > 0]
         if self._interval is None and len(moving):
@@ -309,7 +309,8 @@ class _Reader:
 
     def _check(self, chunk: Chunk, values: Floats, bad: Flags, name: str, message: str, help_text: str) -> None:
         for row in np.nonzero(bad)[0][:SHOWN]:
-            self._tell(chunk, int(row), f"{name} is {values[row]:g}, {message}", help_text)
+            found = "is no number" if np.isnan(values[row]) else f"is {values[row]:g}"
+            self._tell(chunk, int(row), f"{name} {found}, {message}", help_text)
 
     def _tell(self, chunk: Chunk, row: int, message: str, help_text: str | None) -> None:
         self._problems.append(TraceProblem(line=chunk.line_of(row), message=message, help=help_text))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -72,7 +73,7 @@ def card_of(request: SizeRequest, catalog: Catalog) -> ModelCard:
     if card is None:
         raise SizeError(
             f"`{request.model}` is not in the catalog of models",
-            help=did_you_mean(request.model, catalog.models) or "add its card to catalog/models.yaml",
+            help=_known_models(request.model, catalog.models),
             asked=True,
         )
     _check_numbers(request)
@@ -80,6 +81,25 @@ def card_of(request: SizeRequest, catalog: Catalog) -> ModelCard:
     for region in request.regions:
         _check_region(region, catalog)
     return card
+
+
+_SHORTEST_PART = 2
+"""Letters of a part of a name that say something: `r1`, `8b`."""
+
+
+def _known_models(asked: str, known: Iterable[str]) -> str:
+    """Hub ids that hold every part of what was asked for, else the nearest spelling, else how to add one."""
+    near = did_you_mean(asked, known) if "/" in asked else None
+    if near:
+        return near
+    parts = [part for part in re.split(r"[^a-z0-9.]+", asked.lower()) if len(part) >= _SHORTEST_PART]
+    found = [name for name in known if parts and all(part in name.lower() for part in parts)]
+    if found:
+        return "hub ids in the catalog: " + ", ".join(found)
+    return (
+        did_you_mean(asked, known)
+        or "catalog/models.yaml has the hub ids; `python -m ops model-card config.json` makes the card of another model"
+    )
 
 
 def _check_numbers(request: SizeRequest) -> None:

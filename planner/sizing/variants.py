@@ -36,7 +36,7 @@ def cards(asked: ModelCard, wanted: Quantization, catalog: Catalog) -> tuple[Mod
             known = [name for name, card in catalog.models.items() if card.checkpoint.format == "awq_int4"]
             raise SizeError(
                 f"the catalog has no AWQ weights of {asked.name}",
-                help=f"--quantization any, or one of {', '.join(known)}",
+                help=f"--quantization any; AWQ weights are in the catalog as {', '.join(known)}",
                 asked=True,
             )
         return found

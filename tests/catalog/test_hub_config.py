@@ -127,6 +127,8 @@ def test_a_window_of_unknown_layers_is_told_and_not_used() -> None:
     [
         ("llama-3.1-8b", {"hidden_size": 4100}, "hidden_size", "does not divide by 32"),
         ("llama-3.1-8b", {"num_key_value_heads": 64}, "num_key_value_heads", "more than the 32"),
+        ("llama-3.1-8b", {"num_experts_per_tok": 8}, "num_experts_per_tok", "no field says how many experts"),
+        ("llama-3.1-8b", {"quantization_config": 3}, "quantization_config", "is 3"),
         ("llama-3.1-8b", {"num_key_value_heads": 5}, "num_key_value_heads", "do not divide by 5"),
         ("llama-3.1-8b", {"num_hidden_layers": ...}, "num_hidden_layers", "missing (or n_layer, num_layers)"),
         ("llama-3.1-8b", {"num_hidden_layers": "32"}, "num_hidden_layers", "is '32'"),

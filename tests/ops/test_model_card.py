@@ -127,6 +127,12 @@ def test_what_is_no_config(content: str | None, says: str, tmp_path: Path, capsy
     assert "Traceback" not in said
 
 
+def test_a_name_that_is_no_hub_id_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, said = run(capsys, CONFIGS / "phi-4.json", "--name", "foo bar")
+    assert (code, out) == (USAGE, "")
+    assert "--name foo bar is no hub id" in said
+
+
 def test_an_index_without_a_size(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "config.json").write_bytes((CONFIGS / "phi-4.json").read_bytes())
     (tmp_path / "model.safetensors.index.json").write_text('{"metadata": {"total_size": "much"}}')

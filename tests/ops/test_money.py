@@ -98,6 +98,11 @@ def test_a_share_below_one_never_reads_as_one(value, text):
     assert shown(value) == text
 
 
+def test_explain_of_money_where_none_is_spent_says_so(capsys):
+    assert main(["plan", "--stack", "local", "--explain", "cost"]) == 0
+    assert "nothing of stack local bills here" in capsys.readouterr().out
+
+
 def test_explain_in_json(capsys):
     assert main(["plan", "--stack", "staging", "--explain", "cost", "--json"]) == 0
     numbers = json.loads(capsys.readouterr().out)["numbers"]

@@ -251,6 +251,9 @@ def test_a_model_of_published_fp8_weights_is_served_unchanged():
     ("changes", "words"),
     [
         ({"model": "meta-llama/Llama-3.1-9B-Instruct"}, "did you mean `meta-llama/Llama-3.1-8B-Instruct`"),
+        ({"model": "r1-distill"}, "hub ids in the catalog: deepseek-ai/DeepSeek-R1-Distill-Llama-70B, "),
+        ({"model": "llama-8b"}, "meta-llama/Llama-3.1-8B-Instruct"),
+        ({"model": "my-org/my-own"}, "`python -m ops model-card config.json`"),
         ({"requests_per_second": -1.0}, "--rps -1: must be above 0"),
         ({"requests_per_second": math.nan}, "--rps nan"),
         ({"requests_per_second": math.inf}, "--rps inf"),
