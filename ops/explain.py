@@ -27,12 +27,15 @@ def show_explanation(plan: Plan, subject: str, *, as_json: bool) -> int:
         out.print(f"nothing of stack {plan.stack} bills here: its nodes are those of an existing cluster", markup=False)
         return OK
     if as_json:
-        print_json({"subject": subject, "decisions": decisions_of(model) if model else {}, "numbers": numbers})
+        decisions = decisions_of(model) if model else {}
+        options = arguments_of(model) if model else []
+        print_json({"subject": subject, "decisions": decisions, "options": options, "numbers": numbers})
         return OK
     if model is not None:
         for decision, reason in decisions_of(model).items():
             out.print(f"[bold]{decision}[/bold]")
             out.print(f"  {reason}", markup=False, soft_wrap=True)
+        _print_arguments(model)
     for section, entries in groupby(numbers, key=lambda number: number.section):
         _print(section, entries)
     return OK
@@ -43,6 +46,11 @@ def decisions_of(model: ModelPlan) -> dict[str, str]:
     told = {number.section for number in model.numbers}
     words = {name: reason for name, reason in model.why.items() if name not in told}
     return {**words, "command": " ".join((*model.container.command, *model.container.args)) or "ray start (by KubeRay)"}
+
+
+def arguments_of(model: ModelPlan) -> list[dict[str, str]]:
+    """Options of the engine with their reasons."""
+    return [{"option": " ".join(argument.tokens), "why": argument.why} for argument in model.arguments]
 
 
 def numbers_of(plan: Plan, subject: str) -> tuple[Explained, ...]:
@@ -98,6 +106,15 @@ def _money(cost: CostPlan) -> Iterator[Explained]:
 def _of_parts(cost: CostPlan) -> Iterator[Explained]:
     for part in (*cost.rungs, *cost.tokens, *cost.availability):
         yield from part.explained
+
+
+def _print_arguments(model: ModelPlan) -> None:
+    """Every option of the engine with its reason."""
+    out.print(Text("options", style="bold"))
+    for argument in model.arguments:
+        line = Text(f"  {' '.join(argument.tokens)}")
+        line.append(f"  ({argument.why})", style="dim")
+        out.print(line, soft_wrap=True)
 
 
 def _print(section: str, numbers: Iterable[Explained]) -> None:

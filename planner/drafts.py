@@ -9,9 +9,11 @@ from typing import Literal
 from catalog.load import Catalog
 from catalog.types import Engine, ModelCard
 from planner.cache import Reader
+from planner.engines.checks import options_of
+from planner.engines.held import predicts, weights_gb
 from planner.inline_cards import card_of, contradiction
 from planner.layout import Fit, Node, choose, fit, legal_tensor_degrees, tensor_problem
-from planner.memory import Serving, served_weights_gb
+from planner.memory import Serving
 from planner.plan import PoolPlan
 from planner.pools import PoolFacts
 from planner.problems import Findings
@@ -76,11 +78,14 @@ def draft(
         return None
     if not _number_format_fits(path, model, card, facts, findings):
         return None
+    options = options_of(model)
     serving = Serving(
         engine=model.engine,
-        weights_gb=served_weights_gb(card, model.quantization),
+        weights_gb=weights_gb(card, model.quantization, options),
         kv_bytes_per_value=1 if model.kv_cache == "fp8" else 2,
         context_tokens=model.context_tokens,
+        prediction=predicts(options),
+        utilization=None if options.memory_share == "auto" else float(options.memory_share),
     )
     if facts.sharing is not None:
         whole = catalog.gpus[facts.gpu.name]
@@ -239,15 +244,26 @@ def _layout_problems(model: Model, card: ModelCard, node: Node) -> list[tuple[st
         found.append(
             ("expert", f"expert parallel {layout.expert} is not possible: {why}", "use 1, or the whole replica")
         )
-    if layout.data > 1 and (model.engine != "sglang" or layout.tensor % layout.data):
-        found.append(
-            (
-                "data",
-                "data parallel attention is SGLang's and must divide the tensor parallel degree",
-                "use 1 and add replicas, or engine sglang",
-            )
-        )
+    if layout.data > 1:
+        found += _data_problems(model, card, layout, node)
     return found
+
+
+def _data_problems(model: Model, card: ModelCard, layout: Layout, node: Node) -> list[tuple[str, str, str]]:
+    """Data parallel attention: SGLang's within the tensor ranks; vLLM's where experts bind its groups together."""
+    if layout.tensor % layout.data:
+        return [("data", f"{layout.data} groups do not divide {layout.tensor} tensor ranks", "use a divisor of tensor")]
+    if model.engine == "sglang":
+        return []
+    if card.moe is None or layout.expert == 1:
+        words = "without shared experts vLLM's data parallel groups are replicas in all but name"
+        return [("data", words, "use 1 and add replicas, spread experts with `layout.expert`, or take engine sglang")]
+    if layout.tensor * layout.pipeline > node.gpus:
+        words = "over nodes vLLM's data parallel attention needs a server on each node"
+        return [("data", words, "use 1, one node, or engine sglang")]
+    if model.runtime == "ray_service":
+        return [("data", "Ray Serve LLM builds another application for it", "use 1, or runtime deployment")]
+    return []
 
 
 def _provisioner_keeps_it_whole(path: Path, found: Fit, facts: PoolFacts, findings: Findings) -> bool:

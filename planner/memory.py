@@ -34,6 +34,8 @@ class Serving:
     """Whether prediction layers are loaded for speculation; `weights_gb` then includes them."""
     running: int = 256
     """Sequences in one step at most: they size the logits and the sampler's buffers."""
+    utilization: float | None = None
+    """Share of the GPU that the engine may take; None: the assumed one of the engine."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -190,7 +192,9 @@ def budget(
     shards = Shards(tensor=tensor, pipeline=pipeline, data=data, expert=expert, nodes=nodes)
     held = weights_on_gpu(card, serving, shards)
     weights_gib = sum(part.gib for part in held)
-    utilization = assumed("vllm_gpu_memory_utilization" if serving.engine == "vllm" else "sglang_mem_fraction_static")
+    utilization = serving.utilization or assumed(
+        "vllm_gpu_memory_utilization" if serving.engine == "vllm" else "sglang_mem_fraction_static"
+    )
     extra = overhead(
         card, gpu, serving.engine, tensor=tensor, pipeline=pipeline, data=data, nodes=nodes, running=serving.running
     )

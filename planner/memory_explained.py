@@ -183,8 +183,8 @@ def _expert_workspaces(_: MemoryQuestion) -> tuple[str, tuple[Input, ...]]:
 
 def _outside(asked: MemoryQuestion) -> tuple[str, tuple[Input, ...]]:
     gpu = from_catalog(asked.gpu, "gpu", asked.gpu.memory_gib, "GiB")
-    share = assumption("sglang_mem_fraction_static", "static share")
-    return "-min(sum of overhead, gpu x (1 - static share)): SGLang's share holds weights and cache only", (gpu, share)
+    share = _share(asked.serving)
+    return "-min(sum of overhead, gpu x (1 - utilization)): SGLang's share holds weights and cache only", (gpu, share)
 
 
 _OVERHEAD: dict[str, Callable[[MemoryQuestion], tuple[str, tuple[Input, ...]]]] = {
@@ -199,16 +199,24 @@ _OVERHEAD: dict[str, Callable[[MemoryQuestion], tuple[str, tuple[Input, ...]]]] 
 }
 
 
+def _share(serving: Serving) -> Input:
+    """Part of the GPU that the engine may take: the stack file's, else the assumed one."""
+    if serving.utilization is not None:
+        where = "models[].engine_options.memory_share"
+        return Input(name="utilization", value=serving.utilization, unit="of the GPU", source=where)
+    name = "vllm_gpu_memory_utilization" if serving.engine == "vllm" else "sglang_mem_fraction_static"
+    return assumption(name, "utilization")
+
+
 def _cache(asked: MemoryQuestion, memory: MemoryBudget) -> tuple[Explained, ...]:
     card, serving, shards = asked.card, asked.serving, asked.shards
-    share = "vllm_gpu_memory_utilization" if serving.engine == "vllm" else "sglang_mem_fraction_static"
     left = _number(
         "KV cache on one GPU",
         memory.kv_gib,
         "GiB",
         "gpu x utilization - overhead - weights",
         from_catalog(asked.gpu, "gpu", memory.gpu_gib, "GiB"),
-        assumption(share, "utilization"),
+        _share(serving),
         planned("overhead", round(memory.overhead_gib, 3), "GiB", "memory"),
         planned("weights", round(memory.weights_gib, 3), "GiB", "memory"),
     )

@@ -12,7 +12,9 @@ from catalog.types import Engine, ModelCard
 from planner.cache import Crowd, medium_of, plan_load
 from planner.drafts import Draft
 from planner.efa import HUGEPAGES_POD_MIB, plan_gate
-from planner.engines import ray, sglang, vllm
+from planner.engines import ray
+from planner.engines.checks import check_options, lora_rank, options_of
+from planner.engines.lines import arguments_of, check_line, env_of, worker_line
 from planner.engines.request import EngineRequest
 from planner.images import mirrored
 from planner.model_performance import mean_tokens, predict
@@ -33,11 +35,13 @@ from planner.plan import (
     RayPlan,
     ScalingPlan,
     SecretPlan,
+    ValkeyPlan,
     WeightsPlan,
 )
 from planner.problems import Findings
 from planner.scaling import plan_scaling
 from planner.sharing import cost_of_replica, kv_cache_bytes, share_of_card, step_tokens
+from planner.valkey import gcs_store, plan_valkey
 from settings.root import Settings
 from settings.secrets import KubernetesSecret
 
@@ -77,7 +81,8 @@ def plan_model(
     load = plan_load(settings.cache, cache, medium, sketch.reader(pool), everyone)
     weights = _weights(sketch, cache, medium, load)
     tokens = mean_tokens(sketch)
-    max_running = running_limit(memory.kv_tokens, tokens)
+    options = options_of(model)
+    max_running = running_limit(memory.kv_tokens, tokens) if options.max_running == "auto" else int(options.max_running)
     predicted = predict(sketch, pool, max_running=max_running, findings=findings)
     knee = max(1, predicted.plan.knee_concurrency)
     gate = plan_gate(
@@ -105,6 +110,10 @@ def plan_model(
         boot_seconds=max(rung.boot_seconds for rung in pool.rungs),
     )
     api_key = secret_of(namespace, f"{model.name}-api-key", "api-key", model.api_key)
+    check_options(
+        sketch.path, model, sketch.card, sketch.engine, layout, files=medium != "s3_stream", findings=findings
+    )
+    why = _reasons(sketch, load, predicted.plan, pool)
     request = EngineRequest(
         name=model.name,
         card=sketch.card,
@@ -122,8 +131,15 @@ def plan_model(
         startup_seconds=startup,
         api_key=api_key,
         uses_efa=uses_efa,
+        options=options,
+        layout_why=why["layout"],
+        running_why=_running_why(options.max_running == "auto", memory.kv_tokens, tokens),
+        utilization_why=_share_why(options.memory_share == "auto", sketch.engine.name, pool),
+        lora_rank=lora_rank(options.lora, sketch.engine),
     )
+    check_line(sketch.path, sketch.engine, request, sketch.runtime, findings)
     container = _container(sketch, request, pool, image)
+    store = gcs_store(sketch.path, model, sketch.runtime, plan_valkey(settings, None), findings)
     return ModelPlan(
         name=model.name,
         namespace=namespace,
@@ -144,12 +160,13 @@ def plan_model(
         drain=drain,
         startup_seconds=startup,
         scaling=scaling,
-        ray=_ray(sketch, request, scaling) if sketch.runtime == "ray_service" else None,
+        ray=_ray(sketch, request, scaling, store) if sketch.runtime == "ray_service" else None,
         api_key=api_key,
         service_port=sketch.engine.port,
         priority_class=SERVING_PRIORITY,
         efa_gate=gate,
-        why=_reasons(sketch, load, predicted.plan, pool),
+        why=why,
+        arguments=arguments_of(request, sketch.runtime),
         performance=predicted.plan,
         numbers=model_numbers(
             Sized(
@@ -266,17 +283,13 @@ def _container(sketch: Draft, request: EngineRequest, pool: PoolPlan, image: str
     share = layout.gpus_per_node / hardware.gpus
     memory = max(4, int(hardware.memory_gib * 0.8 * share))
     shared = 1 if layout.gpus_per_node == 1 else max(2, min(64, memory // 8))
-    if sketch.runtime == "ray_service":
-        command, arguments, env = (), (), ray.env(request)
-    elif sketch.model.engine == "vllm":
-        command, arguments, env = engine.command, vllm.args(request), vllm.env(request)
-    else:
-        command, arguments, env = engine.command, sglang.args(request), sglang.env(request)
     return ContainerPlan(
         image=image,
-        command=command,
-        args=arguments,
-        env=env,
+        command=() if sketch.runtime == "ray_service" else engine.command,
+        args=tuple(token for part in arguments_of(request, sketch.runtime) for token in part.tokens)
+        if sketch.runtime != "ray_service"
+        else (),
+        env=env_of(request, sketch.runtime),
         port=engine.port,
         metrics_port=engine.metrics_port,
         cpu=max(1, int((hardware.vcpus * 0.9 - 1) * share)),
@@ -321,13 +334,13 @@ def _worker(request: EngineRequest, leader: ContainerPlan) -> ContainerPlan:
     """The other pods of a group: alike in everything that the group needs."""
     if request.engine.name == "vllm":
         # --headless has no HTTP server to probe; the leader's exit restarts the group.
-        return replace(leader, args=vllm.worker_args(request), startup=None, readiness=None, liveness=None)
+        return replace(leader, args=worker_line(request), startup=None, readiness=None, liveness=None)
     return replace(
         leader, readiness=replace(leader.readiness, path=request.engine.health.startup) if leader.readiness else None
     )
 
 
-def _ray(sketch: Draft, request: EngineRequest, scaling: ScalingPlan) -> RayPlan:
+def _ray(sketch: Draft, request: EngineRequest, scaling: ScalingPlan, store: ValkeyPlan | None) -> RayPlan:
     return RayPlan(
         ray_version=sketch.engine.version,
         serve_config=ray.serve_config(request, sketch.facts.gpu, scaling),
@@ -338,6 +351,7 @@ def _ray(sketch: Draft, request: EngineRequest, scaling: ScalingPlan) -> RayPlan
         head_memory_gib=_RAY_HEAD_MEMORY_GIB,
         # On expiry a RayService is lost for good: leave room for scarce capacity, a day of it.
         initializing_timeout_minutes=24 * 60,
+        gcs_store=store,
     )
 
 
@@ -345,6 +359,18 @@ def running_limit(kv_tokens: int, mean_tokens: int) -> int:
     """Sequences that the engine may run at once: somewhat more than the cache holds of mean length."""
     count = min(MAX_RUNNING, max(1, int(1.3 * kv_tokens / mean_tokens)))
     return count if count < 16 else count // 8 * 8
+
+
+def _running_why(automatic: bool, kv_tokens: int, mean_tokens: int) -> str:
+    if not automatic:
+        return "engine_options.max_running"
+    return f"1.3 x {kv_tokens} tokens of cache / {mean_tokens} of a mean sequence, at most {MAX_RUNNING}"
+
+
+def _share_why(automatic: bool, engine: str, pool: PoolPlan) -> str:
+    share = "engine_options.memory_share" if not automatic else "the planned share"
+    told = f"{share}; {'weights and cache alone' if engine == 'sglang' else 'everything that the engine holds'}"
+    return f"{told}, on {pool.sharing.words}" if pool.sharing is not None else told
 
 
 def _quantization_words(sketch: Draft) -> str:

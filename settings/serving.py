@@ -8,7 +8,9 @@ from pydantic import Field, field_validator, model_validator
 
 from settings import cron
 from settings.base import Name, Section, WrongValueError
+from settings.engines import EngineOptions
 from settings.inline_card import InlineCard
+from settings.routing import Routing, Standby
 from settings.secrets import GeneratedSecret, SecretSource
 from settings.traffic import Traffic
 
@@ -35,8 +37,9 @@ class Layout(Section):
 class Replicas(Section):
     """How many copies serve."""
 
-    min: int = Field(default=1, ge=1, le=200)
-    """Replicas at least."""
+    min: int = Field(default=1, ge=0, le=200)
+    """Replicas at least. With 0 all go when nobody asks; the router then holds requests until one is back, which takes
+    as long as the plan says."""
     max: int = Field(default=1, ge=1, le=200)
     """Replicas at most."""
 
@@ -108,7 +111,9 @@ class Autoscaling(Section):
     """Replicas added at once; a quarter of the room between min and max where `auto`."""
     idle_minutes: int | None = Field(default=None, ge=5, le=1440)
     """Minutes without a request after which every replica goes, the minimum too, until the next of `floors` begins:
-    for models of office hours, whose GPUs nobody should pay for at night. Never where left out."""
+    for models of office hours, whose GPUs nobody should pay for at night. Never where left out, unless
+    `replicas.min` is 0: the next request then brings the model back, and the planner takes 15 minutes or the time of a
+    start, whichever is longer."""
 
     @field_validator("target_concurrency", "scale_up_replicas")
     @classmethod
@@ -116,14 +121,6 @@ class Autoscaling(Section):
         if isinstance(value, int) and value < 1:
             raise WrongValueError("must be 1 or more", help="or `auto`")
         return value
-
-    @model_validator(mode="after")
-    def _comes_back(self) -> Autoscaling:
-        if self.idle_minutes is not None and not self.floors:
-            raise WrongValueError(
-                "nothing would bring the model back", help="give `floors` that do", at=("idle_minutes",)
-            )
-        return self
 
 
 class Image(Section):
@@ -142,6 +139,14 @@ class Image(Section):
         if tag in {"latest", "main", "master", "nightly", "dev"}:
             raise WrongValueError(f"tag `{tag}` moves", help="name a release, or add its digest")
         return tag
+
+
+class RayOptions(Section):
+    """What a model on Ray Serve does beyond the rest."""
+
+    gcs_fault_tolerance: bool | Literal["auto"] = "auto"
+    """Whether the head keeps its cluster's state in the stack's Valkey, so that a new head finds the running replicas;
+    `auto` does where there is one."""
 
 
 class Model(Section):
@@ -164,6 +169,8 @@ class Model(Section):
     says that FP8 weights on GPUs without FP8 units (A100, A10G) are meant: less memory, no more speed."""
     kv_cache: Literal["auto", "fp8"] = "auto"
     """Number format of the KV cache; `auto` keeps the model's."""
+    engine_options: EngineOptions | None = None
+    """What the engine is told beyond that; its `engine` is the model's."""
     context_tokens: int = Field(default=8192, ge=256, le=10_000_000)
     """Longest prompt plus answer in tokens."""
     replicas: Replicas = Replicas()
@@ -178,3 +185,18 @@ class Model(Section):
     """Key that clients must send."""
     image: Image | None = None
     """The catalog's image of the engine where left out."""
+    ray: RayOptions = RayOptions()
+    routing: Routing = Routing()
+    standby: Standby | None = None
+    """Another model that answers, within 30 seconds, while no replica of this one does."""
+
+    @model_validator(mode="after")
+    def _comes_back(self) -> Model:
+        autoscaling = self.autoscaling
+        if autoscaling.idle_minutes is not None and self.replicas.min and not autoscaling.floors:
+            raise WrongValueError(
+                "nothing would bring the model back",
+                help="give `floors` that do, or set `replicas.min` to 0: its router wakes it",
+                at=("autoscaling", "idle_minutes"),
+            )
+        return self

@@ -1,41 +1,28 @@
 """Ray Serve LLM: the application that RayService runs, with the vLLM that the pinned Ray carries.
 
-Source: `ray.serve.llm` of 2.60 (LLMConfig); with its own defaults for ongoing requests (1e9) autoscaling never fires.
+The document is held to Ray Serve's own schema and to that vLLM's engine arguments (catalog/engine_flags). With Serve's
+own defaults for ongoing requests (1e9) autoscaling never fires.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+from catalog.engine_flags import Flag, parser_data
 from catalog.types import Gpu
+from planner.engines import vllm
 from planner.engines.request import CACHE_DIRECTORY, EngineRequest, shared_env
 from planner.plan import EnvVar, ScalingPlan
+from settings.engines import VllmOptions
 
 
 def serve_config(request: EngineRequest, gpu: Gpu, scaling: ScalingPlan) -> Mapping[str, Any]:
     """The `serveConfigV2` document."""
-    engine_kwargs: dict[str, Any] = {
-        "tensor_parallel_size": request.layout.tensor,
-        "max_model_len": request.context_tokens,
-        "max_num_seqs": request.max_running,
-        "gpu_memory_utilization": round(request.utilization, 2),
-        "safetensors_load_strategy": "prefetch",
-    }
-    if request.layout.pipeline > 1:
-        engine_kwargs["pipeline_parallel_size"] = request.layout.pipeline
-    if request.layout.expert > 1:
-        engine_kwargs["enable_expert_parallel"] = True
-    if request.quantization != "checkpoint" and request.card.checkpoint.format == "bf16":
-        engine_kwargs["quantization"] = "fp8"
-    if request.kv_cache == "fp8":
-        engine_kwargs["kv_cache_dtype"] = "fp8"
-    reasoning = request.card.reasoning_parser.get("vllm")
-    if reasoning:
-        engine_kwargs["reasoning_parser"] = reasoning
     llm: dict[str, Any] = {
         "model_loading_config": {"model_id": request.name, "model_source": request.weights.directory},
-        "engine_kwargs": engine_kwargs,
+        "engine_kwargs": engine_kwargs(request),
         "placement_group_config": {"bundle_per_worker": {"GPU": 1, "CPU": 1}, "strategy": "PACK"},
         "log_engine_metrics": True,
         "deployment_config": {
@@ -59,6 +46,79 @@ def serve_config(request: EngineRequest, gpu: Gpu, scaling: ScalingPlan) -> Mapp
         "args": {"llm_configs": [llm]},
     }
     return {"applications": [application]}
+
+
+def engine_kwargs(request: EngineRequest) -> dict[str, Any]:
+    """vLLM's engine arguments as keywords."""
+    options = request.options
+    assert isinstance(options, VllmOptions)  # noqa: S101 - Ray Serve LLM runs vLLM only
+    found: dict[str, Any] = {
+        "tensor_parallel_size": request.layout.tensor,
+        "max_model_len": request.context_tokens,
+        "max_num_seqs": request.max_running,
+        "gpu_memory_utilization": round(request.utilization, 2),
+        "safetensors_load_strategy": "prefetch",
+    }
+    found.update(_layout(request, options))
+    found.update(_numbers(request, options))
+    if request.reasoning_parser:
+        found["reasoning_parser"] = request.reasoning_parser
+    found.update(_choices(request, options))
+    for text in options.extra_args:
+        name, _, value = text.partition("=")
+        flag = parser_data("ray-llm").flag(name)
+        if flag is not None:
+            found[flag.dest] = keyword_value(flag, name, value)
+    return found
+
+
+def _layout(request: EngineRequest, options: VllmOptions) -> Iterator[tuple[str, Any]]:
+    if request.layout.pipeline > 1:
+        yield "pipeline_parallel_size", request.layout.pipeline
+    if request.layout.expert > 1:
+        yield "enable_expert_parallel", True
+        if options.expert_backend != "allgather_reducescatter":
+            yield "all2all_backend", options.expert_backend
+
+
+def _numbers(request: EngineRequest, options: VllmOptions) -> Iterator[tuple[str, Any]]:
+    if request.quantization != "checkpoint" and request.card.checkpoint.format == "bf16":
+        yield "quantization", "fp8"
+    elif options.quantization_method is not None:
+        yield "quantization", options.quantization_method
+    if request.kv_cache == "fp8":
+        yield "kv_cache_dtype", "fp8"
+
+
+def _choices(request: EngineRequest, options: VllmOptions) -> Iterator[tuple[str, Any]]:
+    if request.tool_parser:
+        yield "enable_auto_tool_choice", True
+        yield "tool_call_parser", request.tool_parser
+    if options.prefill_chunk_tokens != "auto":
+        yield "max_num_batched_tokens", options.prefill_chunk_tokens
+    if options.scheduling_policy != "fcfs":
+        yield "scheduling_policy", options.scheduling_policy
+    if not options.prefix_caching:
+        yield "enable_prefix_caching", False
+    if options.structured_output != "auto":
+        yield "structured_outputs_config", {"backend": options.structured_output}
+    speculation = vllm.speculative_config(request)
+    if speculation is not None:
+        yield "speculative_config", speculation
+
+
+def keyword_value(flag: Flag, name: str, value: str) -> Any:
+    """The value of an option as Python has it."""
+    if flag.takes != "value":
+        # The pair's second spelling says no.
+        return name not in flag.names[1:] or not name.startswith(("--no-", "--disable-"))
+    if flag.type == "json":
+        return json.loads(value)
+    if flag.type == "float":
+        return float(value)
+    if flag.type in {"int", "count"} and value.lstrip("-").isdigit():
+        return int(value)
+    return value
 
 
 def env(request: EngineRequest) -> tuple[EnvVar, ...]:

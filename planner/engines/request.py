@@ -7,6 +7,7 @@ from typing import Literal
 
 from catalog.types import Engine, ModelCard
 from planner.plan import EnvVar, LayoutPlan, SecretPlan, WeightsPlan
+from settings.engines import SglangOptions, VllmOptions
 
 CACHE_DIRECTORY = "/var/cache/engine"
 """Where compiled kernels and graphs are kept; on the node's NVMe."""
@@ -40,6 +41,12 @@ class EngineRequest:
     """Given on a card in time slices, whose free memory tells nothing; None: the engine measures what is left."""
     step_tokens: int | None = None
     """Tokens of one step at most; None: the engine's default for the card."""
+    options: VllmOptions | SglangOptions
+    layout_why: str
+    running_why: str
+    utilization_why: str
+    lora_rank: int = 0
+    """That memory is set aside for."""
 
     @property
     def multi_node(self) -> bool:
@@ -49,7 +56,29 @@ class EngineRequest:
     @property
     def queue_limit(self) -> int:
         """Requests that may wait before the engine answers 503."""
-        return queue_limit(self.max_running)
+        given = self.options.max_queued
+        return queue_limit(self.max_running) if given == "auto" else int(given)
+
+    @property
+    def tool_parser(self) -> str | None:
+        """How calls of tools are read in answers."""
+        given = self.options.tool_parser
+        return self.card.tool_parser.get(self.options.engine) if given == "card" else given
+
+    @property
+    def reasoning_parser(self) -> str | None:
+        """How reasoning is told from answers."""
+        given = self.options.reasoning_parser
+        return self.card.reasoning_parser.get(self.options.engine) if given == "card" else given
+
+    def parser_why(self, field: Literal["tool_parser", "reasoning_parser"]) -> str:
+        """Where a parser comes from."""
+        return "the model's card" if getattr(self.options, field) == "card" else f"engine_options.{field}"
+
+    def directory_of(self, hub_id: str, revision: str) -> str:
+        """Where further weights (a draft model, an adapter) lie on the cache: as the model's own do."""
+        own = f"{self.weights.hub_id}/{self.weights.revision}"
+        return self.weights.directory.removesuffix(own) + f"{hub_id}/{revision}"
 
 
 def queue_limit(max_running: int) -> int:

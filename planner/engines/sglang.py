@@ -1,60 +1,142 @@
 """SGLang: command line and environment of the pinned version.
 
-Flags: `python3 -m sglang.launch_server --help` of 0.5.23.
+Each option is held to catalog/engine_flags/sglang.json, recorded from that version's own parser.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+from planner.engines.arguments import Argument, line_of, option, switch
 from planner.engines.request import CACHE_DIRECTORY, RENDEZVOUS_PORT, EngineRequest, shared_env
 from planner.plan import EnvVar
+from settings.engines import DraftSpeculation, SglangOptions
+
+_ALGORITHMS = {"mtp": "NEXTN", "ngram": "NGRAM", "eagle": "EAGLE", "eagle3": "EAGLE3", "draft_model": "STANDALONE"}
 
 
 def args(request: EngineRequest) -> tuple[str, ...]:
     """Arguments of every pod; ranks beyond the first differ by LWS_WORKER_INDEX alone."""
-    layout = request.layout
-    line = [
-        f"--model-path={request.weights.directory}",
-        f"--served-model-name={request.name}",
-        # The default listens on loopback only.
-        "--host=0.0.0.0",
-        f"--port={request.engine.port}",
-        f"--tp-size={layout.tensor}",
-        f"--context-length={request.context_tokens}",
-        f"--max-running-requests={request.max_running}",
-        f"--max-queued-requests={request.queue_limit}",
-        f"--mem-fraction-static={request.utilization:.2f}",
-        "--api-key=$(SGLANG_API_KEY)",
-        "--enable-metrics",
-    ]
-    if layout.pipeline > 1:
-        line.append(f"--pp-size={layout.pipeline}")
-    if layout.expert > 1:
-        line.append(f"--ep-size={layout.expert}")
-    if layout.data > 1:
-        line.append(f"--attn-dp-size={layout.data}")
-    if request.quantization != "checkpoint" and request.card.checkpoint.format == "bf16":
-        line.append("--quantization=fp8")
-    if request.kv_cache == "fp8":
-        line.append("--kv-cache-dtype=fp8_e4m3")
-    if request.weights.medium == "s3_stream":
-        line.append("--load-format=runai_streamer")
-    else:
-        # One read of the checkpoint a node instead of one a rank.
-        line.append("--weight-loader-prefetch-checkpoints")
-    reasoning = request.card.reasoning_parser.get("sglang")
-    if reasoning:
-        line.append(f"--reasoning-parser={reasoning}")
-    tools = request.card.tool_parser.get("sglang")
-    if tools:
-        line.append(f"--tool-call-parser={tools}")
+    return line_of(arguments(request))
+
+
+def arguments(request: EngineRequest) -> tuple[Argument, ...]:
+    """The same, each with its reason."""
+    return tuple(_arguments(request))
+
+
+def _arguments(request: EngineRequest) -> Iterator[Argument]:
+    options = _options(request)
+    yield option("--model-path", request.weights.directory, "weights of the revision on the cache")
+    yield option("--served-model-name", request.name, "models[].name is what clients send")
+    yield option("--host", "0.0.0.0", "the default listens on loopback only")  # noqa: S104 - inside the pod
+    yield option("--port", request.engine.port, "catalog: port of the engine")
+    yield option("--tp-size", request.layout.tensor, request.layout_why)
+    yield option("--context-length", request.context_tokens, "models[].context_tokens")
+    yield option("--max-running-requests", request.max_running, request.running_why)
+    yield option("--max-queued-requests", request.queue_limit, "more are answered 503 at once, not after a time-out")
+    yield option("--mem-fraction-static", f"{request.utilization:.2f}", request.utilization_why)
+    yield option("--api-key", "$(SGLANG_API_KEY)", "models[].api_key; the kubelet puts it in")
+    yield switch("--enable-metrics", "off by default, and alerts and scaling read them")
+    yield from _layout(request, options)
+    yield from _numbers(request, options)
+    yield from _loading(request)
+    yield from _scheduling(options)
+    yield from _answers(request, options)
+    yield from _lora(request)
     if request.multi_node:
-        line += [
-            "--nnodes=$(LWS_GROUP_SIZE)",
-            "--node-rank=$(LWS_WORKER_INDEX)",
-            f"--dist-init-addr=$(LWS_LEADER_ADDRESS):{RENDEZVOUS_PORT}",
-            f"--dist-timeout={max(600, 2 * request.startup_seconds)}",
-        ]
-    return tuple(line)
+        yield option("--nnodes", "$(LWS_GROUP_SIZE)", f"{request.layout.nodes} pods make one replica")
+        yield option("--node-rank", "$(LWS_WORKER_INDEX)", "set by LeaderWorkerSet")
+        yield option("--dist-init-addr", f"$(LWS_LEADER_ADDRESS):{RENDEZVOUS_PORT}", "where the ranks meet")
+        wait = max(600, 2 * request.startup_seconds)
+        yield option("--dist-timeout", wait, "ranks that load at different speed are not dead")
+    for text in options.extra_args:
+        yield Argument(tokens=(text,), why="engine_options.extra_args")
+
+
+def _layout(request: EngineRequest, options: SglangOptions) -> Iterator[Argument]:
+    layout = request.layout
+    if layout.pipeline > 1:
+        yield option("--pp-size", layout.pipeline, "models[].layout.pipeline")
+    if layout.expert > 1:
+        # Experts spread over the tensor ranks of each stage.
+        yield option("--ep-size", layout.tensor, "whole experts on each GPU")
+        if options.expert_backend != "none":
+            yield option("--moe-a2a-backend", options.expert_backend, "engine_options.expert_backend")
+    if layout.data > 1:
+        yield option("--attn-dp-size", layout.data, "attention groups keep each sequence's cache once")
+
+
+def _numbers(request: EngineRequest, options: SglangOptions) -> Iterator[Argument]:
+    if request.quantization != "checkpoint" and request.card.checkpoint.format == "bf16":
+        yield option("--quantization", "fp8", "models[].quantization: bf16 files become FP8 while loading")
+    elif options.quantization_method is not None:
+        yield option("--quantization", options.quantization_method, "engine_options.quantization_method")
+    if request.kv_cache == "fp8":
+        yield option("--kv-cache-dtype", "fp8_e4m3", "models[].kv_cache")
+
+
+def _loading(request: EngineRequest) -> Iterator[Argument]:
+    if request.weights.medium == "s3_stream":
+        yield option("--load-format", "runai_streamer", "streams from S3 without a copy on disk")
+    else:
+        yield switch("--weight-loader-prefetch-checkpoints", "one read of the checkpoint a node instead of one a rank")
+
+
+def _scheduling(options: SglangOptions) -> Iterator[Argument]:
+    if options.prefill_chunk_tokens != "auto":
+        yield option("--chunked-prefill-size", options.prefill_chunk_tokens, "engine_options.prefill_chunk_tokens")
+    if options.scheduling_policy != "fcfs":
+        yield option("--schedule-policy", options.scheduling_policy, "engine_options.scheduling_policy")
+    if not options.prefix_caching:
+        yield switch("--disable-radix-cache", "engine_options.prefix_caching")
+
+
+def _answers(request: EngineRequest, options: SglangOptions) -> Iterator[Argument]:
+    if request.reasoning_parser:
+        yield option("--reasoning-parser", request.reasoning_parser, request.parser_why("reasoning_parser"))
+    if request.tool_parser:
+        yield option("--tool-call-parser", request.tool_parser, request.parser_why("tool_parser"))
+    if options.structured_output != "auto":
+        yield option("--grammar-backend", options.structured_output, "engine_options.structured_output")
+    yield from _speculation(request)
+    if options.log_requests:
+        yield switch("--log-requests", "engine_options.log_requests")
+    if options.log_level != "info":
+        yield option("--log-level", options.log_level, "engine_options.log_level")
+
+
+def _speculation(request: EngineRequest) -> Iterator[Argument]:
+    speculation = request.options.speculation
+    if speculation is None:
+        return
+    why = "engine_options.speculation"
+    yield option("--speculative-algorithm", _ALGORITHMS[speculation.kind], why)
+    if isinstance(speculation, DraftSpeculation):
+        directory = request.directory_of(speculation.model, speculation.revision)
+        yield option("--speculative-draft-model-path", directory, why)
+    if speculation.kind == "ngram":
+        yield option("--speculative-num-draft-tokens", speculation.tokens, why)
+        return
+    yield option("--speculative-num-steps", speculation.tokens, why)
+    yield option("--speculative-eagle-topk", 1, "a chain of proposals: one candidate a step")
+    yield option("--speculative-num-draft-tokens", speculation.tokens + 1, "the steps' tokens and the one before them")
+
+
+def _lora(request: EngineRequest) -> Iterator[Argument]:
+    lora = request.options.lora
+    if lora is None:
+        return
+    yield switch("--enable-lora", f"engine_options.lora: {len(lora.adapters)} adapter(s)")
+    yield option("--max-lora-rank", request.lora_rank, "memory is set aside for adapters of this rank")
+    yield option("--max-loras-per-batch", lora.concurrent, "engine_options.lora.concurrent")
+    named = (f"{adapter.name}={request.directory_of(adapter.source, adapter.revision)}" for adapter in lora.adapters)
+    yield Argument(tokens=("--lora-paths", *named), why="each adapter answers to its own name")
+
+
+def _options(request: EngineRequest) -> SglangOptions:
+    assert isinstance(request.options, SglangOptions)  # noqa: S101 - settings are of the model's engine
+    return request.options
 
 
 def env(request: EngineRequest) -> tuple[EnvVar, ...]:

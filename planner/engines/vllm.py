@@ -1,61 +1,160 @@
 """vLLM: command line and environment of the pinned version.
 
-Flags: `vllm serve --help` of 0.33.0. Removed ones (such as --swap-space) are argparse errors there.
+Each option is held to catalog/engine_flags/vllm.json, recorded from that version's own parser.
 """
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from catalog.engine_flags import parser_data
+from planner.engines.arguments import Argument, line_of, option, switch
 from planner.engines.request import CACHE_DIRECTORY, RENDEZVOUS_PORT, EngineRequest, shared_env
 from planner.plan import EnvVar
+from settings.engines import DraftSpeculation, NgramSpeculation, VllmOptions
+
+_NGRAM_WINDOW = 4
+"""Tokens at the end that are looked up in the prompt."""
 
 
 def args(request: EngineRequest) -> tuple[str, ...]:
     """Arguments after `vllm serve` of the pod that answers HTTP."""
-    layout = request.layout
-    line = [
-        request.weights.directory,
-        f"--served-model-name={request.name}",
-        "--host=0.0.0.0",
-        f"--port={request.engine.port}",
-        f"--tensor-parallel-size={layout.tensor}",
-        f"--max-model-len={request.context_tokens}",
-        f"--max-num-seqs={request.max_running}",
-        f"--max-num-queued-reqs={request.queue_limit}",
-        f"--gpu-memory-utilization={request.utilization:.2f}",
-        # Without it SIGTERM aborts what runs.
-        f"--shutdown-timeout={request.drain_seconds}",
-        "--disable-access-log-for-endpoints=/health,/metrics",
-    ]
-    if layout.pipeline > 1:
-        line.append(f"--pipeline-parallel-size={layout.pipeline}")
-    if layout.expert > 1:
-        line.append("--enable-expert-parallel")
-    if request.quantization != "checkpoint" and request.card.checkpoint.format == "bf16":
-        line.append("--quantization=fp8")
-    if request.kv_cache == "fp8":
-        line.append("--kv-cache-dtype=fp8")
-    if request.kv_cache_bytes is not None:
-        # Engines that start together on one card count each other's memory as their own (vllm-project/vllm#55827).
-        line.append(f"--kv-cache-memory-bytes={request.kv_cache_bytes}")
-    if request.step_tokens is not None:
-        line.append(f"--max-num-batched-tokens={request.step_tokens}")
-    line += _loading(request)
-    reasoning = request.card.reasoning_parser.get("vllm")
-    if reasoning:
-        line.append(f"--reasoning-parser={reasoning}")
-    tools = request.card.tool_parser.get("vllm")
-    if tools:
-        line += ["--enable-auto-tool-choice", f"--tool-call-parser={tools}"]
+    return line_of(arguments(request))
+
+
+def arguments(request: EngineRequest) -> tuple[Argument, ...]:
+    """The same, each with its reason."""
+    return tuple(_arguments(request))
+
+
+def _arguments(request: EngineRequest) -> Iterator[Argument]:
+    options = _options(request)
+    yield Argument(tokens=(request.weights.directory,), why="weights of the revision on the cache")
+    yield option("--served-model-name", request.name, "models[].name is what clients send")
+    yield option("--host", "0.0.0.0", "the pod's address, not loopback alone")  # noqa: S104 - inside the pod
+    yield option("--port", request.engine.port, "catalog: port of the engine")
+    # vLLM counts tensor ranks within one data parallel group.
+    yield option("--tensor-parallel-size", request.layout.tensor // request.layout.data, request.layout_why)
+    yield option("--max-model-len", request.context_tokens, "models[].context_tokens")
+    yield option("--max-num-seqs", max(1, request.max_running // request.layout.data), request.running_why)
+    yield option("--max-num-queued-reqs", request.queue_limit, "more are answered 503 at once, not after a time-out")
+    yield option("--gpu-memory-utilization", f"{request.utilization:.2f}", request.utilization_why)
+    yield option("--shutdown-timeout", request.drain_seconds, "without it SIGTERM aborts what runs")
+    yield option("--disable-access-log-for-endpoints", "/health,/metrics", "probes and scrapes would fill the log")
+    yield from _layout(request, options)
+    yield from _numbers(request, options)
+    yield from _loading(request)
+    yield from _scheduling(options)
+    yield from _answers(request, options)
+    yield from _lora(request)
     if request.multi_node:
-        line += [
-            "--nnodes=$(LWS_GROUP_SIZE)",
-            "--node-rank=$(LWS_WORKER_INDEX)",
-            "--master-addr=$(LWS_LEADER_ADDRESS)",
-            f"--master-port={RENDEZVOUS_PORT}",
-            # Ranks that load at different speed must not be taken for dead.
-            f"--distributed-timeout-seconds={max(600, 2 * request.startup_seconds)}",
-        ]
-    return tuple(line)
+        yield option("--nnodes", "$(LWS_GROUP_SIZE)", f"{request.layout.nodes} pods make one replica")
+        yield option("--node-rank", "$(LWS_WORKER_INDEX)", "set by LeaderWorkerSet")
+        yield option("--master-addr", "$(LWS_LEADER_ADDRESS)", "set by LeaderWorkerSet")
+        yield option("--master-port", RENDEZVOUS_PORT, "where the ranks meet")
+        wait = max(600, 2 * request.startup_seconds)
+        yield option("--distributed-timeout-seconds", wait, "ranks that load at different speed are not dead")
+    for text in options.extra_args:
+        yield Argument(tokens=(text,), why="engine_options.extra_args")
+
+
+def _layout(request: EngineRequest, options: VllmOptions) -> Iterator[Argument]:
+    layout = request.layout
+    if layout.pipeline > 1:
+        yield option("--pipeline-parallel-size", layout.pipeline, "stages between nodes: little traffic for EFA")
+    if layout.data > 1:
+        yield option("--data-parallel-size", layout.data, "attention groups keep each sequence's cache once")
+    if layout.expert > 1:
+        yield switch("--enable-expert-parallel", "whole experts on each GPU")
+        if options.expert_backend != "allgather_reducescatter":
+            yield option("--all2all-backend", options.expert_backend, "engine_options.expert_backend")
+
+
+def _numbers(request: EngineRequest, options: VllmOptions) -> Iterator[Argument]:
+    if request.quantization != "checkpoint" and request.card.checkpoint.format == "bf16":
+        yield option("--quantization", "fp8", "models[].quantization: bf16 files become FP8 while loading")
+    elif options.quantization_method is not None:
+        yield option("--quantization", options.quantization_method, "engine_options.quantization_method")
+    if request.kv_cache == "fp8":
+        yield option("--kv-cache-dtype", "fp8", "models[].kv_cache")
+    if request.kv_cache_bytes is not None:
+        # vllm-project/vllm#55827.
+        why = "time slices of one card: engines that start together count each other's memory as their own"
+        yield option("--kv-cache-memory-bytes", request.kv_cache_bytes, why)
+    if request.step_tokens is not None and options.prefill_chunk_tokens == "auto":
+        yield option("--max-num-batched-tokens", request.step_tokens, "what the slice's memory was planned for")
+
+
+def _loading(request: EngineRequest) -> Iterator[Argument]:
+    if request.weights.medium == "s3_stream":
+        yield option("--load-format", "runai_streamer", "streams from S3 without a copy on disk")
+        yield option("--model-loader-extra-config", '{"concurrency":32}', "one stream does not fill the network")
+        return
+    yield option(
+        "--safetensors-load-strategy", "prefetch", "lazy reads of every rank at once multiply a file system's traffic"
+    )
+    if request.layout.expert > 1:
+        yield switch("--enable-ep-weight-filter", "each rank reads its own experts alone")
+
+
+def _scheduling(options: VllmOptions) -> Iterator[Argument]:
+    if options.scheduling_policy != "fcfs":
+        yield option("--scheduling-policy", options.scheduling_policy, "engine_options.scheduling_policy")
+    if not options.prefix_caching:
+        yield switch("--disable-prefix-caching", "engine_options.prefix_caching")
+
+
+def _answers(request: EngineRequest, options: VllmOptions) -> Iterator[Argument]:
+    if request.reasoning_parser:
+        yield option("--reasoning-parser", request.reasoning_parser, request.parser_why("reasoning_parser"))
+    if request.tool_parser:
+        yield switch("--enable-auto-tool-choice", "a parser of tool calls is there")
+        yield option("--tool-call-parser", request.tool_parser, request.parser_why("tool_parser"))
+    if options.structured_output != "auto":
+        backend = compact({"backend": options.structured_output})
+        yield option("--structured-outputs-config", backend, "engine_options.structured_output")
+    speculation = speculative_config(request)
+    if speculation is not None:
+        yield option("--speculative-config", compact(speculation), "engine_options.speculation")
+    if options.log_requests:
+        yield switch("--enable-log-requests", "engine_options.log_requests")
+
+
+def _lora(request: EngineRequest) -> Iterator[Argument]:
+    lora = request.options.lora
+    if lora is None:
+        return
+    yield switch("--enable-lora", f"engine_options.lora: {len(lora.adapters)} adapter(s)")
+    yield option("--max-lora-rank", request.lora_rank, "memory is set aside for adapters of this rank")
+    yield option("--max-loras", lora.concurrent, "engine_options.lora.concurrent")
+    named = (f"{adapter.name}={request.directory_of(adapter.source, adapter.revision)}" for adapter in lora.adapters)
+    yield Argument(tokens=("--lora-modules", *named), why="each adapter answers to its own name")
+
+
+def speculative_config(request: EngineRequest) -> dict[str, Any] | None:
+    """vLLM's `speculative_config`, on the command line and in Ray's engine_kwargs alike."""
+    speculation = request.options.speculation
+    if speculation is None:
+        return None
+    config: dict[str, Any] = {"method": speculation.kind, "num_speculative_tokens": speculation.tokens}
+    if isinstance(speculation, NgramSpeculation):
+        config["prompt_lookup_max"] = _NGRAM_WINDOW
+    if isinstance(speculation, DraftSpeculation):
+        config["model"] = request.directory_of(speculation.model, speculation.revision)
+    return config
+
+
+def compact(value: object) -> str:
+    """JSON without spaces."""
+    return json.dumps(value, separators=(",", ":"))
+
+
+def rank_for(rank: int, engine: str = "vllm") -> int | None:
+    """The smallest LoRA rank that vLLM can set memory aside for; None where it cannot for this one."""
+    flag = parser_data(engine).by_dest["max_lora_rank"]
+    return min((choice for choice in flag.choices if choice >= rank), default=None)
 
 
 def worker_args(request: EngineRequest) -> tuple[str, ...]:
@@ -63,14 +162,9 @@ def worker_args(request: EngineRequest) -> tuple[str, ...]:
     return (*args(request), "--headless")
 
 
-def _loading(request: EngineRequest) -> list[str]:
-    if request.weights.medium == "s3_stream":
-        return ["--load-format=runai_streamer", '--model-loader-extra-config={"concurrency":32}']
-    # The default reads lazily, from every rank at once: on a network file system that multiplies the traffic.
-    line = ["--safetensors-load-strategy=prefetch"]
-    if request.layout.expert > 1:
-        line.append("--enable-ep-weight-filter")
-    return line
+def _options(request: EngineRequest) -> VllmOptions:
+    assert isinstance(request.options, VllmOptions)  # noqa: S101 - settings are of the model's engine
+    return request.options
 
 
 def env(request: EngineRequest) -> tuple[EnvVar, ...]:

@@ -28,6 +28,7 @@ from planner.plan.ladder import (
     LadderPlan,
 )
 from planner.plan.models import (
+    ArgumentPlan,
     ContainerPlan,
     CronFloor,
     DrainPlan,
@@ -55,6 +56,7 @@ from planner.plan.pools import (
     SharingPlan,
     Taint,
 )
+from planner.plan.router import ActivatorPlan, RouterPlan, StandbyPlan
 from planner.plan.secrets import AnySecretSource, SecretPlan
 from planner.plan.target import (
     AddonPlan,
@@ -66,11 +68,14 @@ from planner.plan.target import (
     SystemGroupPlan,
     ZonePlan,
 )
+from planner.plan.valkey import ValkeyPlan
 
 __all__ = [
+    "ActivatorPlan",
     "AddonPlan",
     "AlertPlan",
     "AnySecretSource",
+    "ArgumentPlan",
     "AutoscalerTimesPlan",
     "AvailabilityPlan",
     "CachePlan",
@@ -123,6 +128,7 @@ __all__ = [
     "ProbePlan",
     "PullThroughRulePlan",
     "RayPlan",
+    "RouterPlan",
     "RungCostPlan",
     "RungPlan",
     "RungTokenCost",
@@ -131,9 +137,11 @@ __all__ = [
     "SecretPlan",
     "SharingPlan",
     "SpendGuardPlan",
+    "StandbyPlan",
     "SystemGroupPlan",
     "Taint",
     "TokenCostPlan",
+    "ValkeyPlan",
     "VolumeClaimPlan",
     "WarmupPlan",
     "WeightsPlan",

@@ -10,7 +10,9 @@ from catalog.types import EngineMetrics
 from planner.plan.cache import WeightsPlan
 from planner.plan.explain import Explained
 from planner.plan.performance import PerformancePlan
+from planner.plan.router import RouterPlan
 from planner.plan.secrets import SecretPlan
+from planner.plan.valkey import ValkeyPlan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +86,14 @@ class EnvVar:
     """(name, key)"""
     output: Literal["bucket", "region"] | None = None
     """Known when the stack is up: the name of the bucket of weights, the AWS region."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArgumentPlan:
+    """One option of the engine with its values, and why it is there."""
+
+    tokens: tuple[str, ...]
+    why: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,6 +189,8 @@ class RayPlan:
     head_cpu: int
     head_memory_gib: int
     initializing_timeout_minutes: int
+    gcs_store: ValkeyPlan | None = None
+    """What keeps the cluster's state while there is no head; None: a new head starts all replicas afresh."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -249,9 +261,13 @@ class ModelPlan:
     """None where the model stays on one node, or where the stack file turns the gate off."""
     performance: PerformancePlan | None = None
     """Predicted; None in plans that tests make."""
+    router: RouterPlan | None = None
+    """None: clients reach the pods through a plain Service, or through Ray Serve's own proxy."""
     gang: Literal["none"] = "none"
     why: Mapping[str, str] = field(default_factory=dict[str, str])
     """Decision -> its reason, for people."""
+    arguments: tuple[ArgumentPlan, ...] = ()
+    """The engine's command line, option by option; on Ray its engine_kwargs."""
     numbers: tuple[Explained, ...] = ()
     """Its numbers, each with formula, inputs and sources."""
 

@@ -1,0 +1,245 @@
+"""Options of an engine that cannot work, told before anything is made: reason and the nearest thing that does."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Iterator, Mapping
+
+from catalog.engine_flags import ParserData, Refusal, parser_data
+from catalog.types import Engine, ModelCard
+from planner.engines import vllm
+from planner.plan import LayoutPlan
+from planner.problems import Findings
+from settings.engines import DraftSpeculation, Lora, SglangOptions, VllmOptions
+from settings.errors import Path
+from settings.serving import Model
+
+Options = VllmOptions | SglangOptions
+
+# What the planner sets, by the option's name inside the engine, and where the stack file says it.
+_OWNED: Mapping[str, str] = {
+    "model_tag": "model", "model": "model", "model_path": "model", "served_model_name": "name", "host": "", "port": "",
+    "api_key": "api_key", "tensor_parallel_size": "layout.tensor", "tp_size": "layout.tensor",
+    "pipeline_parallel_size": "layout.pipeline", "pp_size": "layout.pipeline",
+    "data_parallel_size": "layout.data", "dp_size": "layout.data", "attn_dp_size": "layout.data",
+    "enable_dp_attention": "layout.data", "enable_expert_parallel": "layout.expert", "ep_size": "layout.expert",
+    "all2all_backend": "engine_options.expert_backend", "moe_a2a_backend": "engine_options.expert_backend",
+    "max_model_len": "context_tokens", "context_length": "context_tokens",
+    "max_num_seqs": "engine_options.max_running", "max_running_requests": "engine_options.max_running",
+    "max_num_queued_reqs": "engine_options.max_queued", "max_queued_requests": "engine_options.max_queued",
+    "gpu_memory_utilization": "engine_options.memory_share", "mem_fraction_static": "engine_options.memory_share",
+    "max_num_batched_tokens": "engine_options.prefill_chunk_tokens",
+    "chunked_prefill_size": "engine_options.prefill_chunk_tokens",
+    "quantization": "quantization, or engine_options.quantization_method", "kv_cache_dtype": "kv_cache",
+    "enable_prefix_caching": "engine_options.prefix_caching", "disable_radix_cache": "engine_options.prefix_caching",
+    "scheduling_policy": "engine_options.scheduling_policy", "schedule_policy": "engine_options.scheduling_policy",
+    "tool_call_parser": "engine_options.tool_parser", "enable_auto_tool_choice": "engine_options.tool_parser",
+    "reasoning_parser": "engine_options.reasoning_parser",
+    "speculative_config": "engine_options.speculation", "speculative_algorithm": "engine_options.speculation",
+    "structured_outputs_config": "engine_options.structured_output",
+    "grammar_backend": "engine_options.structured_output",
+    "enable_lora": "engine_options.lora", "lora_modules": "engine_options.lora", "lora_paths": "engine_options.lora",
+    "max_lora_rank": "engine_options.lora.max_rank", "max_loras": "engine_options.lora.concurrent",
+    "max_loras_per_batch": "engine_options.lora.concurrent",
+    "load_format": "cache", "safetensors_load_strategy": "cache", "weight_loader_prefetch_checkpoints": "cache",
+    "model_loader_extra_config": "cache", "enable_ep_weight_filter": "layout.expert",
+    "enable_log_requests": "engine_options.log_requests", "log_requests": "engine_options.log_requests",
+    "log_level": "engine_options.log_level",
+    "nnodes": "layout", "node_rank": "layout", "master_addr": "", "master_port": "", "dist_init_addr": "",
+    "headless": "layout", "shutdown_timeout": "", "distributed_timeout_seconds": "", "dist_timeout": "",
+    "distributed_executor_backend": "runtime", "enable_metrics": "", "disable_access_log_for_endpoints": "",
+    "kv_cache_memory_bytes": "engine_options.memory_share", "config": "engine_options",
+}  # fmt: skip
+
+# Ways to read quantised weights, by what the checkpoint is. Sources: the `quantization` choices of both engines and the
+# `quant_method` that checkpoints of each format carry.
+_METHODS: Mapping[str, frozenset[str]] = {
+    "bf16": frozenset(),
+    "fp8": frozenset({"fp8", "modelopt", "modelopt_fp8", "compressed-tensors", "fbgemm_fp8", "w8a8_fp8"}),
+    "fp8_block128": frozenset({"fp8"}),
+    "mxfp4": frozenset({"mxfp4", "gpt_oss_mxfp4", "quark"}),
+    "awq_int4": frozenset({"awq", "awq_marlin", "auto_awq", "compressed-tensors", "moe_wna16"}),
+}
+
+
+def options_of(model: Model) -> Options:
+    """The engine's options as the stack file gives them, else its defaults."""
+    given = model.engine_options
+    if given is not None and given.engine == model.engine:
+        return given
+    return VllmOptions(engine="vllm") if model.engine == "vllm" else SglangOptions(engine="sglang")
+
+
+def lora_rank(lora: Lora | None, engine: Engine) -> int:
+    """Rank that memory is set aside for; 0 without adapters. Ranks that cannot be held are a problem elsewhere."""
+    if lora is None:
+        return 0
+    wanted = max(adapter.rank for adapter in lora.adapters) if lora.max_rank == "auto" else int(lora.max_rank)
+    return wanted if engine.name == "sglang" else vllm.rank_for(wanted, engine.name) or wanted
+
+
+def check_options(
+    path: Path, model: Model, card: ModelCard, engine: Engine, layout: LayoutPlan, *, files: bool, findings: Findings
+) -> None:
+    """Judge a model's engine options.
+
+    Args:
+        path: of the model in the stack file.
+        model: as the stack file has it.
+        card: numbers of the model.
+        engine: with the version that it runs.
+        layout: of one replica.
+        files: whether pods read weights from a file system (False: streamed from S3).
+        findings: collects the problems.
+    """
+    given = model.engine_options
+    if given is None:
+        return
+    at = (*path, "engine_options")
+    if given.engine != model.engine:
+        findings.problem(
+            (*at, "engine"), f"these are options of {given.engine}, and the model's engine is {model.engine}", "say one"
+        )
+        return
+    data = parser_data(engine.name)
+    for key, message, help_text in (
+        *_parsers(given, data),
+        *_method(given, card, data),
+        *_speculation(given, card, files=files),
+        *_lora(given, engine, files=files),
+        *_experts(given, layout),
+        *_extra(given.extra_args, data),
+    ):
+        findings.problem((*at, *key), message, help_text)
+
+
+Told = tuple[Path, str, str]
+
+
+def _parsers(options: Options, data: ParserData) -> Iterator[Told]:
+    for field, dest in (("tool_parser", "tool_call_parser"), ("reasoning_parser", "reasoning_parser")):
+        value: str | None = getattr(options, field)
+        flag = data.by_dest[dest]
+        known = [str(choice) for choice in flag.choices] or list(flag.known)
+        if value not in (None, "card") and known and value not in known:
+            near = difflib.get_close_matches(value, known, n=1, cutoff=0.5)
+            advice = f"did you mean `{near[0]}`?" if near else "it has " + ", ".join(known)
+            yield (field,), f"{data.engine} {data.version} has no {field.replace('_', ' ')} `{value}`", advice
+
+
+def _method(options: Options, card: ModelCard, data: ParserData) -> Iterator[Told]:
+    method = options.quantization_method
+    if method is None:
+        return
+    published = card.checkpoint.format
+    fitting = _METHODS[published]
+    if method not in fitting:
+        usable = [m for m in sorted(fitting) if data.by_dest["quantization"].refusal(m) is None]
+        advice = "leave it out, the engine reads it from the checkpoint" + (
+            f"; or {', '.join(usable)}" if usable else ""
+        )
+        if published == "bf16":
+            advice = "say `quantization: fp8` at the model, which quantises while loading"
+        yield (
+            ("quantization_method",),
+            f"`{method}` reads other weights: {card.name} is published as {published}",
+            advice,
+        )
+        return
+    refusal = data.by_dest["quantization"].refusal(method)
+    if refusal:
+        yield ("quantization_method",), f"{data.engine} {data.version}: {refusal}", "leave it out"
+
+
+def _speculation(options: Options, card: ModelCard, *, files: bool) -> Iterator[Told]:
+    speculation = options.speculation
+    if speculation is None:
+        return
+    at = ("speculation", "kind")
+    if speculation.kind == "mtp" and not card.mtp_layers:
+        yield at, f"{card.name} has no prediction layers", "use `kind: ngram`, or a draft model"
+    if isinstance(speculation, DraftSpeculation) and not files:
+        yield at, "a draft model is read from the cache's file system, and weights are streamed", _MOUNTED
+
+
+_MOUNTED = "use `cache: {kind: fsx_lustre, ...}` in the pool's zone"
+
+
+def _lora(options: Options, engine: Engine, *, files: bool) -> Iterator[Told]:
+    lora = options.lora
+    if lora is None:
+        return
+    if engine.name == "ray-llm":
+        yield ("lora",), "Ray Serve LLM takes adapters from a bucket of its own", "use runtime deployment"
+        return
+    if not files:
+        yield ("lora",), "adapters are read from the cache's file system, and weights are streamed", _MOUNTED
+    if engine.name == "sglang":
+        return
+    ranks = parser_data(engine.name).by_dest["max_lora_rank"].choices
+    held = ", ".join(map(str, ranks))
+    for index, adapter in enumerate(lora.adapters):
+        if vllm.rank_for(adapter.rank, engine.name) is None:
+            at: Path = ("lora", "adapters", index, "rank")
+            yield (
+                at,
+                f"rank {adapter.rank} is over {max(ranks)}, the most that vLLM {engine.engine_version} holds",
+                ("merge the adapter into its model, or train it at a lower rank"),
+            )
+    if lora.max_rank != "auto" and lora.max_rank not in ranks:
+        yield (
+            ("lora", "max_rank"),
+            f"vLLM {engine.engine_version} sets memory aside for ranks {held}",
+            (f"use {vllm.rank_for(int(lora.max_rank), engine.name) or max(ranks)}, or `auto`"),
+        )
+
+
+def _experts(options: Options, layout: LayoutPlan) -> Iterator[Told]:
+    default = type(options).model_fields["expert_backend"].default
+    if options.expert_backend != default and layout.expert == 1:
+        yield ("expert_backend",), "experts are not spread over GPUs here", f"set `layout.expert: {layout.tensor}`"
+
+
+def _extra(extra: Iterable[str], data: ParserData) -> Iterator[Told]:
+    seen: set[str] = set()
+    for index, text in enumerate(extra):
+        at: Path = ("extra_args", index)
+        name = text.partition("=")[0]
+        flag = data.flag(name)
+        if flag is None:
+            refusal = data.unknown(name)
+            yield at, refusal.why, refusal.help or ""
+            continue
+        if flag.dest in _OWNED:
+            key = _OWNED[flag.dest]
+            yield at, f"`{name}` is set by the planner", f"say it at `{key}`" if key else "leave it out"
+        elif flag.dest in seen:
+            yield at, f"`{name}` is given twice", "keep one"
+        elif refusals := data.check([text]):
+            yield (
+                at,
+                refusals[0].why,
+                refusals[0].help or f"`{data.engine} {data.version}` takes `{_usage(flag.names[0], flag)}`",
+            )
+        seen.add(flag.dest)
+
+
+def _usage(name: str, flag: object) -> str:
+    return name if getattr(flag, "takes", "") != "value" else f"{name}=<{getattr(flag, 'type', 'value')}>"
+
+
+def refused(line: Iterable[str], engine: str, values: Mapping[str, str]) -> list[Refusal]:
+    """What the pinned engine would refuse in a line of the planner's; `values` stand for what the kubelet puts in."""
+    filled: list[str] = []
+    for token in line:
+        for name, value in values.items():
+            token = token.replace(f"$({name})", value)  # noqa: PLW2901 - each replaces in what is left
+        filled.append(token)
+    return parser_data(engine).check(filled)
+
+
+SAMPLE_VALUES = {
+    "LWS_GROUP_SIZE": "2", "LWS_WORKER_INDEX": "1", "LWS_LEADER_ADDRESS": "leader.example", "SGLANG_API_KEY": "key",
+    "WEIGHTS_BUCKET": "weights",
+}  # fmt: skip
+"""In place of what the kubelet and LeaderWorkerSet fill in."""
