@@ -114,6 +114,13 @@ class Autoscaler:
         """What can be made, the best first."""
         return self._groups
 
+    def waits_for_machine(self, pod: Json) -> bool:
+        """Whether a machine is on its way for a pod, or the group that it could come from is left alone for now."""
+        uid = pod["metadata"]["uid"]
+        return key_of(pod) in self.waiting or any(
+            uid in booking.pods for booking in list(self._bookings) if not booking.arrived
+        )
+
     def available(self, name: str) -> int:
         """Machines of a group that there can be now, those that are there included."""
         return self._available(next(group for group in self._groups if group.name == name))

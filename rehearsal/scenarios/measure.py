@@ -72,7 +72,8 @@ class Course:
             self.drained += compressed if old else 0.0
             self.waited += 0.0 if old else compressed if waits_for_plan else seconds
         elif not self.placed:
-            waits_for_plan = any(unschedulable(pod) for pod in live)
+            machines = theatre.operators.autoscaler
+            waits_for_plan = any(unschedulable(pod) and machines.waits_for_machine(pod) for pod in live)
             self.waited += compressed if waits_for_plan else seconds
         elif not self.serves:
             self.started += compressed
