@@ -69,9 +69,11 @@ class Report:
             rows.append(("proposed", best))
         elif tuned.nearest is not None:
             rows.append(("nearest", tuned.nearest))
-        title = f"Search: {tuned.trials} settings tried, {tuned.feasible} met the objectives"
+        out.print(f"search: {tuned.trials} settings tried, {tuned.feasible} met the objectives\n")
         cells = [(name, f"{judged.usd:,.2f}", self._verdict(judged)) for name, judged in rows]
-        out.print(table(title, ("settings", "$ a replay", "objectives"), cells, right=(1,)))
+        out.print(
+            table("Current settings and the search's", ("settings", "$ a replay", "objectives"), cells, right=(1,))
+        )
         if best is None:
             words = "nothing better than the current settings was found: keep them"
             if not tuned.current.meets:
@@ -81,7 +83,8 @@ class Report:
         saved = f"saves {tuned.saved_share:.1%}" if tuned.saved_share > 0 else f"costs {-tuned.saved_share:.1%} more"
         out.print(
             f"the proposal {saved} and meets every objective on {len(best.days)} days drawn; below "
-            "`inference-platform:platform`:\n"
+            "`inference-platform:platform`, each key in place of the whole one that is there (what it no longer names, "
+            "such as a floor, goes):\n"
         )
         out.print(snippet(changes(self.settings, best.policy)), markup=False, soft_wrap=True)
 

@@ -121,7 +121,7 @@ def _traffic(request: SizeRequest) -> dict[str, Any]:
         "output_tokens": _lengths(request.output),
     }
     if request.cached_share:
-        traffic["cached_share"] = request.cached_share
+        traffic["cached_share"] = round(request.cached_share, 4)
     return traffic
 
 

@@ -21,6 +21,8 @@ EngineName = Literal["vllm", "sglang"]
 DIMENSIONS: tuple[Dimension, ...] = ("cost", "latency", "resilience")
 ENGINES: tuple[EngineName, ...] = ("vllm", "sglang")
 _CONTEXT_STEP = 1024
+_LEAST_RATE = 0.001
+"""Requests a second; below it every answer is one idle replica, and dollars a million tokens mean nothing."""
 
 
 class SizeError(Exception):
@@ -112,9 +114,20 @@ def _check_numbers(request: SizeRequest) -> None:
     for option, value in positive.items():
         if not math.isfinite(value) or value <= 0:
             raise SizeError(f"{option} {value:g}: must be above 0", asked=True)
-    for option, value in (("--spot-share", request.spot_share), ("--cached", request.cached_share)):
-        if not 0 <= value <= 1:
-            raise SizeError(f"{option} {value:g}: a share lies between 0 and 1", asked=True)
+    if request.requests_per_second < _LEAST_RATE:
+        raise SizeError(
+            f"--rps {request.requests_per_second:g}: one request in {1 / _LEAST_RATE:,.0f} s is the least that is sized",
+            help=f"--rps {_LEAST_RATE:g}",
+            asked=True,
+        )
+    if not 0 <= request.spot_share <= 1:
+        raise SizeError(f"--spot-share {request.spot_share:g}: a share lies between 0 and 1", asked=True)
+    if not 0 <= request.cached_share < 1:
+        raise SizeError(
+            f"--cached {request.cached_share:g}: a share from 0 to less than 1 of each prompt",
+            help="for instance 0.6; some of each prompt is always new",
+            asked=True,
+        )
     if request.availability is not None and not 0 < request.availability < 1:
         raise SizeError(
             f"--availability {request.availability:g}: must lie between 0 and 1",
