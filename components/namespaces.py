@@ -50,7 +50,7 @@ def levels(plan: Plan) -> dict[str, PodSecurity]:
     found[naming.MONITORING_NAMESPACE] = CONTROLLER_SECURITY[naming.MONITORING_NAMESPACE]
     for chart in plan.charts.values():
         if chart.namespace != naming.SYSTEM_NAMESPACE:  # there before us, on every cluster
-            found[chart.namespace] = CONTROLLER_SECURITY.get(chart.namespace, "baseline")
+            found.setdefault(chart.namespace, CONTROLLER_SECURITY.get(chart.namespace, "baseline"))
     if plan.ladder and plan.ladder.keeper:
         found[plan.ladder.keeper.namespace] = CONTROLLER_SECURITY[naming.LADDER_KEEPER]
     if plan.warm:

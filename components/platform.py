@@ -24,6 +24,7 @@ from components.observability.dashboard import Dashboard, DashboardArgs
 from components.observability.stack import Monitoring, MonitoringArgs
 from components.priorities import Priorities, PrioritiesArgs
 from components.storage import Storage, StorageArgs
+from components.valkey import Valkey, ValkeyArgs
 from components.warm_capacity import WarmCapacity, WarmCapacityArgs
 from infra import permissions
 from infra.load_balancer_permissions import load_balancer_controller
@@ -153,6 +154,19 @@ def declare(
     if chart := charts.get("keda"):
         ready["keda"] = Keda(
             "keda", KedaArgs(chart=chart, image_mirror=mirror, after=(*before("keda"), monitoring)), opts
+        ).release
+    if (chart := charts.get("valkey")) and plan.valkey:
+        ready["valkey"] = Valkey(
+            "valkey",
+            ValkeyArgs(
+                chart=chart,
+                image_mirror=mirror,
+                plan=plan.valkey,
+                secrets=secrets,
+                issuer=ready["cert-manager"],
+                after=(*before("valkey"), *classes),
+            ),
+            opts,
         ).release
     if (chart := charts.get("cluster-autoscaler")) and isinstance(plan.target, EksPlan) and aws:
         ready["cluster-autoscaler"] = ClusterAutoscaler(

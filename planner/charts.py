@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from catalog.types import Chart
-from planner.naming import GPU_NAMESPACE, MONITORING_NAMESPACE, SYSTEM_NAMESPACE
+from planner.naming import GPU_NAMESPACE, MONITORING_NAMESPACE, SERVING_NAMESPACE, SYSTEM_NAMESPACE
 from planner.plan import ChartPlan, ModelPlan, PoolPlan
 
 _NAMESPACES = {
@@ -20,6 +20,7 @@ _NAMESPACES = {
     "kuberay-operator": "kuberay-system",
     "lws": "lws-system",
     "keda": "keda",
+    "valkey": SERVING_NAMESPACE,
 }
 
 
@@ -31,6 +32,7 @@ def plan_charts(
     load_balancers: bool,
     pools: tuple[PoolPlan, ...],
     models: tuple[ModelPlan, ...],
+    valkey: bool = False,
 ) -> Mapping[str, ChartPlan]:
     """Charts by catalog name: what every stack has, and what its pools and models need."""
     runtimes = {model.runtime for model in models}
@@ -49,6 +51,8 @@ def plan_charts(
         wanted.append("lws")
     if any(model.scaling.owner == "keda" for model in models):
         wanted.append("keda")
+    if valkey:
+        wanted.append("valkey")
     return {name: _source(known[name], mirror, _NAMESPACES[name]) for name in wanted}
 
 

@@ -44,6 +44,7 @@ from planner.serving import plan_model, secret_of
 from planner.spend_guard import plan_spend_guard
 from planner.tags import plan_tags
 from planner.target import check_heads, kubernetes_version, plan_target
+from planner.valkey import plan_valkey, with_clients
 from planner.warm import plan_warm
 from settings.errors import REGION_PATH, did_you_mean
 from settings.pools import KarpenterPool
@@ -109,6 +110,7 @@ def plan(settings: Settings, *, stack: str, region: str | None, catalog: Catalog
         findings=findings,
     )
     models = _models(drafts, settings, pools, cache, facts, findings)
+    valkey = with_clients(plan_valkey(settings, _storage_class(settings)), models, findings)
     check_heads(target, models, findings)
     check_load_target(settings, {m.name: m.weights.load for m in models if m.weights.medium == "lustre"}, findings)
     hub_token = _hub_token(settings, drafts, cache, findings)
@@ -150,7 +152,9 @@ def plan(settings: Settings, *, stack: str, region: str | None, catalog: Catalog
             load_balancers=isinstance(settings.target, EksTarget) and settings.target.load_balancer_controller,
             pools=tuple(pools.values()),
             models=models,
+            valkey=valkey is not None,
         ),
+        valkey=valkey,
         image_mirror=settings.images.mirror,
         image_cache=image_cache,
         spend_guard=spend_guard,

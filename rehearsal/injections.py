@@ -75,6 +75,7 @@ def planned_secrets(plan: Plan) -> list[SecretPlan]:
     # Ray Serve LLM checks no key, so a RayService has none.
     found = [model.api_key for model in plan.models if model.runtime != "ray_service"]
     found += [secret for secret in (plan.hub_token, plan.observability.grafana_admin) if secret is not None]
+    found += [plan.valkey.password] if plan.valkey else []
     return list({(secret.namespace, secret.name, secret.key): secret for secret in found}.values())
 
 

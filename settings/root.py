@@ -15,6 +15,7 @@ from settings.pools import Pool
 from settings.secrets import GivenSecretSource
 from settings.serving import Model
 from settings.target import Target
+from settings.valkey import Valkey
 
 _TAG = re.compile(r"^[\w\s.:/=+@-]*$")
 
@@ -98,6 +99,8 @@ class Settings(Section):
     charts: Charts = Charts()
     images: Images = Images()
     secrets: Secrets = Secrets()
+    valkey: Valkey | None = None
+    """A key-value store for what must outlive a pod, such as the state of a Ray cluster; none where left out."""
     observability: Observability = Observability()
     budget: Budget | None = None
     protection: Literal["none", "data", "all"] = "data"

@@ -120,6 +120,24 @@ class RayWorkerGroup:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class GcsStore:
+    """What keeps a Ray cluster's state while there is no head."""
+
+    address: str
+    """With Redis' scheme; `rediss` is TLS."""
+    password_secret: str
+    password_key: str
+
+    def render(self) -> dict[str, Any]:
+        """`gcsFaultToleranceOptions`. KubeRay itself names the store's namespace after the cluster: a fixed one would
+        hand the state of one cluster to its successor."""
+        return {
+            "redisAddress": self.address,
+            "redisPassword": {"valueFrom": {"secretKeyRef": {"name": self.password_secret, "key": self.password_key}}},
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RayService(NamespacedObject):
     """A Ray cluster and the Serve application on it."""
 
@@ -129,6 +147,7 @@ class RayService(NamespacedObject):
     head_template: Mapping[str, Any]
     workers: RayWorkerGroup
     initializing_timeout_minutes: int
+    gcs_store: GcsStore | None = None
     api_version: str = field(default="ray.io/v1", init=False)
     kind: str = field(default="RayService", init=False)
 
@@ -143,6 +162,16 @@ class RayService(NamespacedObject):
         require(self.initializing_timeout_minutes > 0, "the initializing timeout must be positive")
         for template in (self.head_template, self.workers.template):
             require(bool(template["spec"]["containers"]), "every pod has a container")
+            names = {
+                variable["name"]
+                for container in template["spec"]["containers"]
+                for variable in container.get("env", [])
+            }
+            # KubeRay sets both from gcsFaultToleranceOptions, and refuses them beside it.
+            require(
+                self.gcs_store is None or not names & {"RAY_REDIS_ADDRESS", "REDIS_PASSWORD"},
+                "the store's address and password are gcsFaultToleranceOptions, not environment",
+            )
             restart = template["spec"].get("restartPolicy", "Never")
             require(restart == "Never", "restartPolicy must be Never or unset with autoscaler v2")
 
@@ -161,6 +190,7 @@ class RayService(NamespacedObject):
             "excludeHeadPodFromServeSvc": True,
             "rayClusterConfig": {
                 "rayVersion": self.ray_version,
+                **({"gcsFaultToleranceOptions": self.gcs_store.render()} if self.gcs_store else {}),
                 "enableInTreeAutoscaling": True,
                 "autoscalerOptions": {
                     "version": "v2",

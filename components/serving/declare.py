@@ -15,8 +15,8 @@ from planner.naming import SERVING_NAMESPACE
 from planner.plan import ModelPlan, Plan, WarmupPlan
 
 _OTHER_RUNTIMES = {
-    "deployment": {"lws", "kuberay-operator"},
-    "leader_worker_set": {"kuberay-operator"},
+    "deployment": {"lws", "kuberay-operator", "valkey"},
+    "leader_worker_set": {"kuberay-operator", "valkey"},
     "ray_service": {"lws", "keda"},
 }
 """Charts that a runtime does without: its models need not wait for them."""

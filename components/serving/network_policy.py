@@ -8,7 +8,7 @@ import pulumi_kubernetes as k8s
 
 from components.serving.pods import object_labels, selector_labels
 from components.serving.ray_service import HEAD_PORTS
-from planner.naming import CLIENT_LABEL, MONITORING_NAMESPACE, RAY_NAMESPACE, SYSTEM_NAMESPACE
+from planner.naming import CLIENT_LABEL, MODEL_LABEL, MONITORING_NAMESPACE, RAY_NAMESPACE, SYSTEM_NAMESPACE
 from planner.plan import ModelPlan
 
 _NAMESPACE_NAME = "kubernetes.io/metadata.name"
@@ -37,6 +37,10 @@ def rules(model: ModelPlan) -> dict[str, Any]:
         ingress.append({"from": [_namespace(RAY_NAMESPACE)], "ports": [_tcp(HEAD_PORTS["dashboard"]), http]})
         # The autoscaler beside the head talks to the API server: 443, or 6443 outside EKS.
         egress.append({"ports": [_tcp(443), _tcp(6443)]})
+    store = model.ray.gcs_store if model.ray else None
+    if store is not None:
+        pods = {"app.kubernetes.io/name": "valkey", MODEL_LABEL: store.name}
+        egress.append({"to": [{"podSelector": {"matchLabels": pods}}], "ports": [_tcp(store.port)]})
     if model.weights.medium == "s3_stream":
         egress.append({"ports": [_tcp(443)]})
         egress.append({"to": [{"ipBlock": {"cidr": _POD_IDENTITY_AGENT}}], "ports": [_tcp(80)]})

@@ -9,7 +9,7 @@ import pulumi
 import pulumi_kubernetes as k8s
 import yaml
 
-from components.serving.custom_resources import RayService, RayWorkerGroup
+from components.serving.custom_resources import GcsStore, RayService, RayWorkerGroup
 from components.serving.pods import (
     METRICS_PORT,
     SKIP_AWAIT,
@@ -23,13 +23,15 @@ from components.serving.pods import (
     spread,
 )
 from planner.naming import GROUP_ROLE_LABEL
-from planner.plan import RayPlan
+from planner.plan import RayPlan, ValkeyPlan
 
 HEAD_PORTS = {"gcs-server": 6379, "dashboard": 8265, "client": 10001}
 """KubeRay's names for the ports of the head's Service."""
 
 SERVE_PORT = "serve"
 """KubeRay finds Serve's proxy by this port name when it adds readiness probes."""
+
+_STORE_CA = "/etc/valkey-ca"
 
 REPLICA_LABEL = "ray.io/worker-group-replica-name"
 """One value for the hosts of a multi-host replica (feature gate RayMultiHostIndexing, on since KubeRay 1.7)."""
@@ -54,7 +56,26 @@ def workload(context: PodContext, ray: RayPlan) -> RayService:
             template=worker_template(context),
         ),
         initializing_timeout_minutes=ray.initializing_timeout_minutes,
+        gcs_store=_gcs_store(ray.gcs_store) if ray.gcs_store else None,
     )
+
+
+def _gcs_store(store: ValkeyPlan) -> GcsStore:
+    return GcsStore(address=store.url, password_secret=store.password.name, password_key=store.password.key)
+
+
+def _trust(store: ValkeyPlan, container: dict[str, Any], spec: dict[str, Any]) -> None:
+    """Has a head trust the store's certificate; KubeRay's clean-up Job is made from the same template.
+
+    Of the Secret only the CA's certificate is mounted: the server's key lies beside it.
+    """
+    container["env"] = [
+        {"name": "RAY_REDIS_CA_CERT", "value": f"{_STORE_CA}/{store.ca_key}"},
+        {"name": "RAY_REDIS_SERVER_NAME", "value": store.host},
+    ]
+    container["volumeMounts"] = [{"name": "store-ca", "mountPath": _STORE_CA, "readOnly": True}]
+    items = [{"key": store.ca_key, "path": store.ca_key}]
+    spec["volumes"] = [{"name": "store-ca", "secret": {"secretName": store.tls_secret, "items": items}}]
 
 
 def head_template(context: PodContext, ray: RayPlan) -> PodTemplate:
@@ -86,6 +107,8 @@ def head_template(context: PodContext, ray: RayPlan) -> PodTemplate:
         },
         "containers": [container],
     }
+    if ray.gcs_store is not None:
+        _trust(ray.gcs_store, container, spec)
     annotations = {"cluster-autoscaler.kubernetes.io/safe-to-evict": "false", "karpenter.sh/do-not-disrupt": "true"}
     return {"metadata": {"labels": pod_labels(model, "ray-head"), "annotations": annotations}, "spec": spec}
 

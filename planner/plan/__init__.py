@@ -69,6 +69,7 @@ from planner.plan.target import (
     ZonePlan,
 )
 from planner.plan.valkey import ValkeyPlan
+from planner.plan.valkey import ValkeyPlan
 
 __all__ = [
     "ActivatorPlan",
@@ -141,6 +142,7 @@ __all__ = [
     "SystemGroupPlan",
     "Taint",
     "TokenCostPlan",
+    "ValkeyPlan",
     "ValkeyPlan",
     "VolumeClaimPlan",
     "WarmupPlan",

@@ -15,6 +15,7 @@ from planner.plan.models import ModelPlan, WarmupPlan
 from planner.plan.pools import PoolPlan
 from planner.plan.secrets import SecretPlan
 from planner.plan.target import CreatedNetworkPlan, EksPlan, ExistingClusterPlan, ExistingNetworkPlan
+from planner.plan.valkey import ValkeyPlan
 from planner.plan.warm import WarmPlan
 
 
@@ -106,6 +107,7 @@ class Plan:
     """The second provisioner; None where no pool is its."""
     warm: tuple[WarmPlan, ...] = ()
     """Placeholders that keep nodes booted, by pool."""
+    valkey: ValkeyPlan | None = None
     image_cache: ImageCachePlan | None = None
     spend_guard: SpendGuardPlan | None = None
     aws_profile: str | None = None

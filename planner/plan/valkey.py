@@ -1,0 +1,38 @@
+"""The Plan: the key-value store of the cluster."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from planner.plan.secrets import SecretPlan
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ValkeyPlan:
+    """One Valkey, beside the models that use it."""
+
+    name: str
+    """Of its release and its Service."""
+    namespace: str
+    port: int
+    password: SecretPlan
+    tls_secret: str
+    """Secret with its certificate, key and the CA's certificate, in its namespace."""
+    ca_key: str
+    """Key of the CA's certificate in that Secret."""
+    memory_gib: int
+    storage_gib: int | None
+    storage_class: str | None
+    replicas: int
+    clients: tuple[str, ...] = ()
+    """Models whose pods may reach it."""
+
+    @property
+    def host(self) -> str:
+        """Its name inside the cluster, as in its certificate."""
+        return f"{self.name}.{self.namespace}.svc.cluster.local"
+
+    @property
+    def url(self) -> str:
+        """For clients that take Redis' scheme; `rediss` is TLS."""
+        return f"rediss://{self.host}:{self.port}"
