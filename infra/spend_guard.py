@@ -60,7 +60,7 @@ class SpendGuard(pulumi.ComponentResource):
         monitor = aws.costexplorer.AnomalyMonitor(
             f"{name}-anomalies",
             monitor_type="CUSTOM",
-            monitor_specification=json.dumps({"Tags": {"Key": key, "Values": [value], "MatchOptions": ["EQUALS"]}}),
+            monitor_specification=_costs_tagged(key, value),
             opts=child,
         )
         aws.costexplorer.AnomalySubscription(
@@ -80,3 +80,14 @@ class SpendGuard(pulumi.ComponentResource):
             ),
             opts=child,
         )
+
+
+def _costs_tagged(key: str, value: str) -> str:
+    """Cost Explorer's expression, spelled as the provider reads it back.
+
+    It compares JSON as it is and replaces the monitor where one differs, so every `up` would lose what the monitor has
+    learned. Nulls and the prefix `user:` are what it reads back for a tag. Source: terraform-provider-aws,
+    internal/service/ce/anomaly_monitor.go and its acceptance tests.
+    """
+    unused = dict.fromkeys(("And", "CostCategories", "Dimensions", "Not", "Or"))
+    return json.dumps({**unused, "Tags": {"Key": f"user:{key}", "MatchOptions": None, "Values": [value]}})

@@ -15,6 +15,8 @@ from planner.plan import PoolPlan, RungPlan
 HISTORY_DAYS = 7
 _POOR_SCORE = 3
 """Of 10: below it EC2 itself doubts that the capacity is there. Source: EC2 user guide, Spot placement score."""
+_TYPES_FOR_A_SCORE = 3
+"""With fewer types the score is always low, whatever the market. Source: EC2 API reference, GetSpotPlacementScores."""
 _DEARER = 1.25
 """A price so far above the planned one is worth a note."""
 
@@ -118,11 +120,16 @@ def check_placement(scores: PlacementScores, plan: Plan) -> Iterator[Check]:
                 yield Check(name=name, status="unknown", detail="EC2 gives no score for this zone")
                 continue
             better = sorted((other for other in found if found[other] > score), key=lambda other: -found[other])
-            poor = score < _POOR_SCORE
+            detail = f"{score} of 10 for {nodes} x {', '.join(pool.instance_types)} on spot"
+            absolute = len(pool.instance_types) >= _TYPES_FOR_A_SCORE
+            if not absolute:
+                detail += f"; EC2 scores fewer than {_TYPES_FOR_A_SCORE} types low, so it compares zones and no more"
+            # A low score of one or two types says nothing; a higher one of another zone does.
+            poor = score < _POOR_SCORE and (absolute or bool(better))
             yield Check(
                 name=name,
                 status="note" if poor else "ok",
-                detail=f"{score} of 10 for {nodes} x {', '.join(pool.instance_types)} on spot",
+                detail=detail,
                 fix=_elsewhere(pool, better, found) if poor else None,
             )
 

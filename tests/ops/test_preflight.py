@@ -171,6 +171,15 @@ def test_a_poor_placement_score_names_better_zones() -> None:
     assert (("p5.48xlarge",), 2) in scores.asked
 
 
+def test_a_low_score_of_one_type_is_held_against_other_zones_alone() -> None:
+    """EC2 scores one or two types low whatever the market: an alarm on every spot pool would be no news."""
+    found = only(
+        list(market.check_placement(PlayedScores(us_east_1a=1, us_east_1b=1), PROD)), "placement h100 us-east-1a"
+    )
+    assert found.status == "ok"
+    assert "compares zones" in found.detail
+
+
 def test_a_budget_and_who_is_told(aws: None) -> None:
     budgets = boto3.client("budgets", region_name=REGION)
     alone = replace(PROD, spend_guard=None)
