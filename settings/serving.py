@@ -149,14 +149,6 @@ class RayOptions(Section):
     `auto` does where there is one."""
 
 
-class RayOptions(Section):
-    """What a model on Ray Serve does beyond the rest."""
-
-    gcs_fault_tolerance: bool | Literal["auto"] = "auto"
-    """Whether the head keeps its cluster's state in the stack's Valkey, so that a new head finds the running replicas;
-    `auto` does where there is one."""
-
-
 class Model(Section):
     """One model behind one OpenAI-compatible endpoint."""
 
@@ -193,7 +185,6 @@ class Model(Section):
     """Key that clients must send."""
     image: Image | None = None
     """The catalog's image of the engine where left out."""
-    ray: RayOptions = RayOptions()
     ray: RayOptions = RayOptions()
     routing: Routing = Routing()
     standby: Standby | None = None

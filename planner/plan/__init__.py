@@ -69,7 +69,6 @@ from planner.plan.target import (
     ZonePlan,
 )
 from planner.plan.valkey import ValkeyPlan
-from planner.plan.valkey import ValkeyPlan
 
 __all__ = [
     "ActivatorPlan",
@@ -142,7 +141,6 @@ __all__ = [
     "SystemGroupPlan",
     "Taint",
     "TokenCostPlan",
-    "ValkeyPlan",
     "ValkeyPlan",
     "VolumeClaimPlan",
     "WarmupPlan",

@@ -13,7 +13,6 @@ from planner.plan.performance import PerformancePlan
 from planner.plan.router import RouterPlan
 from planner.plan.secrets import SecretPlan
 from planner.plan.valkey import ValkeyPlan
-from planner.plan.valkey import ValkeyPlan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -190,8 +189,6 @@ class RayPlan:
     head_cpu: int
     head_memory_gib: int
     initializing_timeout_minutes: int
-    gcs_store: ValkeyPlan | None = None
-    """What keeps the cluster's state while there is no head; None: a new head starts all replicas afresh."""
     gcs_store: ValkeyPlan | None = None
     """What keeps the cluster's state while there is no head; None: a new head starts all replicas afresh."""
 
