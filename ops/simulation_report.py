@@ -82,9 +82,9 @@ class Report:
             return
         saved = f"saves {tuned.saved_share:.1%}" if tuned.saved_share > 0 else f"costs {-tuned.saved_share:.1%} more"
         out.print(
-            f"the proposal {saved} and meets every objective on {len(best.days)} days drawn; below "
-            "`inference-platform:platform`, each key in place of the whole one that is there (what it no longer names, "
-            "such as a floor, goes):\n"
+            f"the proposal {saved} and meets every objective on {len(best.days)} days drawn; each key takes the place "
+            "of the whole one that is there (what it no longer names, such as a floor, goes), below "
+            "`inference-platform:platform`:\n"
         )
         out.print(snippet(changes(self.settings, best.policy)), markup=False, soft_wrap=True)
 

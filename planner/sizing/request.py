@@ -116,7 +116,7 @@ def _check_numbers(request: SizeRequest) -> None:
             raise SizeError(f"{option} {value:g}: must be above 0", asked=True)
     if request.requests_per_second < _LEAST_RATE:
         raise SizeError(
-            f"--rps {request.requests_per_second:g}: one request in {1 / _LEAST_RATE:,.0f} s is the least that is sized",
+            f"--rps {request.requests_per_second:g}: one request in {1 / _LEAST_RATE:,.0f} s is the least to size for",
             help=f"--rps {_LEAST_RATE:g}",
             asked=True,
         )

@@ -263,7 +263,7 @@ def test_a_model_of_published_fp8_weights_is_served_unchanged():
         ({"spot_share": 1.5}, "--spot-share 1.5"),
         ({"cached_share": -0.1}, "--cached -0.1"),
         ({"cached_share": 1.0}, "some of each prompt is always new"),
-        ({"requests_per_second": 1e-6}, "one request in 1,000 s is the least"),
+        ({"requests_per_second": 1e-6}, "one request in 1,000 s is the least to size for"),
         ({"availability": 1.0}, "--availability 1"),
         ({"regions": ("us-eats-1",)}, "did you mean `us-east-1`"),
         ({"context_tokens": 10**7}, "--context 131072 or less"),
