@@ -199,7 +199,7 @@ class GpuPool(pulumi.ComponentResource):
             # DEFAULT starts new nodes before it drains old ones: with scarce GPUs the upgrade would wait for nodes that
             # nobody sells. MINIMAL takes one away first.
             update_config=aws.eks.NodeGroupUpdateConfigArgs(max_unavailable=1, update_strategy="MINIMAL"),
-            node_repair_config=aws.eks.NodeGroupNodeRepairConfigArgs(enabled=True, max_parallel_nodes_repaired_count=1),
+            node_repair_config=_repairs(plan),
             labels=dict(rung.labels),
             taints=[
                 aws.eks.NodeGroupTaintArgs(key=taint.key, value=taint.value, effect=_TAINT_EFFECT[taint.effect])
@@ -296,6 +296,24 @@ class GpuPool(pulumi.ComponentResource):
             ),
             opts=self._child,
         )
+
+
+def _repairs(plan: PoolPlan) -> aws.eks.NodeGroupNodeRepairConfigArgs:
+    """One node at a time, by what the monitoring agent says of its GPUs."""
+    return aws.eks.NodeGroupNodeRepairConfigArgs(
+        enabled=True,
+        max_parallel_nodes_repaired_count=1,
+        node_repair_config_overrides=[
+            aws.eks.NodeGroupNodeRepairConfigNodeRepairConfigOverrideArgs(
+                node_monitoring_condition="AcceleratedHardwareReady",
+                node_unhealthy_reason=repair.reason,
+                min_repair_wait_time_mins=repair.wait_minutes,
+                repair_action=repair.action,
+            )
+            for repair in plan.repairs
+        ]
+        or None,
+    )
 
 
 def scaling_group_of(resources: Sequence[aws.eks.outputs.NodeGroupResource]) -> str:

@@ -13,6 +13,7 @@ from planner.ladder import instant, schedule_of, window_of
 from planner.layout import Node, node_of
 from planner.naming import GPU_TAINT, NODE_GROUP_PREFIX_LIMIT, POOL_LABEL, RUNG_LABEL, STEP_LABEL, node_group_prefix
 from planner.plan import Hardware, PoolPlan, RungPlan, SharingPlan, Taint
+from planner.plan.pools import RepairPlan
 from planner.problems import Findings
 from planner.sharing import cut, node_of_slices, plan_sharing, slice_of
 from settings.calendar import MaintenanceWindow
@@ -35,6 +36,19 @@ _ROOT_GIB_WITH_NVME = 100
 _ROOT_GIB_WITHOUT_NVME = 300
 GPU_TAINTS = (Taint(key=GPU_TAINT, value="true", effect="NoSchedule"),)
 """Of every GPU node that this program makes: nothing but GPU pods and DaemonSets may fill it."""
+
+
+GPU_REPAIRS = (
+    # Fallen off the bus: no reboot brings it back.
+    RepairPlan(reason="NvidiaXID79Error", action="Replace", wait_minutes=10),
+    # A row of its memory that failed can no longer be remapped.
+    RepairPlan(reason="NvidiaXID64Error", action="Replace", wait_minutes=10),
+    # A row was remapped, which takes effect at the next reset: no reason to restart a replica that serves.
+    RepairPlan(reason="NvidiaXID63Error", action="NoAction", wait_minutes=10),
+)
+"""Faults for which EKS's default (Reboot after 10 minutes for all that the agent calls fatal) is wrong for replicas
+that serve. Source: EKS user guide, "Automatically repair nodes"; NVIDIA's catalog of Xid errors; the limits of the wait
+from a public sample of such overrides, which saw other values refused on EKS 1.37."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -233,6 +247,7 @@ def plan_pool(
         maintenance_window=window_of(pool.maintenance_window or window),
         several_zones=tuple(pool.availability_zones),
         warm_nodes=pool.warm_nodes,
+        repairs=GPU_REPAIRS,
     )
     return cut(plan, facts.sharing)
 

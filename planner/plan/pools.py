@@ -56,6 +56,17 @@ class Taint:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RepairPlan:
+    """What EKS does about one fault of a GPU, in place of its default: a reboot after ten minutes."""
+
+    reason: str
+    """As the node monitoring agent reports it."""
+    action: Literal["Replace", "Reboot", "NoAction"]
+    wait_minutes: int
+    """The API takes 10 to 120, in steps of 10."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ScheduledSizePlan:
     """A change of a rung's size that repeats every week."""
 
@@ -173,6 +184,8 @@ class PoolPlan:
     """There where the provisioner is Karpenter."""
     several_zones: tuple[str, ...] = ()
     """Zones of a pool in more than one."""
+    repairs: tuple[RepairPlan, ...] = ()
+    """Of managed node groups; Karpenter replaces every node with a fault."""
     warm_nodes: int = 0
     """Booted nodes that placeholders keep for whoever needs one at once."""
 

@@ -27,6 +27,7 @@ from planner.plan import (
     Taint,
     ZonePlan,
 )
+from planner.pools import GPU_REPAIRS
 
 ZONES = ("us-east-1a", "us-east-1b", "us-east-1c")
 ADMINS = ("arn:aws:iam::111122223333:role/platform", "arn:aws:iam::111122223333:role/ci/deploy")
@@ -126,6 +127,7 @@ def pool(
         ami_type="AL2023_x86_64_NVIDIA",
         release_version="1.35.7-20260903",
         root_volume_gib=100,
+        repairs=GPU_REPAIRS,
     )
 
 

@@ -202,6 +202,15 @@ def test_gpu_groups(kind: str) -> None:
     assert "nodeGroupName" not in inputs
     assert inputs["updateConfig"] == {"maxUnavailable": 1, "updateStrategy": "MINIMAL"}
     assert inputs["nodeRepairConfig"]["enabled"] is True
+    repairs = {one["nodeUnhealthyReason"]: one for one in inputs["nodeRepairConfig"]["nodeRepairConfigOverrides"]}
+    assert {name: one["repairAction"] for name, one in repairs.items()} == {
+        "NvidiaXID79Error": "Replace",
+        "NvidiaXID64Error": "Replace",
+        "NvidiaXID63Error": "NoAction",
+    }
+    # The API refuses any other wait, and all four keys are needed.
+    assert all(one["minRepairWaitTimeMins"] in range(10, 121, 10) for one in repairs.values())
+    assert {one["nodeMonitoringCondition"] for one in repairs.values()} == {"AcceleratedHardwareReady"}
     assert inputs["taints"] == [{"key": "nvidia.com/gpu", "value": "true", "effect": "NO_SCHEDULE"}]
     assert inputs["labels"] == {"inference-platform/pool": "gpu", "inference-platform/rung": f"gpu-{kind}"}
     assert inputs["launchTemplate"]["version"] == "1"
