@@ -66,4 +66,6 @@ class Karpenter:
         return None
 
     def _finalizers(self, item: Json, names: list[str]) -> None:
-        self._kube.patch(NODE_CLASSES, key_of(item), {"metadata": {"finalizers": names}})
+        # A list replaces a list: on an older look it would bring back or drop finalizers of others.
+        seen = item["metadata"]["resourceVersion"]
+        self._kube.patch(NODE_CLASSES, key_of(item), {"metadata": {"finalizers": names}}, seen=seen)

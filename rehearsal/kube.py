@@ -130,12 +130,19 @@ class Kube:
             raise
         return True
 
-    def patch(self, kind: Kind, key: Key, change: Json, *, subresource: str | None = None) -> None:
-        """Merge `change` into an object; nothing happens where it is gone."""
+    def patch(
+        self, kind: Kind, key: Key, change: Json, *, subresource: str | None = None, seen: str | None = None
+    ) -> None:
+        """Merge `change` into an object; nothing happens where it is gone.
+
+        With `seen`, a resource version, nothing happens either where the object has changed since: who patches so looks
+        again when the change arrives.
+        """
+        body = {**change, "metadata": {**change.get("metadata", {}), "resourceVersion": seen}} if seen else change
         try:
-            self.api.merge(kind.path(*key, subresource), change)
+            self.api.merge(kind.path(*key, subresource), body)
         except ApiError as error:
-            if error.status != 404:
+            if error.status != 404 and not (seen and error.status == 409):
                 raise
 
     def delete(self, kind: Kind, key: Key) -> None:

@@ -30,14 +30,18 @@ class FakeKube:
         if key_of(body) in stored:
             return False
         self._serial += 1
-        metadata = {"uid": f"uid-{self._serial}", "generation": 1, "labels": {}, **body["metadata"]}
+        versions = {"uid": f"uid-{self._serial}", "generation": 1, "resourceVersion": str(self._serial)}
+        metadata = {**versions, "labels": {}, **body["metadata"]}
         stored[key_of(body)] = {"status": {}, **copy.deepcopy(body), "metadata": metadata}
         return True
 
-    def patch(self, kind: Kind, key: Key, change: Json, *, subresource: str | None = None) -> None:
+    def patch(
+        self, kind: Kind, key: Key, change: Json, *, subresource: str | None = None, seen: str | None = None
+    ) -> None:
         item = self.get(kind, key)
-        if item is not None:
-            _merge(item, change)
+        if item is not None and seen in {None, item["metadata"]["resourceVersion"]}:
+            self._serial += 1
+            _merge(item, {**change, "metadata": {**change.get("metadata", {}), "resourceVersion": str(self._serial)}})
 
     def delete(self, kind: Kind, key: Key) -> None:
         self.objects.get(kind, {}).pop(key, None)

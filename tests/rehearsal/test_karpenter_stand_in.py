@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 
 from components._objects import manifest
@@ -145,3 +147,15 @@ def test_nodes_of_node_groups_are_none_of_its_business(case: Case) -> None:
     case.look()
     assert [node["metadata"]["name"] for node in case.nodes()] == ["a100-spot-1"]
     assert not group.node_pool
+
+
+def test_an_older_look_takes_no_finalizer_of_others_away(case: Case) -> None:
+    case.declare()
+    older = FakeKube()
+    older.objects = copy.deepcopy(case.kube.objects)
+    key = ("", older.all(NODE_CLASSES)[0]["metadata"]["name"])
+    case.kube.patch(NODE_CLASSES, key, {"metadata": {"finalizers": ["foregroundDeletion"]}})
+    case.karpenter.reconcile(older, case.now)  # type: ignore[arg-type]
+    assert case.node_class()["metadata"]["finalizers"] == ["foregroundDeletion"]
+    case.look()
+    assert set(case.node_class()["metadata"]["finalizers"]) == {"foregroundDeletion", FINALIZER}
