@@ -72,7 +72,7 @@ def window_of(window: MaintenanceWindow | None) -> MaintenanceWindowPlan | None:
 def schedule_of(pool: NodeGroupPool, position: int) -> tuple[ScheduledSizePlan, ...]:
     """What a pool's calendar means for one of its rungs: they are filled from the top, reserved ones left out.
 
-    At an entry's end only the minimum falls: nodes that pods still use stay, others are handed back.
+    Only the minimum moves: at an entry's start nodes that are there beyond it stay, at its end those that pods use.
     """
     rung = pool.capacity[position]
     if not isinstance(rung, SpotRung | OnDemandRung):
@@ -83,17 +83,16 @@ def schedule_of(pool: NodeGroupPool, position: int) -> tuple[ScheduledSizePlan, 
         nodes = min(rung.nodes.max, entry.nodes - above)
         if nodes <= rung.nodes.min:
             continue
-        for name, recurrence, least, wanted in (
-            ("start", entry.start, nodes, nodes),
-            ("end", entry.end, rung.nodes.min, None),
-        ):
+        for name, recurrence, least in (("start", entry.start, nodes), ("end", entry.end, rung.nodes.min)):
             steps.append(
                 ScheduledSizePlan(
                     name=f"calendar-{index + 1}-{name}",
                     timezone=entry.timezone,
                     recurrence=recurrence,
                     min_nodes=least,
-                    desired_nodes=wanted,
+                    # The new minimum starts what is missing. A desired number would end nodes in use beyond it, and
+                    # Auto Scaling asks no disruption budget (EC2 Auto Scaling API, UpdateAutoScalingGroup).
+                    desired_nodes=None,
                 )
             )
     return tuple(steps)
@@ -120,8 +119,8 @@ def check_ladders(settings: Settings, pools: Sequence[PoolPlan], findings: Findi
 
 def _remark_on_calendar(index: int, pool: NodeGroupPool, plan: PoolPlan, findings: Findings) -> None:
     for number, entry in enumerate(pool.calendar):
-        steps = [(rung, step) for rung in plan.rungs for step in rung.schedule if step.desired_nodes]
-        mine = [(rung, step) for rung, step in steps if step.name == f"calendar-{number + 1}-start"]
+        name = f"calendar-{number + 1}-start"
+        mine = [(rung, step) for rung in plan.rungs for step in rung.schedule if step.name == name]
         monthly = sum(
             rung.usd_per_node_hour * (step.min_nodes - rung.min_nodes) * entry.hours_per_week * 730 / 168
             for rung, step in mine
