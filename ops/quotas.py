@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from datetime import UTC, datetime
+from typing import Any, Final, Protocol
 
 from catalog.load import load
 from catalog.types import Instance
@@ -12,6 +13,9 @@ from ops import aws
 from ops.checks import Check
 from planner import Plan
 from planner.plan import EksPlan, PoolPlan, RungPlan
+
+_PLATFORM: Final = "Linux/UNIX"
+"""Of the EKS images; a reservation for another one is not filled by them. Source: EC2 API, CapacityReservation."""
 
 
 class Quotas(Protocol):
@@ -184,14 +188,20 @@ def _reservation(pool: PoolPlan, rung: RungPlan, found: Mapping[str, Any] | None
         for what, key, wanted in (
             ("its type", "InstanceType", pool.hardware.instance_type),
             ("its zone", "AvailabilityZone", rung.zone or pool.zone),
+            ("its platform", "InstancePlatform", _PLATFORM),
         )
-        if found.get(key) != wanted
+        if found.get(key, wanted if key == "InstancePlatform" else None) != wanted
     ]
+    wrong += _group_mismatch(rung, str(found.get("PlacementGroupArn") or "").rpartition("/")[2] or None)
     if int(found.get("TotalInstanceCount", 0)) < rung.max_nodes:
         wrong.append(f"it has {found.get('TotalInstanceCount')} instances, the rung {rung.max_nodes} nodes")
     state = str(found.get("State"))
     if state in {"expired", "cancelled", "failed", "payment-failed", "unsupported"}:
         wrong.append(f"it is {state}")
+    end = found.get("EndDate")
+    late = _late(rung, end)
+    if late is not None and rung.ends is not None:
+        wrong.append(late)
     if wrong:
         return Check(
             name=name,
@@ -199,7 +209,16 @@ def _reservation(pool: PoolPlan, rung: RungPlan, found: Mapping[str, Any] | None
             detail="; ".join(wrong),
             fix=f"correct rung `{rung.name}` in the stack file, or buy the block that it names",
         )
-    ends = f", ends {found['EndDate']:%Y-%m-%d %H:%M} UTC" if found.get("EndDate") else ""
+    ends = f", ends {end:%Y-%m-%d %H:%M} UTC" if end else ""
+    free = found.get("AvailableInstanceCount")
+    left = f", {free} free" if free is not None else ""
+    if late is not None and end:
+        return Check(
+            name=name,
+            status="note",
+            detail=f"{state}{left}{ends}; {late}",
+            fix=f'set `ends: "{end.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"` of rung `{rung.name}`',
+        )
     if state != "active":
         return Check(
             name=name,
@@ -207,6 +226,25 @@ def _reservation(pool: PoolPlan, rung: RungPlan, found: Mapping[str, Any] | None
             detail=f"{state}, starts {found.get('StartDate')}{ends}",
             fix="until it is active, models start on the next rung of the ladder",
         )
-    free = found.get("AvailableInstanceCount")
-    left = f", {free} free" if free is not None else ""
     return Check(name=name, status="ok", detail=f"active, {found['TotalInstanceCount']} instances{left}{ends}")
+
+
+def _group_mismatch(rung: RungPlan, group: str | None) -> list[str]:
+    """A reservation made in a placement group is filled from that group alone, any other from none."""
+    if group == rung.placement_group_name:
+        return []
+    if group is None:
+        return [f"it is in no placement group, the stack file says {rung.placement_group_name}"]
+    wanted = rung.placement_group_name or "none"
+    return [f"it is in placement group {group}, the stack file says {wanted}: nothing launched elsewhere fills it"]
+
+
+def _late(rung: RungPlan, end: datetime | None) -> str | None:
+    """Why the groups of a rung would be cut off at its end instead of leaving before it; None where they leave."""
+    if end is None:
+        return None
+    if rung.ends is None:
+        return "the stack file does not say so: EKS and EC2 end its nodes under running requests"
+    if datetime.fromisoformat(rung.ends) > end:
+        return f"it ends {end:%Y-%m-%d %H:%M} UTC, the stack file says {rung.ends}: groups would leave too late"
+    return None

@@ -28,7 +28,7 @@ from planner.plan.ladder import (
 from planner.plan.pools import MaintenanceWindowPlan, ScheduledSizePlan
 from planner.problems import Findings
 from settings.calendar import MaintenanceWindow
-from settings.pools import NodeGroupPool, OnDemandRung, SpotRung
+from settings.pools import NodeGroupPool, OnDemandRung, Rung, SpotRung
 from settings.root import Settings
 
 RUNG_SECONDS: Final = 360
@@ -103,10 +103,17 @@ def check_ladders(settings: Settings, pools: Sequence[PoolPlan], findings: Findi
     planned = {pool.name: pool for pool in pools}
     owner: dict[str, str] = {}
     for index, pool in enumerate(settings.pools):
-        for position, rung in enumerate(getattr(pool, "capacity", ())):
+        capacity: Sequence[Rung] = getattr(pool, "capacity", ())
+        for position, rung in enumerate(capacity):
             reservation = getattr(rung, "reservation", None)
             if reservation is None:
                 continue
+            if rung.kind == "capacity_block" and rung.ends is None:
+                findings.remark(
+                    f"pools[{index}].capacity[{position}]",
+                    "no `ends`: nobody leaves the block before EKS takes its nodes, 40 minutes before its end, under "
+                    "running requests",
+                )
             if owner.setdefault(reservation, pool.name) != pool.name:
                 findings.problem(
                     ("pools", index, "capacity", position, "reservation"),

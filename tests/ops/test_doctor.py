@@ -235,8 +235,16 @@ BLOCK = {
 @pytest.mark.parametrize(
     ("change", "status", "said"),
     [
-        ({}, "ok", "active, 2 instances, ends 2026-12-01"),
-        ({"State": "scheduled", "StartDate": "tomorrow"}, "note", "starts tomorrow"),
+        ({"EndDate": None}, "ok", "active, 2 instances"),
+        ({}, "note", "the stack file does not say so"),
+        ({"InstancePlatform": "Linux/UNIX", "EndDate": None}, "ok", "active"),
+        ({"InstancePlatform": "Red Hat Enterprise Linux"}, "fail", "its platform is Red Hat"),
+        (
+            {"PlacementGroupArn": "arn:aws:ec2:us-east-1:1:placement-group/near"},
+            "fail",
+            "it is in placement group near, the stack file says none",
+        ),
+        ({"State": "scheduled", "StartDate": "tomorrow", "EndDate": None}, "note", "starts tomorrow"),
         ({"State": "expired"}, "fail", "it is expired"),
         ({"InstanceType": "p4d.24xlarge"}, "fail", "its type is p4d.24xlarge"),
         ({"AvailabilityZone": "us-east-1b"}, "fail", "its zone is us-east-1b"),
@@ -246,6 +254,24 @@ BLOCK = {
 def test_a_reservation_against_its_rung(change: dict[str, Any], status: str, said: str) -> None:
     played = PlayedReservations(cr_0123456789abcdef0={**BLOCK, **change})
     (found,) = check_reservations(PROD, played)
+    assert found.status == status
+    assert said in found.detail
+
+
+@pytest.mark.parametrize(
+    ("ends", "status", "said"),
+    [
+        ("2026-12-01T00:00:00Z", "ok", "ends 2026-12-01 00:00"),
+        ("2026-11-30T00:00:00Z", "ok", "active"),
+        ("2026-12-02T00:00:00Z", "fail", "groups would leave too late"),
+    ],
+)
+def test_the_end_in_the_stack_file_against_the_end_that_was_bought(ends: str, status: str, said: str) -> None:
+    """The keeper drains by the stack file's end: a day too late is a group cut off under load."""
+    block = replace(PROD.pool("h100").rungs[0], ends=ends)
+    pool = replace(PROD.pool("h100"), rungs=(block, *PROD.pool("h100").rungs[1:]))
+    plan = replace(PROD, pools=(pool, *PROD.pools[1:]))
+    (found,) = check_reservations(plan, PlayedReservations(cr_0123456789abcdef0=BLOCK))
     assert found.status == status
     assert said in found.detail
 

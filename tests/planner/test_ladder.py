@@ -108,6 +108,14 @@ def test_a_calendar_fills_rungs_from_the_top_and_ends_with_the_floor(tmp_path: P
     assert {step.timezone for step in spot.schedule} == {"Europe/Berlin"}
 
 
+def test_a_block_whose_end_is_not_said_is_told(tmp_path: Path) -> None:
+    block = {"kind": "capacity_block", "reservation": "cr-0123456789abcdef0", "nodes": 2}
+    ending = {**block, "starts": "2027-02-01T11:30:00Z", "ends": "2027-03-01T11:30:00Z"}
+    for rung, told in ((block, True), (ending, False)):
+        plan = ladder_plan(tmp_path, {"pools.0.capacity.0": rung})
+        assert told is any("no `ends`" in one.message for one in plan.findings if one.subject == "pools[0].capacity[0]")
+
+
 def test_what_a_calendar_costs_is_told(tmp_path: Path) -> None:
     entry = {"start": "0 8 * * 1-5", "end": "0 18 * * 1-5", "nodes": 2}
     plan = ladder_plan(tmp_path, {"pools.1.calendar": [entry]})
