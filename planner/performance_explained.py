@@ -10,7 +10,8 @@ from planner.drafts import Draft
 from planner.inputs import assumption, planned
 from planner.model_performance import Predicted
 from planner.performance import Replica
-from planner.plan import Explained, Input, Latency
+from planner.performance.queueing import Curve
+from planner.plan import Explained, Input, LoadPoint
 
 _PAGE = "docs/explanation/performance.md"
 
@@ -54,11 +55,7 @@ def performance_numbers(sketch: Draft, predicted: Predicted) -> tuple[Explained,
         unit="requests",
         source="rate x (output x TPOT + prefill), Little",
     )
-    for name, latency, formula in (
-        ("TTFT", at.ttft_ms, "step under way + prompts before it (M/G/1) + room in batch and cache + own prefill"),
-        ("TPOT", at.tpot_ms, "decode step of those running, with the prefills that share it; p99: crowd and bursts"),
-    ):
-        found += _latency(number, f"{name} {where}", latency, formula, rate, running)
+    found += _latencies(predicted, at, where, number, rate, running)
     found.append(
         number(
             f"output tokens {where}",
@@ -109,10 +106,68 @@ def _numbers_of(section: str) -> Number:
     return number
 
 
-def _latency(number: Number, name: str, latency: Latency, formula: str, *inputs: Input) -> list[Explained]:
+def _latencies(predicted: Predicted, at: LoadPoint, where: str, number: Number, *load: Input) -> list[Explained]:
+    """TTFT and TPOT with the parts that they are the sum of; none where no rate keeps the objectives."""
+    if not at.requests_per_second:
+        return []
+    asked = predicted.workload
+    curve = Curve(predicted.replica, asked.input, asked.output, asked.cached_share)
+    waits = curve.waits(at.requests_per_second)
+    source = f"queueing model, {_PAGE}"
+
+    def ms(name: str, value: float) -> Input:
+        return Input(name=name, value=round(value, 2), unit="ms", source=source)
+
+    others = (ms("prompts", waits.prompts), ms("room", waits.room))
+    more = (
+        ms("prompts_more", waits.prompts_more),
+        ms("room_more", waits.room_more),
+        ms("own_more", waits.own_more),
+        ms("flight_more", waits.flight_more),
+    )
+    flight = ms("flight", waits.flight)
     return [
-        number(f"{name}, {quantile}", value, "ms", formula, *inputs)
-        for quantile, value in (("p50", latency.p50), ("p99", latency.p99))
+        number(
+            f"TTFT {where}, p50",
+            at.ttft_ms.p50,
+            "ms",
+            "flight (rest of the step under way) + own (prefill of the median prompt) + 0.7 x (prompts (those before "
+            "it, M/G/1) + room (until batch and cache have some))",
+            *load,
+            flight,
+            ms("own", waits.own_p50),
+            *others,
+        ),
+        number(
+            f"TTFT {where}, p99",
+            at.ttft_ms.p99,
+            "ms",
+            "flight + own (prefill of the mean prompt) + prompts + room + what each lies above its mean at p99, joined "
+            "as (prompts_more^1.5 + room_more^1.5 + own_more^1.5 + flight_more^1.5)^(1 / 1.5)",
+            *load,
+            flight,
+            ms("own", waits.own),
+            *others,
+            *more,
+        ),
+        number(
+            f"TPOT {where}, p50",
+            at.tpot_ms.p50,
+            "ms",
+            "step of those running, with the prefills that share it",
+            *load,
+            ms("step", waits.step),
+        ),
+        number(
+            f"TPOT {where}, p99",
+            at.tpot_ms.p99,
+            "ms",
+            "step + root of (crowd^2 + burst^2): more that run at once, and more prefills between its tokens, at p99",
+            *load,
+            ms("step", waits.step),
+            ms("crowd", waits.crowd),
+            ms("burst", waits.burst),
+        ),
     ]
 
 
@@ -170,12 +225,17 @@ def _words(replica: Replica, parts: Mapping[str, float]) -> dict[str, str]:
 def _prefill(sketch: Draft, predicted: Predicted, number: Number) -> Explained:
     replica, known = predicted.replica, factors()[predicted.replica.gpu.name]
     at = known.at(replica.precision)
+    asked = predicted.workload
+    fresh = max(1.0, asked.input.p99 * (1 - asked.cached_share))
+    parts = replica.costs.prefill_parts(fresh, asked.input.p99 * asked.cached_share)
     peak = (replica.gpu.fp8_tflops if replica.precision == "fp8" and known.fp8 else None) or replica.gpu.bf16_tflops
     return number(
         "TTFT of a long prompt alone",
         predicted.plan.floor_ttft_ms,
         "ms: no load is served faster",
-        "2 x parameters x tokens / (ranks x peak x matrix_share) + attention + layers + messages + engine, in chunks",
+        " + ".join(parts) + ", of all chunks; matrices = 2 x parameters x tokens / (ranks x peak x matrix_share), or "
+        "reading the weights where that takes longer",
+        *(Input(name=name, value=round(ms, 2), unit="ms", source=f"one step, {_PAGE}") for name, ms in parts.items()),
         Input(
             name="tokens",
             value=round(predicted.plan.input_tokens.p99 * (1 - predicted.plan.cached_share)),

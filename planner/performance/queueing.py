@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
+from typing import NamedTuple
 
 from catalog.assumptions import assumed
 from planner.performance.replica import Replica
@@ -25,6 +26,33 @@ _POWER = 1.5
 _MEDIAN_SHARE = 0.7
 """Of a mean wait, in the median: ln 2 of an exponential one."""
 _NEVER = Quantiles(p50=math.inf, p99=math.inf)
+
+
+class Waits(NamedTuple):
+    """Milliseconds that a latency is made of; `*_more` is what the 99th percentile lies above the mean."""
+
+    running: float
+    """Requests that decode on average, without those in their prefill."""
+    step: float
+    """Between two tokens, on average."""
+    crowd: float
+    """Longer steps while many run at once: 99th percentile above the mean."""
+    burst: float
+    """Prefills that interrupt an answer: 99th percentile above the mean."""
+    flight: float
+    """Rest of the step under way."""
+    flight_more: float
+    own_p50: float
+    """Prefill of the median prompt, beside what decodes."""
+    own: float
+    """Prefill of the mean prompt."""
+    own_more: float
+    prompts: float
+    """Prompts that came before."""
+    prompts_more: float
+    room: float
+    """Until batch and cache have room."""
+    room_more: float
 
 
 class Curve:
@@ -160,6 +188,17 @@ class Curve:
 
     def latencies(self, rate: float) -> tuple[Quantiles, Quantiles, float, float]:
         """TTFT and TPOT in ms, and the mean numbers running and waiting, at `rate` requests a second."""
+        waits = self.waits(rate)
+        tpot = Quantiles(p50=waits.step, p99=waits.step + math.hypot(waits.crowd, waits.burst))
+        others = waits.prompts + waits.room
+        p99 = waits.flight + waits.own + others
+        p99 += _together(waits.own_more, waits.prompts_more, waits.room_more, waits.flight_more)
+        p50 = waits.flight + waits.own_p50 + _MEDIAN_SHARE * others
+        filling = min(self.limit, waits.running + rate / 1e3 * waits.own)
+        return Quantiles(p50=min(p50, p99), p99=p99), tpot, filling, rate / 1e3 * others
+
+    def waits(self, rate: float) -> Waits:
+        """What the latencies at `rate` requests a second are made of."""
         costs = self.costs
         batch, per_ms = self.at_rate(rate), rate / 1e3
         step = _interpolate(self.batches, self.felt_steps, batch)
@@ -168,7 +207,6 @@ class Curve:
         many = min(self.limit, running + Z99 * spread)
         crowded = max(step, _interpolate(self.batches, self.steps, many))
         burst = _EXPONENTIAL_Z99 * _interpolate(self.batches, self.bursts, batch)
-        tpot = Quantiles(p50=step, p99=step + math.hypot(crowded - step, burst))
         share = self.fresh / self.input.mean
         own_p50, own, own_p99 = (
             costs.prefill_ms(
@@ -181,12 +219,21 @@ class Curve:
         flight = _interpolate(self.batches, self.steps, batch) / 2
         crowd = self._prompts_ahead(many, per_ms)
         late = _late(*crowd) * (1 + crowd[0])  # what decodes beside grows while prompts wait: seen in simulation
-        mean = flight + own + busy * ahead + chance * place
-        p99 = mean + _together(own_p99 - own, late, _late(chance, place), 2 * flight)
-        p50 = flight + own_p50 + _MEDIAN_SHARE * (busy * ahead + chance * place)
-        queue = per_ms * (busy * ahead + chance * place)
-        filling = min(self.limit, running + per_ms * own)
-        return Quantiles(p50=min(p50, p99), p99=p99), tpot, filling, queue
+        return Waits(
+            running=running,
+            step=step,
+            crowd=crowded - step,
+            burst=burst,
+            flight=flight,
+            flight_more=2 * flight,
+            own_p50=own_p50,
+            own=own,
+            own_more=own_p99 - own,
+            prompts=busy * ahead,
+            prompts_more=late,
+            room=chance * place,
+            room_more=_late(chance, place),
+        )
 
     def performance(self, rate: float) -> Performance:
         """The replica at a rate."""

@@ -210,12 +210,35 @@ class StepCosts:
     ) -> float:
         """The first pass over `tokens` tokens after `context` cached ones, in chunks, the stages in turn.
 
-        `beside` sequences of `beside_context` tokens decode in the same steps, where the engine mixes them.
+        Stages work on different chunks at once: the chunks one after another, and the largest again for each further
+        stage. `beside` sequences of `beside_context` tokens decode in the same steps, where the engine mixes them.
         """
         chunks = max(1, math.ceil(tokens / self.chunk))
         part = beside / self.stages if self.mixed else 0.0
-        rows = tokens / chunks
+        first = chunks * self._chunk_ms(tokens / chunks, part) + self.attention_ms(tokens, context)
+        first += chunks * self.cache_ms(part, beside_context)
+        if self.stages == 1:
+            return first
+        largest = min(tokens, self.chunk)
+        further = self._chunk_ms(largest, part) + self.attention_ms(largest, context + tokens - largest)
+        return first + (self.stages - 1) * (further + self.cache_ms(part, beside_context))
+
+    def _chunk_ms(self, rows: float, part: float) -> float:
+        """A chunk on one stage, beside `part` sequences that decode, without attention."""
         stage = self.matrices_ms(rows + part, part + 1) + (rows + part) * self.sum_row_ms + part * self.sequence_ms
-        stage += self.prefill_layers_ms + self.sum_ms + self.engine_ms
-        stage += self.cache_ms(part, beside_context) + self.attention_ms(tokens, context) / chunks
-        return (chunks + self.stages - 1) * stage
+        return stage + self.prefill_layers_ms + self.sum_ms + self.engine_ms
+
+    def prefill_parts(self, tokens: float, context: float = 0.0) -> dict[str, float]:
+        """What the prefill of a prompt alone is made of, in ms: the sum is `prefill_ms`."""
+        chunks, largest = max(1, math.ceil(tokens / self.chunk)), min(tokens, self.chunk)
+        parts = dict.fromkeys(("matrices", "experts", "attention", "layers", "messages", "engine"), 0.0)
+        for rows, times in ((tokens / chunks, chunks), (largest, self.stages - 1)):
+            dense = max(self.always_ms, self.dense_row_ms * rows + self.head_row_ms)
+            parts["matrices"] += times * dense
+            parts["experts"] += times * (self.matrices_ms(rows, 1) - dense)
+            parts["layers"] += times * self.prefill_layers_ms
+            parts["messages"] += times * (self.sum_ms + rows * self.sum_row_ms)
+            parts["engine"] += times * self.engine_ms
+        parts["attention"] = self.attention_ms(tokens, context)
+        parts["attention"] += (self.stages - 1) * self.attention_ms(largest, context + tokens - largest)
+        return {name: ms for name, ms in parts.items() if ms}

@@ -92,3 +92,26 @@ def test_the_report_has_every_model_and_its_band(capsys, monkeypatch):
     low = plan.models[0].performance.capacity.output_tokens_per_second * plan.models[0].performance.band.low
     assert all(model.name in text for model in plan.models)
     assert f"{low:,.0f}" in text
+
+
+@pytest.mark.parametrize("stack", ["staging", "prod"])
+def test_latencies_follow_from_the_inputs_that_explain_them(stack):
+    for model in stack_plan(stack).models:
+        numbers = {number.name: number for number in model.numbers if number.section == "performance"}
+
+        def given(name, numbers=numbers):
+            return {one.name: one.value for one in numbers[name].inputs}
+
+        at = model.performance.at_traffic
+        p50, p99 = given("TTFT at the traffic, p50"), given("TTFT at the traffic, p99")
+        above = sum(p99[name] ** 1.5 for name in ("prompts_more", "room_more", "own_more", "flight_more")) ** (1 / 1.5)
+        mean = p99["flight"] + p99["own"] + p99["prompts"] + p99["room"]
+        assert p50["flight"] + p50["own"] + 0.7 * (p50["prompts"] + p50["room"]) == pytest.approx(
+            at.ttft_ms.p50, abs=0.05
+        )
+        assert mean + above == pytest.approx(at.ttft_ms.p99, abs=0.1)
+        tpot = given("TPOT at the traffic, p99")
+        assert tpot["step"] + math.hypot(tpot["crowd"], tpot["burst"]) == pytest.approx(at.tpot_ms.p99, abs=0.05)
+        parts = given("TTFT of a long prompt alone")
+        made = sum(parts.get(name, 0) for name in ("matrices", "experts", "attention", "layers", "messages", "engine"))
+        assert made == pytest.approx(model.performance.floor_ttft_ms, abs=0.1)

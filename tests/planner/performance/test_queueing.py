@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from planner.performance import TokenLengths, Workload, capacity, floor, performance
+from planner.performance.queueing import Curve
 from settings.serving import Layout
 from tests.planner.performance.event_simulation import simulate
 from tests.planner.performance.replicas import CHAT, EVEN, LLAMA_8B, LLAMA_70B, R1, replica
@@ -170,6 +171,17 @@ def test_lengths_have_the_mean_and_percentile_they_are_given(mean, tail):
     found = TokenLengths(mean=mean, p99=mean * tail)
     assert found.median * math.exp(found.sigma**2 / 2) == pytest.approx(mean)
     assert found.median * math.exp(2.3263478740408408 * found.sigma) == pytest.approx(mean * tail, rel=1e-6)
+
+
+def test_latencies_are_the_sum_of_the_waits_that_are_told():
+    curve = Curve(replica(LLAMA_8B), CHAT[0], CHAT[1], 0.3)
+    rate = 0.6 * curve.largest_rate
+    waits, (ttft, tpot, _, _) = curve.waits(rate), curve.latencies(rate)
+    more = (waits.own_more, waits.prompts_more, waits.room_more, waits.flight_more)
+    above = sum(part**1.5 for part in more) ** (1 / 1.5)
+    assert ttft.p99 == pytest.approx(waits.flight + waits.own + waits.prompts + waits.room + above)
+    assert ttft.p50 == pytest.approx(waits.flight + waits.own_p50 + 0.7 * (waits.prompts + waits.room))
+    assert tpot.p99 == pytest.approx(tpot.p50 + math.hypot(waits.crowd, waits.burst))
 
 
 def test_it_says_what_it_did():

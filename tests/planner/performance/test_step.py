@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from planner.performance import decode_step_ms, prefill_ms
@@ -46,6 +46,7 @@ def test_more_sequences_or_longer_ones_never_make_a_step_shorter(case, batch, mo
     more=st.integers(0, 30_000),
     context=st.floats(0, 30_000),
 )
+@example(case=CASES[3], tokens=6316, more=1877, context=0.0)  # one chunk more on two stages
 def test_longer_prompts_never_prefill_faster(case, tokens, more, context):
     made = replica(*case)
     assert prefill_ms(made, tokens=tokens + more, context=context) >= prefill_ms(made, tokens=tokens, context=context)
@@ -76,6 +77,21 @@ def test_a_step_of_a_dense_model_is_its_roofline():
     assert parts["cache"] == pytest.approx(1000 * 131072 / 1e6 / (3350 * 0.926), rel=0.01)
     assert sum(parts.values()) == pytest.approx(decode_step_ms(made, batch=1, context=1000))
     assert "messages" not in parts
+
+
+@pytest.mark.parametrize(
+    ("made", "tokens"),
+    [
+        (replica(LLAMA_8B), 700),
+        (replica(LLAMA_70B, layout=Layout(tensor=8, pipeline=2)), 20_000),
+        (replica(MIXTRAL), 90),
+    ],
+    ids=["one chunk", "chunks over two stages", "a mixture"],
+)
+def test_the_parts_of_a_prefill_are_all_of_it(made, tokens):
+    parts = made.costs.prefill_parts(tokens, 1000)
+    assert sum(parts.values()) == pytest.approx(made.costs.prefill_ms(tokens, 1000))
+    assert min(parts.values()) > 0
 
 
 def test_a_mixture_reads_the_experts_that_its_batch_touches():
