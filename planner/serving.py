@@ -17,6 +17,7 @@ from planner.engines.checks import check_options, lora_rank, options_of
 from planner.engines.lines import arguments_of, check_line, env_of, worker_line
 from planner.engines.request import EngineRequest
 from planner.images import mirrored
+from planner.kv_tiers import check_host_cache, host_cache_words, plan_warm_prompts, warm_prompts_words
 from planner.model_performance import mean_tokens, predict
 from planner.naming import SERVING_NAMESPACE, SERVING_PRIORITY, kubernetes_name
 from planner.numbers import Sized, model_numbers
@@ -27,7 +28,9 @@ from planner.plan import (
     CachePlan,
     ContainerPlan,
     DrainPlan,
+    LayoutPlan,
     LoadPlan,
+    MemoryBudget,
     ModelPlan,
     PerformancePlan,
     PoolPlan,
@@ -36,6 +39,7 @@ from planner.plan import (
     ScalingPlan,
     SecretPlan,
     ValkeyPlan,
+    WarmPromptsPlan,
     WeightsPlan,
 )
 from planner.problems import Findings
@@ -44,6 +48,7 @@ from planner.sharing import cost_of_replica, kv_cache_bytes, share_of_card, step
 from planner.valkey import gcs_store, plan_valkey
 from settings.root import Settings
 from settings.secrets import KubernetesSecret
+from settings.serving import Model
 
 _PRE_STOP_SECONDS = 15
 """Endpoints are removed at the same time as SIGTERM is sent: without a pause, requests arrive at a closing server."""
@@ -136,9 +141,19 @@ def plan_model(
         running_why=_running_why(options.max_running == "auto", memory.kv_tokens, tokens),
         utilization_why=_share_why(options.memory_share == "auto", sketch.engine.name, pool),
         lora_rank=lora_rank(options.lora, sketch.engine),
+        host_cache_gib=model.kv_offload.cpu_gib if model.kv_offload else 0,
     )
     check_line(sketch.path, sketch.engine, request, sketch.runtime, findings)
     container = _container(sketch, request, pool, image)
+    check_host_cache(sketch.path, model, container, findings)
+    warm_prompts = plan_warm_prompts(
+        sketch.path,
+        model,
+        sketch.runtime,
+        predicted.replica,
+        caches_prefixes=options.prefix_caching,
+        findings=findings,
+    )
     store = gcs_store(sketch.path, model, sketch.runtime, plan_valkey(settings, None), findings)
     return ModelPlan(
         name=model.name,
@@ -165,7 +180,8 @@ def plan_model(
         service_port=sketch.engine.port,
         priority_class=SERVING_PRIORITY,
         efa_gate=gate,
-        why=why,
+        why={**why, **_tier_words(model, layout, memory, warm_prompts)},
+        warm_prompts=warm_prompts,
         arguments=arguments_of(request, sketch.runtime),
         performance=predicted.plan,
         numbers=model_numbers(
@@ -184,6 +200,16 @@ def plan_model(
         )
         + performance_numbers(sketch, predicted),
     )
+
+
+def _tier_words(
+    model: Model, layout: LayoutPlan, memory: MemoryBudget, warm_prompts: WarmPromptsPlan | None
+) -> dict[str, str]:
+    words = {
+        "kv_offload": host_cache_words(model, layout, memory),
+        "warm_prompts": warm_prompts_words(warm_prompts) if warm_prompts else None,
+    }
+    return {name: text for name, text in words.items() if text}
 
 
 def startup_seconds(card: ModelCard, load: LoadPlan) -> int:

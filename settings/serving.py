@@ -141,6 +141,16 @@ class Image(Section):
         return tag
 
 
+class KvOffload(Section):
+    """KV blocks that leave the GPUs are kept in RAM and copied back when the same prompt comes again."""
+
+    cpu_gib: int = Field(ge=1, le=4096)
+    """RAM of each pod of a replica, beside what the engine itself needs of its share of the node."""
+
+
+WarmPrompt = Annotated[str, Field(min_length=1, max_length=100_000)]
+
+
 class RayOptions(Section):
     """What a model on Ray Serve does beyond the rest."""
 
@@ -186,6 +196,11 @@ class Model(Section):
     image: Image | None = None
     """The catalog's image of the engine where left out."""
     ray: RayOptions = RayOptions()
+    kv_offload: KvOffload | None = None
+    """A second tier of the KV cache in the nodes' RAM; none where left out."""
+    warm_prompts: list[WarmPrompt] = Field(default_factory=list[WarmPrompt], max_length=20)
+    """System prompts that every pod computes once before it is ready, so that the first requests which begin with
+    them find their prefix cached. They lie in a ConfigMap: no secrets."""
     routing: Routing = Routing()
     standby: Standby | None = None
     """Another model that answers, within 30 seconds, while no replica of this one does."""

@@ -11,7 +11,7 @@ import pulumi_kubernetes as k8s
 
 from components._objects import custom_resource
 from components._secrets import SecretValues, declare_secret
-from components.serving import deployment, leader_worker_set, network_policy, ray_service
+from components.serving import deployment, leader_worker_set, network_policy, ray_service, warm_prompts
 from components.serving.monitors import pod_monitor
 from components.serving.pods import HTTP_PORT, SKIP_AWAIT, PodContext, object_labels, selector_labels
 from components.serving.scaling import scaled_object
@@ -95,6 +95,18 @@ class ModelServer(pulumi.ComponentResource):
             guards += [key] if key is not None else []
         if args.bucket is not None and model.weights.medium == "s3_stream":
             guards.append(self._identity(name, model, args.bucket))
+
+        if model.warm_prompts is not None:
+            guards.append(
+                k8s.core.v1.ConfigMap(
+                    f"{name}-warm-prompts",
+                    metadata=k8s.meta.v1.ObjectMetaArgs(
+                        name=warm_prompts.config_map_name(model), namespace=model.namespace, labels=object_labels(model)
+                    ),
+                    data=warm_prompts.data(model, model.warm_prompts),
+                    opts=first,
+                )
+            )
 
         # After its guards: a pod must neither start without credentials nor be reachable before the policy is there.
         self.workload = self._workload(name, args, after=(*args.after, *guards))

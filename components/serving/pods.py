@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import pulumi
 
-from components.serving import efa_gate
+from components.serving import efa_gate, warm_prompts
 from planner.engines.request import CACHE_DIRECTORY
 from planner.naming import GROUP_ROLE_LABEL, MODEL_LABEL, PART_OF_LABEL, PROJECT, RUNG_LABEL
 from planner.plan import CachePlan, ContainerPlan, EnvVar, ModelPlan, PoolPlan, ProbePlan, Taint
@@ -248,6 +248,10 @@ def engine_container(context: PodContext, plan: ContainerPlan, mounts: list[dict
             container["ports"].append({"name": METRICS_PORT, "containerPort": plan.metrics_port})
     probes = {"startupProbe": plan.startup, "readinessProbe": plan.readiness, "livenessProbe": plan.liveness}
     container.update({key: probe(value) for key, value in probes.items() if value is not None})
+    prompts = context.model.warm_prompts
+    if prompts is not None and plan.startup is not None and plan is not context.model.worker:
+        container["startupProbe"] = warm_prompts.probe(plan.startup, prompts)
+        container["volumeMounts"] = [*mounts, warm_prompts.mount(context.model)[1]]
     return container
 
 
@@ -282,6 +286,8 @@ def pod_template(
         # First: it needs no weights, so it runs while the warm-up Job fetches them.
         before.append(efa_gate.container(model.efa_gate, plan, resources(plan), container_security(plan)))
         spec["volumes"] += efa_gate.volumes()
+    if model.warm_prompts is not None and plan is not model.worker:
+        spec["volumes"].append(warm_prompts.mount(model)[0])
     if context.mounts_cache and context.ready_timeout_seconds is not None:
         before.append(_wait_for_weights(context, plan, context.ready_timeout_seconds))
     if before:
@@ -292,6 +298,8 @@ def pod_template(
         # A replica takes minutes to come back: cluster-autoscaler must not move it to tidy up.
         "cluster-autoscaler.kubernetes.io/safe-to-evict": "false",
         "karpenter.sh/do-not-disrupt": "true",
+        # Other prompts are other pods: a ConfigMap that changes restarts nothing.
+        **({warm_prompts.ANNOTATION: warm_prompts.digest(model.warm_prompts)} if model.warm_prompts else {}),
     }
     return {"metadata": {"labels": pod_labels(model, role), "annotations": annotations}, "spec": spec}
 

@@ -88,6 +88,13 @@ def _numbers(request: EngineRequest, options: VllmOptions) -> Iterator[tuple[str
         yield "quantization", options.quantization_method
     if request.kv_cache == "fp8":
         yield "kv_cache_dtype", "fp8"
+    if request.host_cache_gib:
+        yield "kv_offloading_size", float(request.host_cache_gib * request.layout.nodes)
+        yield "kv_offloading_backend", "native"
+    if request.kv_cache_bytes is not None:
+        yield "kv_cache_memory_bytes", request.kv_cache_bytes
+    if request.step_tokens is not None and options.prefill_chunk_tokens == "auto":
+        yield "max_num_batched_tokens", request.step_tokens
 
 
 def _choices(request: EngineRequest, options: VllmOptions) -> Iterator[tuple[str, Any]]:

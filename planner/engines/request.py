@@ -47,6 +47,8 @@ class EngineRequest:
     utilization_why: str
     lora_rank: int = 0
     """That memory is set aside for."""
+    host_cache_gib: int = 0
+    """RAM of each pod that keeps KV blocks; 0: none."""
 
     @property
     def multi_node(self) -> bool:
@@ -79,6 +81,11 @@ class EngineRequest:
         """Where further weights (a draft model, an adapter) lie on the cache: as the model's own do."""
         own = f"{self.weights.hub_id}/{self.weights.revision}"
         return self.weights.directory.removesuffix(own) + f"{hub_id}/{revision}"
+
+
+def sglang_gigabytes(cpu_gib: int, gpus: int) -> int:
+    """SGLang's `--hicache-size` for so many GiB of a pod: whole decimal GB of each rank."""
+    return int(cpu_gib * 2**30 / 1e9 / gpus)
 
 
 def queue_limit(max_running: int) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from planner.engines.arguments import Argument, line_of, option, switch
-from planner.engines.request import CACHE_DIRECTORY, RENDEZVOUS_PORT, EngineRequest, shared_env
+from planner.engines.request import CACHE_DIRECTORY, RENDEZVOUS_PORT, EngineRequest, sglang_gigabytes, shared_env
 from planner.plan import EnvVar
 from settings.engines import DraftSpeculation, SglangOptions
 
@@ -74,6 +74,10 @@ def _numbers(request: EngineRequest, options: SglangOptions) -> Iterator[Argumen
         yield option("--quantization", options.quantization_method, "engine_options.quantization_method")
     if request.kv_cache == "fp8":
         yield option("--kv-cache-dtype", "fp8_e4m3", "models[].kv_cache")
+    if request.host_cache_gib:
+        yield switch("--enable-hierarchical-cache", "models[].kv_offload")
+        each = sglang_gigabytes(request.host_cache_gib, request.layout.gpus_per_node)
+        yield option("--hicache-size", each, "models[].kv_offload: decimal GB of RAM of each rank")
 
 
 def _loading(request: EngineRequest) -> Iterator[Argument]:

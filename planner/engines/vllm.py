@@ -83,6 +83,11 @@ def _numbers(request: EngineRequest, options: VllmOptions) -> Iterator[Argument]
         # vllm-project/vllm#55827.
         why = "time slices of one card: engines that start together count each other's memory as their own"
         yield option("--kv-cache-memory-bytes", request.kv_cache_bytes, why)
+    if request.host_cache_gib:
+        # One number for all ranks of an engine, which share it evenly.
+        total = request.host_cache_gib * request.layout.nodes / request.layout.data
+        yield option("--kv-offloading-size", f"{total:g}", "models[].kv_offload: GiB of RAM over all ranks")
+        yield option("--kv-offloading-backend", "native", "needs nothing that the image lacks")
     if request.step_tokens is not None and options.prefill_chunk_tokens == "auto":
         yield option("--max-num-batched-tokens", request.step_tokens, "what the slice's memory was planned for")
 

@@ -42,6 +42,7 @@ from planner.plan.models import (
     ProbePlan,
     RayPlan,
     ScalingPlan,
+    WarmPromptsPlan,
     WarmupPlan,
 )
 from planner.plan.performance import ErrorBand, GpuTime, Latency, Lengths, LoadPoint, PerformancePlan
@@ -143,6 +144,7 @@ __all__ = [
     "TokenCostPlan",
     "ValkeyPlan",
     "VolumeClaimPlan",
+    "WarmPromptsPlan",
     "WarmupPlan",
     "WeightsPlan",
     "ZonePlan",

@@ -177,6 +177,19 @@ class ScalingPlan:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class WarmPromptsPlan:
+    """Prompts that a pod computes before it is ready."""
+
+    prompts: tuple[str, ...]
+    tokens: tuple[int, ...]
+    """Of each, about."""
+    saved_ms: tuple[float, ...]
+    """Prefill of each: what the first request that begins with it waits less."""
+    limit_seconds: int
+    """For all of them; what is not done by then is left to the first requests."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RayPlan:
     """What a RayService needs beyond the container."""
 
@@ -263,6 +276,7 @@ class ModelPlan:
     """Predicted; None in plans that tests make."""
     router: RouterPlan | None = None
     """None: clients reach the pods through a plain Service, or through Ray Serve's own proxy."""
+    warm_prompts: WarmPromptsPlan | None = None
     gang: Literal["none"] = "none"
     why: Mapping[str, str] = field(default_factory=dict[str, str])
     """Decision -> its reason, for people."""
