@@ -76,11 +76,6 @@ def served_weights_gb(card: ModelCard, quantization: str) -> float:
     return card.checkpoint.gigabytes * resident_gb(card) / resident_gb(card, prediction=True)
 
 
-def attention_params_billion(card: ModelCard) -> float:
-    """Attention weights of all layers with a KV cache; data parallel attention copies them to every group."""
-    return (card.layers - card.linear_layers) * attention_params(card) / 1e9
-
-
 def kv_heads_on_gpu(card: ModelCard, ranks: int) -> int:
     """KV heads that one of `ranks` GPUs keeps: at least one, so heads are copied once the ranks pass their number."""
     return max(1, -(-card.kv_heads // ranks))
@@ -100,15 +95,6 @@ def sequence_bytes(card: ModelCard, shards: Shards, *, tokens: int, bytes_per_va
     positions = full * tokens + card.sliding_layers * min(tokens, card.sliding_window or tokens)
     state = card.state_bytes_per_sequence() / shards.attention_ranks
     return shards.stage_share(card) * (positions * values * bytes_per_value + state)
-
-
-def mean_kv_bytes_per_token(card: ModelCard, serving: Serving) -> float:
-    """Bytes of KV cache of one token of a full-length sequence over all layers, before any sharding.
-
-    Layers with a sliding window stop growing at the window, so a long sequence costs less a token than a short one.
-    """
-    whole = sequence_bytes(card, Shards(), tokens=serving.context_tokens, bytes_per_value=serving.kv_bytes_per_value)
-    return whole / serving.context_tokens
 
 
 def weights_on_gpu(card: ModelCard, serving: Serving, shards: Shards) -> tuple[MemoryPart, ...]:
@@ -229,29 +215,3 @@ def sequences_at(
         * shards.data
         for tokens in contexts
     }
-
-
-def decode_read_gib(card: ModelCard, serving: Serving, shards: Shards, *, batch: int) -> float:
-    """GiB of weights that the fullest GPU reads in one decode step of `batch` sequences of the replica.
-
-    Of the embedding table only rows are looked up, of the experts 1 - (1 - top_k / experts)^batch is touched, the
-    vision encoder rests; everything else that is resident is read, copies included.
-    """
-    total = 0.0
-    for part in weights_on_gpu(card, serving, shards):
-        if part.name == "experts" and card.moe is not None:
-            total += part.gib * (1 - (1 - card.moe.top_k / card.moe.experts) ** batch)
-        elif part.name == "embedding":
-            total += part.gib if card.tied_embeddings else 0.0
-        elif part.name == "absorbed projections":
-            # They stand in for the up projections from the latent, which are then not read.
-            total += part.gib - _folded_gib(card, serving, shards)
-        elif part.name not in ("vision", "prediction layers"):
-            total += part.gib
-    return total
-
-
-def _folded_gib(card: ModelCard, serving: Serving, shards: Shards) -> float:
-    """GiB of the up projections that decode leaves alone because their absorbed copies are used."""
-    per_value = 2.0 if served_format(card, serving) in ("bf16", "mxfp4") else 1.0
-    return _absorbed_gib(card, shards) / 2 * per_value

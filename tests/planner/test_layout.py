@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from catalog.load import load
+from catalog.shapes import attention_params
 from planner.layout import candidates, choose, fit, legal_tensor_degrees, node_of, tensor_problem
-from planner.memory import Serving, attention_params_billion, budget, served_weights_gb
+from planner.memory import Serving, budget, served_weights_gb
 from settings.serving import Layout
 
 CATALOG = load()
@@ -64,7 +65,7 @@ def test_data_parallel_attention_multiplies_the_cache_and_copies_the_attention_w
     assert split.memory.kv_tokens > 5 * plain.memory.kv_tokens
     # 11.4 GB of FP8 attention weights a group (published for R1), of which 0.92 GB (the projections to the latents) are
     # on every rank anyway; the absorbed bf16 copies of 1.02 B parameters go with the heads.
-    assert attention_params_billion(R1) == pytest.approx(11.4, rel=0.05)
+    assert R1.layers * attention_params(R1) / 1e9 == pytest.approx(11.4, rel=0.05)
     copied = 11.4 - 0.92 + 2 * 1.02
     assert split.memory.weights_gib - plain.memory.weights_gib == pytest.approx(copied / 1.0737 * 7 / 8, rel=0.02)
 

@@ -17,8 +17,6 @@ from planner.memory import (
     Serving,
     Shards,
     budget,
-    decode_read_gib,
-    mean_kv_bytes_per_token,
     sequence_bytes,
     sequences_at,
     served_format,
@@ -123,7 +121,6 @@ def test_windows_stop_growing():
     value = 2 * 16 * 128 * 2
     assert sequence_bytes(GEMMA_3, Shards(), tokens=512, bytes_per_value=2) == 62 * 512 * value
     assert sequence_bytes(GEMMA_3, Shards(), tokens=32768, bytes_per_value=2) == (10 * 32768 + 52 * 1024) * value
-    assert mean_kv_bytes_per_token(GEMMA_3, serving(GEMMA_3, context=32768)) < GEMMA_3.kv_bytes_per_token() / 5
 
 
 def test_linear_layers_hold_a_state_instead():
@@ -146,12 +143,6 @@ def test_fp8_while_loading():
     assert asked.weights_gb == pytest.approx(resident_gb(LLAMA_70B, "fp8_online"))
     assert served_format(LLAMA_70B, asked) == "fp8_online"
     assert served_format(LLAMA_70B, serving(LLAMA_70B)) == "bf16"
-
-
-def test_a_step_reads_less_than_what_lies_there():
-    """8B: 15.0 of 16.1 GB, measured on H100 (bench/gpu)."""
-    read = decode_read_gib(LLAMA_8B, serving(LLAMA_8B), Shards(), batch=1) * GIB / 1e9
-    assert read == pytest.approx(15.0, rel=0.005)
 
 
 def test_sequences_by_length():
@@ -241,11 +232,3 @@ def test_more_tensor_ranks_never_hold_more_weights(card, data):
         return sum(part.gib for part in weights_on_gpu(card, serving(card), shards))
 
     assert gib(high) <= gib(low) + 1e-9
-
-
-@settings(max_examples=60, deadline=None)
-@given(card=ANY_CARD, batch=st.integers(1, 512), tensor=st.sampled_from([1, 2, 8]))
-def test_a_step_never_reads_more_than_is_there(card, batch, tensor):
-    shards = Shards(tensor=tensor)
-    held = sum(part.gib for part in weights_on_gpu(card, serving(card), shards))
-    assert 0 < decode_read_gib(card, serving(card), shards, batch=batch) <= held + 1e-9
