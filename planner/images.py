@@ -2,7 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+from planner.problems import Findings
+
 DEFAULT_REGISTRY = "docker.io"
+
+
+def tell_tags(references: Iterable[str], findings: Findings) -> None:
+    """A remark on images that are named by tag alone: whoever may push to a registry may move a tag."""
+    tagged = sorted({reference for reference in references if "@sha256:" not in reference})
+    if tagged:
+        findings.remark(
+            "images",
+            f"by tag alone, without a digest: {', '.join(tagged)}; `models[].image.digest` pins what an engine runs "
+            "(`crane digest <image>` prints it)",
+        )
 
 
 def registry(host: str, mirror: str | None) -> str:

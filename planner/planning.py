@@ -13,7 +13,7 @@ from planner.charts import plan_charts
 from planner.cost import Decided, plan_cost
 from planner.drafts import Draft, draft
 from planner.image_cache import plan_image_cache
-from planner.images import mirrored
+from planner.images import mirrored, tell_tags
 from planner.ladder import check_ladders, ladder_alerts, plan_ladder
 from planner.naming import (
     MONITORING_NAMESPACE,
@@ -112,6 +112,8 @@ def plan(settings: Settings, *, stack: str, region: str | None, catalog: Catalog
     models = _models(drafts, settings, pools, cache, facts, findings)
     valkey = with_clients(plan_valkey(settings, _storage_class(settings)), models, findings)
     check_heads(target, models, findings)
+    if settings.protection == "all":
+        tell_tags((model.container.image for model in models), findings)
     check_load_target(settings, {m.name: m.weights.load for m in models if m.weights.medium == "lustre"}, findings)
     hub_token = _hub_token(settings, drafts, cache, findings)
     cost = plan_cost(

@@ -123,6 +123,10 @@ class Autoscaling(Section):
         return value
 
 
+FLOATING_TAGS = frozenset({"latest", "main", "master", "nightly", "dev", "edge", "stable", "canary", "head"})
+"""Tags that name whatever was built last."""
+
+
 class Image(Section):
     """A container image of the engine in place of the catalog's."""
 
@@ -133,12 +137,11 @@ class Image(Section):
     carries_efa: bool = False
     """Whether it holds libfabric and aws-ofi-nccl, which traffic between nodes needs."""
 
-    @field_validator("tag")
-    @classmethod
-    def _pinned(cls, tag: str) -> str:
-        if tag in {"latest", "main", "master", "nightly", "dev"}:
-            raise WrongValueError(f"tag `{tag}` moves", help="name a release, or add its digest")
-        return tag
+    @model_validator(mode="after")
+    def _pinned(self) -> Image:
+        if self.digest is None and self.tag.lower() in FLOATING_TAGS:
+            raise WrongValueError(f"tag `{self.tag}` moves", help="name a release, or add its digest", at=("tag",))
+        return self
 
 
 class KvOffload(Section):
