@@ -114,9 +114,9 @@ class Theatre:
                 self.kube.api.delete(PODS.path(*key_of(pod)) + "?gracePeriodSeconds=0")
 
     def offer(self, capacity: Mapping[str, int], *, lost_zones: Sequence[str] = ()) -> None:
-        """What can be had from now on; nothing beyond what there is where the fault `nothing-comes` is injected."""
+        """What can be had from now on; no further machine where the fault `nothing-comes` is injected."""
         if self.world.nothing_comes:
-            capacity = {**capacity, **self.existing()}
+            capacity = dict.fromkeys(self.existing(), 0)
         self.operators.autoscaler.set_capacity(capacity, lost_zones=frozenset(lost_zones))
 
     def forbid_evictions(self) -> None:

@@ -35,7 +35,7 @@ NODES = KarpenterNodes(
     endpoint="https://example.com",
     queue_name="queue",
     instance_profile="profile",
-    subnet_ids={"l40s": "subnet-0a"},
+    subnet_ids={"l40s": ("subnet-0a",)},
     security_group_ids={"l40s": ["sg-0a", "sg-0b"]},
     volume_key_arn="arn:aws:kms:us-east-1:111122223333:key/volumes",
 )
@@ -146,7 +146,7 @@ CLASS: dict[str, Any] = {
     "name": "x",
     "ami_alias": "al2023@v20260903",
     "instance_profile": "p",
-    "subnet_id": "subnet-0a",
+    "subnet_ids": ("subnet-0a",),
     "security_group_ids": ("sg-0a",),
     "network_interfaces": L40S.network_interfaces,
     "max_pods": 58,

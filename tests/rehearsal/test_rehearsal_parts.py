@@ -60,7 +60,7 @@ def test_the_copy_holds_no_secret_of_the_user(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", INJECTIONS)
 def test_a_fault_changes_exactly_one_thing(name: str) -> None:
-    world = healthy_world(stack_plan("prod"), {})
+    world = replace(healthy_world(stack_plan("prod"), {}), scenarios=("spot-reclaim",))
     broken = INJECTIONS[name].change(world)
     changed = [field for field in World.__slots__ if getattr(world, field) != getattr(broken, field)]  # type: ignore[attr-defined]
     assert len(changed) == 1

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from rehearsal.report import Report
 from rehearsal.run import RehearsalError, RehearsalOptions, rehearse
 from rehearsal.scenarios import COMPRESSION, SCENARIOS
 from rehearsal.scenarios.results import Outcome, ScenarioResult
 from tests.factories import ROOT
 
 STACK = ROOT / "examples" / "resilient" / "Pulumi.resilient.yaml"
+SMALL = ROOT / "Pulumi.dev.yaml"
+QUICK = 120.0
+"""Nothing is measured where all must fail."""
 BOTH_ZONES = ("llama-8b", "llama-8b-short")
-
-
-def rehearsed(*names: str, inject: str | None = None) -> Report:
-    return rehearse(STACK, RehearsalOptions(scenarios=names, inject=inject, compression=COMPRESSION))
 
 
 def of(result: ScenarioResult) -> dict[str, Outcome]:
@@ -24,7 +22,8 @@ def of(result: ScenarioResult) -> dict[str, Outcome]:
 
 @pytest.mark.control_plane
 def test_a_stack_with_zones_and_warm_nodes_survives_all_of_them() -> None:
-    report = rehearsed("zone-loss", "node-loss", "spot-reclaim")
+    names = ("zone-loss", "node-loss", "spot-reclaim")
+    report = rehearse(STACK, RehearsalOptions(scenarios=names, compression=COMPRESSION))
     assert [str(finding) for finding in report.findings] == []
     zone, node, spot = report.scenarios
 
@@ -48,14 +47,21 @@ def test_a_stack_with_zones_and_warm_nodes_survives_all_of_them() -> None:
 
 
 @pytest.mark.control_plane
-@pytest.mark.parametrize(
-    ("fault", "scenario"),
-    [("no-evictions", "spot-reclaim"), ("nothing-comes", "node-loss"), ("nothing-comes", "zone-loss")],
-)
-def test_a_fault_turns_a_scenario_red(fault: str, scenario: str) -> None:
-    report = rehearsed(scenario, inject=fault)
+def test_without_another_machine_every_scenario_turns_red() -> None:
+    names = tuple(SCENARIOS)
+    options = RehearsalOptions(scenarios=names, inject="nothing-comes", compression=QUICK)
+    report = rehearse(SMALL, options)
     assert {finding.check for finding in report.findings} == {"scenario"}
+    assert {finding.subject.partition(":")[0] for finding in report.findings} == set(names)
     assert report.exit_code == 1
+
+
+@pytest.mark.control_plane
+def test_budgets_that_let_nobody_go_turn_a_reclaim_red() -> None:
+    options = RehearsalOptions(scenarios=("spot-reclaim",), inject="no-evictions", compression=QUICK)
+    report = rehearse(SMALL, options)
+    assert {finding.check for finding in report.findings} == {"scenario"}
+    assert any("requests were cut off" in finding.problem for finding in report.findings)
 
 
 @pytest.mark.parametrize(
