@@ -29,6 +29,7 @@ Fact = Literal[
     "permissive CRDs",
     "aws",
     "karpenter",
+    "scenarios",
 ]
 """What differs from one rehearsal to the next."""
 
@@ -97,9 +98,15 @@ PARTS: Final[tuple[Part, ...]] = (
     Part(
         name="Karpenter",
         level="stood in",
-        how="nodes by its NodePools, with their labels, taints and limits, gone before their EC2NodeClass; drift, "
-        "consolidation and interruptions are not tried",
+        how="nodes by its NodePools, with their labels, taints and limits, gone before their EC2NodeClass; drift and "
+        "consolidation are not tried",
         only="karpenter",
+    ),
+    Part(
+        name="Failures",
+        level="stood in",
+        how="nodes are drained by real evictions, or gone with their pods; how long that goes unnoticed is not tried",
+        only="scenarios",
     ),
     Part(
         name="Containers",

@@ -333,6 +333,7 @@ class _Rehearsal:
             )
             with self._phase("scenarios"):
                 results, found = scenarios.play(theatre, options.scenarios, spare_nodes=options.spare_nodes)
+            self._facts.add("scenarios")
             self._played += results
             self._findings += found
         elif withheld:
