@@ -8,6 +8,7 @@ from typing import Final
 from planner.images import DEFAULT_REGISTRY
 from planner.plan.images import ImageCachePlan, PullThroughRulePlan
 from planner.problems import Findings
+from settings.network import CreateNetwork, ExistingNetwork
 from settings.root import PullThrough, Settings
 from settings.target import EksTarget
 
@@ -57,6 +58,7 @@ def plan_image_cache(settings: Settings, region: str | None, findings: Findings)
             f"shorten `{prefix}` to {_LONGEST_PREFIX - 1 - len(longest)} characters",
         )
     _check_credentials(wanted, findings)
+    _check_way_out(settings.network, findings)
     findings.remark(
         "images.pull_through",
         f"ECR cannot fetch from {PUSHED_BY_HAND}: push the GPU operator's images to {prefix}/{PUSHED_BY_HAND}",
@@ -87,6 +89,25 @@ def _check_place(target: EksTarget, found: re.Match[str], region: str | None, fi
             ("images", "mirror"),
             f"the registry is of account {found['account']}, and the stack's is {target.account_id}",
             "rules can be made in the stack's own registry alone",
+        )
+
+
+def _check_way_out(network: CreateNetwork | ExistingNetwork | None, findings: Findings) -> None:
+    """The first pull of an image through an interface endpoint needs a way to the internet; later ones do not.
+
+    Source: ECR user guide, "Considerations for using pull through cache rules".
+    """
+    if isinstance(network, CreateNetwork) and network.egress == "vpc_endpoints":
+        findings.problem(
+            _PULL_THROUGH,
+            "ECR fetches an image at its first pull only for those who reach the internet, and this network does not",
+            "push the images to the mirror and leave `pull_through` out, or let another stack of the account, with NAT "
+            "gateways, pull them first",
+        )
+    elif isinstance(network, ExistingNetwork):
+        findings.remark(
+            "images.pull_through",
+            "where the VPC reaches ECR by an interface endpoint, the first pull of an image still needs a NAT gateway",
         )
 
 

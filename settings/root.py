@@ -29,7 +29,8 @@ class Charts(Section):
 
 
 class PullThrough(Section):
-    """ECR pull-through cache: the account's own registry fetches an image the first time a node asks for it."""
+    """ECR pull-through cache: the account's own registry fetches an image the first time a node asks for it, which
+    needs a way to the internet. The rules are the registry's: of the stacks of an account and region one makes them."""
 
     credentials: dict[Literal["docker.io", "ghcr.io"], Arn] = Field(
         default_factory=dict[Literal["docker.io", "ghcr.io"], Arn]

@@ -83,3 +83,17 @@ def test_rules_that_ecr_would_refuse_are_refused(
     (problem,) = caught.value.problems
     assert problem.path == path
     assert words in f"{problem.message} {problem.help}"
+
+
+def test_nobody_pulls_through_from_a_network_without_internet() -> None:
+    """ECR user guide: the first pull through an interface endpoint needs a NAT gateway."""
+    config = document("dev")["config"]
+    images = {"mirror": MIRROR, "pull_through": {"credentials": {"docker.io": SECRET}}}
+    platform = {**config["inference-platform:platform"], "images": images}
+    platform["network"] = {**platform["network"], "egress": "vpc_endpoints"}
+    found = Document(file="Pulumi.dev.yaml", platform=platform, region="us-east-1", text=None)
+    with pytest.raises(StackFileError) as caught:
+        plan_document(found, stack="dev")
+    (problem,) = caught.value.problems
+    assert problem.path == ("images", "pull_through")
+    assert "push the images" in str(problem.help)
