@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 Source = Literal["spare", "warm", "booted", "nowhere"]
@@ -24,12 +24,12 @@ class Limit:
     steps: tuple[Step, ...]
     cap: float | None = None
     """A bound of its own, whatever the steps add up to."""
+    seconds: float = field(init=False)
+    """The limit."""
 
-    @property
-    def seconds(self) -> float:
-        """The limit."""
+    def __post_init__(self) -> None:
         total = sum(step.seconds for step in self.steps)
-        return total if self.cap is None else min(total, self.cap)
+        object.__setattr__(self, "seconds", total if self.cap is None else min(total, self.cap))
 
     @property
     def words(self) -> str:
@@ -48,11 +48,11 @@ class Dropped:
     """Sent to such pods until their node counts as not ready; a gateway that retries saves them."""
     unserved: float
     """Arriving while no replica serves, for as long as that was measured."""
+    total: float = field(init=False)
+    """Those that had reached a replica: in flight or unnoticed."""
 
-    @property
-    def total(self) -> float:
-        """Those that had reached a replica."""
-        return self.in_flight + self.unnoticed
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "total", round(self.in_flight + self.unnoticed, 1))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
