@@ -94,7 +94,7 @@ def predict(sketch: Draft, pool: PoolPlan, *, max_running: int, findings: Findin
     at_traffic = None
     if needed is not None:
         each = Workload(
-            requests_per_second=rate / max(needed, model.replicas.min),
+            requests_per_second=rate / max(1, needed, model.replicas.min),
             input=prompts,
             output=answers,
             cached_share=cached,

@@ -40,6 +40,7 @@ from planner.plan import (
 )
 from planner.pools import PoolFacts, look_up, plan_pool
 from planner.problems import Findings, PlanError
+from planner.router import plan_routers
 from planner.serving import plan_model, secret_of
 from planner.spend_guard import plan_spend_guard
 from planner.tags import plan_tags
@@ -110,6 +111,7 @@ def plan(settings: Settings, *, stack: str, region: str | None, catalog: Catalog
         findings=findings,
     )
     models = _models(drafts, settings, pools, cache, facts, findings)
+    models = plan_routers(drafts, models, settings, pools, facts, findings)
     valkey = with_clients(plan_valkey(settings, _storage_class(settings)), models, findings)
     check_heads(target, models, findings)
     if settings.protection == "all":

@@ -9,12 +9,17 @@ from catalog.types import Engine
 from planner.plan import CronFloor, MetricTrigger, ScalingPlan
 from settings.serving import Model
 
+ACTIVATOR_PEAK = "activator_requests_peak"
+"""Most requests at once, held ones included, that a router's pod had in the last minute; it counts without replicas."""
+
 _POLLING_SECONDS = 15
 _SCALE_DOWN_STABILIZATION_SECONDS = 900
 _HPA_LONGEST_WINDOW_SECONDS = 3600
 """The API's limit of a stabilization window."""
 _QUEUE_PER_REPLICA = 5
 """Requests waiting for one replica that add another: any queue that stays means saturation."""
+_IDLE_SECONDS = 900
+"""Without a request before the last replica of a model with `replicas.min: 0` goes, or its start if that is longer."""
 
 
 def selector(engine: Engine, namespace: str, model: str, *, histogram: bool = False) -> str:
@@ -63,26 +68,8 @@ def plan_scaling(
     ready_after = startup_seconds + boot_seconds
     scaler = "ray_serve" if runtime == "ray_service" else "keda"
     owner = "none" if low == high else scaler
-    triggers = ()
-    if owner == "keda":
-        metrics = engine.metrics
-        waiting = sum_of(engine, metrics.waiting, namespace, model.name)
-        running = sum_of(engine, metrics.running, namespace, model.name)
-        triggers = (
-            MetricTrigger(
-                name="concurrency",
-                query=f"{running} + {waiting}",
-                threshold=str(concurrency),
-                metric_type="AverageValue",
-            ),
-            MetricTrigger(name="queue", query=waiting, threshold=str(_QUEUE_PER_REPLICA), metric_type="AverageValue"),
-            MetricTrigger(
-                name="ttft",
-                query=quantile(engine, metrics.ttft_histogram, namespace, model.name),
-                threshold=f"{model.objectives.ttft_p99_ms / 1000:g}",
-                metric_type="Value",
-            ),
-        )
+    idle = _idle_seconds(model, owner, ready_after)
+    triggers = _triggers(model, engine, namespace, concurrency, goes=idle is not None) if owner == "keda" else ()
     return ScalingPlan(
         owner=owner,
         min_replicas=low,
@@ -102,11 +89,62 @@ def plan_scaling(
         scale_down_stabilization_seconds=min(
             _HPA_LONGEST_WINDOW_SECONDS, max(_SCALE_DOWN_STABILIZATION_SECONDS, ready_after)
         ),
-        idle_seconds=_idle_seconds(model, owner),
+        idle_seconds=idle,
         initial_delay_seconds=ready_after,
     )
 
 
-def _idle_seconds(model: Model, owner: str) -> int | None:
+def _triggers(
+    model: Model, engine: Engine, namespace: str, concurrency: int, *, goes: bool
+) -> tuple[MetricTrigger, ...]:
+    """What adds replicas. `goes`: all replicas may go, and their metrics with them.
+
+    Where they are gone an empty answer would be an error, and the fallback would bring a replica back at once: so it
+    counts as 0, and what holds the replicas up when metrics fail is the router's count, or the floors.
+    """
+    metrics, name = engine.metrics, model.name
+    gone = " or vector(0)" if goes else ""
+    waiting = sum_of(engine, metrics.waiting, namespace, name)
+    running = sum_of(engine, metrics.running, namespace, name)
+    found = [
+        MetricTrigger(
+            name="concurrency",
+            query=f"({running} + {waiting}){gone}" if goes else f"{running} + {waiting}",
+            threshold=str(concurrency),
+            metric_type="AverageValue",
+        ),
+        MetricTrigger(
+            name="queue", query=f"{waiting}{gone}", threshold=str(_QUEUE_PER_REPLICA), metric_type="AverageValue"
+        ),
+        MetricTrigger(
+            name="kv",
+            query=f"avg({metrics.kv_usage}{selector(engine, namespace, name)}){gone}",
+            threshold=f"{assumed('kv_use_share'):g}",
+            metric_type="Value",
+        ),
+        MetricTrigger(
+            name="ttft",
+            query=quantile(engine, metrics.ttft_histogram, namespace, name),
+            threshold=f"{model.objectives.ttft_p99_ms / 1000:g}",
+            metric_type="Value",
+        ),
+    ]
+    if model.replicas.min == 0:
+        found.append(
+            MetricTrigger(
+                name="router",
+                query=f'sum({ACTIVATOR_PEAK}{{namespace="{namespace}",model="{name}"}})',
+                threshold=str(concurrency),
+                metric_type="AverageValue",
+            )
+        )
+    return tuple(found)
+
+
+def _idle_seconds(model: Model, owner: str, ready_after: int) -> int | None:
     minutes = model.autoscaling.idle_minutes
-    return minutes * 60 if minutes is not None and owner == "keda" else None
+    if owner != "keda":
+        return None
+    if minutes is not None:
+        return minutes * 60
+    return max(_IDLE_SECONDS, ready_after) if model.replicas.min == 0 else None

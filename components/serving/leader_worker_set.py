@@ -16,8 +16,6 @@ GROUP_LABEL = "leaderworkerset.sigs.k8s.io/group-key"
 workers from their StatefulSet's template. Source: LeaderWorkerSet v0.10, pkg/webhooks/pod_webhook.go and
 pkg/controllers/pod_controller.go."""
 
-WORKER_INDEX_LABEL = "leaderworkerset.sigs.k8s.io/worker-index"
-
 
 def workload(context: PodContext) -> LeaderWorkerSet:
     """Groups of `layout.nodes` pods; leader and workers take the same GPUs, memory and network devices."""

@@ -12,6 +12,7 @@ import pulumi_kubernetes as k8s
 from components._objects import custom_resource
 from components._secrets import SecretValues, declare_secret
 from components.serving import deployment, leader_worker_set, network_policy, ray_service, warm_prompts
+from components.serving import router as routing
 from components.serving.monitors import pod_monitor
 from components.serving.pods import HTTP_PORT, SKIP_AWAIT, PodContext, object_labels, selector_labels
 from components.serving.scaling import scaled_object
@@ -19,6 +20,7 @@ from infra.identity import PodIdentity, PodIdentityArgs
 from infra.permissions import read_weights
 from planner.naming import GROUP_ROLE_LABEL
 from planner.plan import CachePlan, ModelPlan, PoolPlan
+from planner.router import WORKER_INDEX_LABEL
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,6 +112,16 @@ class ModelServer(pulumi.ComponentResource):
 
         # After its guards: a pod must neither start without credentials nor be reachable before the policy is there.
         self.workload = self._workload(name, args, after=(*args.after, *guards))
+        if model.router is not None:
+            routing.Router(
+                model.router.name,
+                model,
+                model.router,
+                interval_seconds=args.monitoring.scrape_interval_seconds,
+                prometheus_labels=args.monitoring.labels,
+                after=(*args.after, *guards),
+                opts=pulumi.ResourceOptions(parent=self),
+            )
         service = k8s.core.v1.Service(
             f"{name}-service",
             # Awaiting it would wait for a ready pod.
@@ -164,10 +176,12 @@ class ModelServer(pulumi.ComponentResource):
 
 
 def service_spec(model: ModelPlan) -> dict[str, Any]:
-    """The endpoint: only pods that answer HTTP requests for the whole replica."""
+    """The endpoint: the router, or else only pods that answer HTTP requests for the whole replica."""
+    if model.router is not None:
+        return routing.service_spec(model)
     selector, target = selector_labels(model), HTTP_PORT
     if model.runtime == "leader_worker_set":
-        selector |= {GROUP_ROLE_LABEL: "leader", leader_worker_set.WORKER_INDEX_LABEL: "0"}
+        selector |= {GROUP_ROLE_LABEL: "leader", WORKER_INDEX_LABEL: "0"}
     elif model.runtime == "ray_service":
         # Serve's proxy runs on every worker; the head is kept for scheduling.
         selector |= {GROUP_ROLE_LABEL: "worker"}

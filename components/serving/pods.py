@@ -13,13 +13,13 @@ from components.serving import efa_gate, warm_prompts
 from planner.engines.request import CACHE_DIRECTORY
 from planner.naming import GROUP_ROLE_LABEL, MODEL_LABEL, PART_OF_LABEL, PROJECT, RUNG_LABEL
 from planner.plan import CachePlan, ContainerPlan, EnvVar, ModelPlan, PoolPlan, ProbePlan, Taint
+from planner.router import COMPONENT_LABEL, MODEL_SERVER
 
 Role = Literal["server", "leader", "worker", "ray-head"]
 PodTemplate = dict[str, Any]
 """A PodTemplateSpec: dictionaries and lists, camelCase keys; values may be Pulumi outputs."""
 
-COMPONENT_LABEL = "app.kubernetes.io/component"
-COMPONENT = "model-server"
+COMPONENT = MODEL_SERVER
 
 SKIP_AWAIT = {"pulumi.com/skipAwait": "true"}
 """`pulumi up` must not wait for capacity that may come tomorrow; `ops wait` does."""

@@ -34,7 +34,7 @@ def scaled_object(model: ModelPlan, prometheus_url: str) -> ScaledObject:
         min_replicas=scaling.min_replicas,
         max_replicas=scaling.max_replicas,
         polling_seconds=scaling.polling_seconds,
-        scales_to_zero=scaling.idle_seconds is not None,
+        scales_to_zero=scaling.idle_seconds is not None and scaling.min_replicas > 0,
         cooldown_seconds=scaling.idle_seconds or scaling.scale_down_stabilization_seconds,
         initial_cooldown_seconds=scaling.initial_delay_seconds,
         prometheus=tuple(

@@ -48,7 +48,8 @@ def load_of(model: ModelPlan) -> Load | None:
         basis, rate, replicas = "traffic", predicted.requests_per_second, min(wanted, scaling.max_replicas)
         source = f"models[].traffic of {model.name} in the stack file"
     else:
-        replicas = scaling.min_replicas
+        # One that may have none bills by what one replica serves, in the hours that it is there.
+        replicas = max(1, scaling.min_replicas)
         basis, rate = "full replicas", predicted.capacity.requests_per_second * replicas
         source = f"no traffic of {model.name} in the stack file: what {replicas} replica(s) serve within the objectives"
     return Load(

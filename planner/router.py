@@ -1,0 +1,356 @@
+"""What stands between clients and a model's replicas: whether a router does, its command line, and what it holds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from catalog.load import Catalog
+from planner.cost.lines import HOURS_PER_MONTH
+from planner.drafts import Draft
+from planner.images import mirrored
+from planner.naming import GROUP_ROLE_LABEL, MODEL_LABEL, SERVING_PRIORITY
+from planner.plan import ActivatorPlan, Explained, Input, ModelPlan, PoolPlan, RouterPlan, StandbyPlan
+from planner.problems import Findings
+from settings.errors import did_you_mean
+from settings.root import Settings
+from settings.routing import RoutingPolicy
+from settings.serving import Model
+
+COMPONENT_LABEL = "app.kubernetes.io/component"
+MODEL_SERVER = "model-server"
+"""Value of the label on pods that run an engine."""
+WORKER_INDEX_LABEL = "leaderworkerset.sigs.k8s.io/worker-index"
+API_KEY_VARIABLE = "ROUTER_API_KEY"
+
+_SERVICE_REPLICAS = 2
+"""Most replicas that a plain Service is left to: with so few, each holds half of all prefixes soon enough."""
+_REPLICAS = 2
+_PORT, _METRICS_PORT, _ACTIVATOR_PORT, _ACTIVATOR_METRICS_PORT = 30080, 29000, 30081, 29001
+_PRE_STOP_SECONDS = 15
+_CHECK_SECONDS, _FAILURES = 2, 3
+_HEALTH_SECONDS, _HEALTH_FAILURES = 5, 2
+_HELD_REQUESTS = 1000
+_HELD_BYTES = 256 * 1024 * 1024
+
+_POLICIES: Mapping[RoutingPolicy, tuple[str, ...]] = {
+    "cache_aware": ("--policy=cache_aware",),
+    "least_request": ("--policy=power_of_two", "--power-of-two-load-metric=least_requests"),
+    "round_robin": ("--policy=round_robin",),
+    "session": ("--policy=consistent_hashing",),
+}
+
+
+def router_name(model: str) -> str:
+    """Of the router's Deployment, account and policy, and the label that its pods carry."""
+    return f"{model}-router"
+
+
+def plan_routers(
+    drafts: Sequence[Draft],
+    models: tuple[ModelPlan, ...],
+    settings: Settings,
+    pools: Mapping[str, PoolPlan],
+    catalog: Catalog,
+    findings: Findings,
+) -> tuple[ModelPlan, ...]:
+    """The models, those that need one with their router. Drafts and models are in the same order."""
+    image = mirrored(catalog.versions.images["router"].reference, settings.images.mirror)
+    by_name = {model.name: model for model in models}
+    scrape = settings.observability.scrape_interval_seconds
+    return tuple(
+        _routed(sketch, model, by_name, pools, image, scrape, findings)
+        for sketch, model in zip(drafts, models, strict=True)
+    )
+
+
+def _routed(
+    sketch: Draft,
+    model: ModelPlan,
+    by_name: Mapping[str, ModelPlan],
+    pools: Mapping[str, PoolPlan],
+    image: str,
+    scrape_seconds: int,
+    findings: Findings,
+) -> ModelPlan:
+    why = _reason(sketch, findings)
+    if why is None:
+        return model
+    if router_name(model.name) in by_name:
+        findings.problem(
+            (*sketch.path, "name"),
+            f"its router would be called like the model `{router_name(model.name)}`",
+            "give one of the two another name",
+        )
+    standby = _standby(sketch, by_name, pools, findings)
+    wait = model.scaling.polling_seconds + scrape_seconds + model.scaling.initial_delay_seconds
+    holds = sketch.model.replicas.min == 0
+    activator = None
+    if holds or standby is not None:
+        activator = ActivatorPlan(
+            port=_ACTIVATOR_PORT,
+            metrics_port=_ACTIVATOR_METRICS_PORT,
+            # As patient as the startup probe: twice the planned start.
+            hold_seconds=wait + model.startup_seconds if holds else _HEALTH_SECONDS * _HEALTH_FAILURES,
+            held_requests=_HELD_REQUESTS,
+            held_bytes=_HELD_BYTES,
+            check_seconds=_CHECK_SECONDS,
+            failures=_FAILURES,
+            standby=standby,
+        )
+    if holds:
+        hold = activator.hold_seconds if activator else 0
+        findings.remark(
+            f"models[{sketch.index}]",
+            f"without a replica, the first request waits {wait} s as planned and {hold} s at most: clients need a "
+            f"timeout above {hold} s",
+        )
+    router = RouterPlan(
+        name=router_name(model.name),
+        image=image,
+        command=("python3", "-m", "smg.launch_router"),
+        args=_args(sketch, model),
+        policy=sketch.model.routing.policy,
+        port=_PORT,
+        metrics_port=_METRICS_PORT,
+        replicas=_REPLICAS,
+        cpu_millis=500,
+        memory_mib=256,
+        memory_limit_mib=2048,
+        pre_stop_seconds=_PRE_STOP_SECONDS,
+        grace_seconds=_PRE_STOP_SECONDS + model.drain.drain_seconds + 15,
+        activator=activator,
+        priority_class=SERVING_PRIORITY,
+        why=why,
+    )
+    numbers = (*(_first_wait(model, wait, scrape_seconds) if holds else ()), *_standby_cost(standby, by_name, pools))
+    return replace(
+        model,
+        router=router,
+        why={**model.why, "routing": _words(router)},
+        numbers=(*model.numbers, *numbers),
+    )
+
+
+def _reason(sketch: Draft, findings: Findings) -> str | None:
+    """Why the model has a router; None where it has none."""
+    model, routing = sketch.model, sketch.model.routing
+    path = (*sketch.path, "routing", "kind")
+    if sketch.runtime == "ray_service":
+        _refuse_beside_ray(sketch, findings)
+        return None
+    demands = _demands(model)
+    if routing.kind == "service":
+        if model.replicas.min == 0 or model.standby is not None:
+            findings.problem(path, f"a plain Service cannot: {demands}", "leave it at `auto`, or say `router`")
+        if "policy" in routing.model_fields_set:
+            findings.problem(
+                (*sketch.path, "routing", "policy"),
+                "a plain Service has no policy: it spreads connections",
+                "leave `policy` out, or say `kind: router`",
+            )
+        return None
+    if routing.kind == "router":
+        return demands or "asked for in the stack file"
+    return demands
+
+
+def _demands(model: Model) -> str | None:
+    if model.replicas.min == 0:
+        return "it may have no replica: a request must wait for one, and bring it"
+    if model.standby is not None:
+        return f"`{model.standby.model}` stands by"
+    if model.replicas.max > _SERVICE_REPLICAS:
+        return f"up to {model.replicas.max} replicas, each with its own prefix cache"
+    return None
+
+
+def _refuse_beside_ray(sketch: Draft, findings: Findings) -> None:
+    """Ray Serve has a proxy of its own on every node, which also balances and queues."""
+    model = sketch.model
+    for key, asked in (
+        ("routing", model.routing.kind == "router"),
+        ("standby", model.standby is not None),
+    ):
+        if asked:
+            findings.problem(
+                (*sketch.path, key),
+                "Ray Serve has its own proxy and takes no router",
+                "leave it out, or use runtime deployment or leader_worker_set",
+            )
+    if model.replicas.min == 0:
+        findings.problem(
+            (*sketch.path, "replicas", "min"),
+            "a RayService keeps one replica at least here: nothing holds requests before its own proxy",
+            "set it to 1, or use runtime deployment or leader_worker_set",
+        )
+
+
+def _args(sketch: Draft, model: ModelPlan) -> tuple[str, ...]:
+    """Options of the router; each is in catalog/router_flags, which the tests hold them to.
+
+    Pods are found by label, taken when they are ready and left when their end begins, so what they do in `preStop`
+    is only to wait for those that learn it later.
+    """
+    engine = sketch.engine
+    selector = [f"{MODEL_LABEL}={model.name}", f"{COMPONENT_LABEL}={MODEL_SERVER}"]
+    if model.runtime == "leader_worker_set":
+        selector += [f"{GROUP_ROLE_LABEL}=leader", f"{WORKER_INDEX_LABEL}=0"]
+    return (
+        "--host=0.0.0.0",
+        f"--port={_PORT}",
+        "--prometheus-host=0.0.0.0",
+        f"--prometheus-port={_METRICS_PORT}",
+        "--log-level=warn",
+        "--log-json",
+        *_POLICIES[sketch.model.routing.policy],
+        "--service-discovery",
+        f"--service-discovery-namespace={model.namespace}",
+        f"--service-discovery-port={model.container.port}",
+        "--selector",
+        *selector,
+        # A pod is ready before it is found, so the first look succeeds; the default would wait 30 s for a second one.
+        "--worker-startup-check-interval=2",
+        f"--health-check-endpoint={engine.health.readiness}",
+        f"--health-check-interval-secs={_HEALTH_SECONDS}",
+        f"--health-check-timeout-secs={_HEALTH_SECONDS}",
+        f"--health-failure-threshold={_HEALTH_FAILURES}",
+        "--health-success-threshold=1",
+        "--retry-max-retries=4",
+        "--retry-initial-backoff-ms=100",
+        "--retry-max-backoff-ms=2000",
+        "--cb-failure-threshold=5",
+        "--cb-success-threshold=1",
+        "--cb-timeout-duration-secs=10",
+        "--cb-window-duration-secs=30",
+        "--request-timeout-secs=3600",
+        f"--shutdown-grace-period-secs={model.drain.drain_seconds}",
+        # Tokenizers would come from the hub; the prefix tree works on text as well.
+        "--disable-tokenizer-autoload",
+        "--history-backend=none",
+    )
+
+
+def _standby(
+    sketch: Draft, by_name: Mapping[str, ModelPlan], pools: Mapping[str, PoolPlan], findings: Findings
+) -> StandbyPlan | None:
+    wanted = sketch.model.standby
+    if wanted is None:
+        return None
+    path = (*sketch.path, "standby")
+    if wanted.model == sketch.model.name:
+        findings.problem((*path, "model"), "a model cannot stand by for itself", "name another entry of `models`")
+        return None
+    if wanted.model not in by_name:
+        findings.problem(
+            (*path, "model"),
+            f"there is no model `{wanted.model}`",
+            did_you_mean(wanted.model, list(by_name)) or "name another entry of `models`",
+        )
+        return None
+    other = by_name[wanted.model]
+    if other.scaling.min_replicas < wanted.replicas:
+        findings.problem(
+            (*path, "replicas"),
+            f"`{other.name}` keeps {other.scaling.min_replicas} replica(s), {wanted.replicas} are to stand by",
+            f"set its `replicas.min` to {wanted.replicas} or more",
+        )
+    if other.scaling.idle_seconds is not None:
+        findings.problem(
+            (*path, "model"),
+            f"`{other.name}` may have no replica",
+            "a standby is always there: leave out its `idle_minutes`, and `replicas.min` at 1 or more",
+        )
+    if other.ray is not None:
+        findings.problem(
+            (*path, "model"),
+            f"`{other.name}` is behind Ray Serve's own proxy, which checks no key and has none",
+            "name a model of runtime deployment or leader_worker_set",
+        )
+    if other.context_tokens < sketch.model.context_tokens:
+        findings.problem(
+            (*path, "model"),
+            f"`{other.name}` takes {other.context_tokens} tokens, fewer than the {sketch.model.context_tokens} of "
+            "the model that it stands by for",
+            f"set its `context_tokens` to {sketch.model.context_tokens}, or name a model that takes as many",
+        )
+    pool = pools[other.pool]
+    price = next((rung.usd_per_node_hour for rung in pool.rungs if rung.usd_per_node_hour), None)
+    gpus = wanted.replicas * other.layout.gpus
+    return StandbyPlan(
+        model=other.name,
+        host=f"{other.name}.{other.namespace}.svc",
+        port=other.service_port,
+        api_key=other.api_key,
+        replicas=wanted.replicas,
+        gpus=gpus,
+        usd_per_month=price * HOURS_PER_MONTH * gpus / pool.hardware.gpus if price else None,
+    )
+
+
+def _first_wait(model: ModelPlan, wait: int, scrape_seconds: int) -> tuple[Explained, ...]:
+    scaling = model.scaling
+    return (
+        Explained(
+            section="routing",
+            name="wait of the first request without a replica",
+            value=wait,
+            unit="s",
+            formula="scrape + poll + boot and start",
+            inputs=(
+                Input(
+                    name="scrape",
+                    value=scrape_seconds,
+                    unit="s",
+                    source="observability.scrape_interval_seconds in the stack file, or its default",
+                ),
+                Input(name="poll", value=scaling.polling_seconds, unit="s", source="KEDA's polling interval"),
+                Input(
+                    name="boot and start",
+                    value=scaling.initial_delay_seconds,
+                    unit="s",
+                    source="section start, above, and the slowest rung's boot",
+                ),
+            ),
+        ),
+    )
+
+
+def _standby_cost(
+    standby: StandbyPlan | None, by_name: Mapping[str, ModelPlan], pools: Mapping[str, PoolPlan]
+) -> tuple[Explained, ...]:
+    if standby is None or standby.usd_per_month is None:
+        return ()
+    pool = pools[by_name[standby.model].pool]
+    rung = next(rung for rung in pool.rungs if rung.usd_per_node_hour)
+    return (
+        Explained(
+            section="routing",
+            name="GPUs of the standby",
+            value=round(standby.usd_per_month, 2),
+            unit="$/month",
+            formula="GPUs / GPUs a node x price x hours",
+            inputs=(
+                Input(name="GPUs", value=standby.gpus, unit="", source=f"standby.replicas of `{standby.model}`"),
+                Input(name="GPUs a node", value=pool.hardware.gpus, unit="", source=f"pool {pool.name}"),
+                Input(name="price", value=rung.usd_per_node_hour, unit="$/h", source=rung.price_note),
+                Input(name="hours", value=HOURS_PER_MONTH, unit="h", source="365 days / 12"),
+            ),
+        ),
+    )
+
+
+def _words(router: RouterPlan) -> str:
+    """The decision in a sentence."""
+    told = f"router ({router.policy}) x {router.replicas}: {router.why}"
+    activator = router.activator
+    if activator is None:
+        return told
+    if activator.standby is not None:
+        cost = activator.standby.usd_per_month
+        money = f", {cost:,.0f} $ a month" if cost else ""
+        told += (
+            f"; {activator.standby.replicas} replica(s) of {activator.standby.model} stand by on "
+            f"{activator.standby.gpus} GPU(s){money}, asked {activator.failover_seconds} s after the last replica's end"
+        )
+    return f"{told}; holds a request {activator.hold_seconds} s at most"

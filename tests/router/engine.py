@@ -1,0 +1,104 @@
+"""An engine to an HTTP client's eyes: a process that answers the OpenAI API, slowly, and drains as vLLM does.
+
+After SIGTERM it finishes what runs, breaks off what comes new, and ends. Run: `python engine.py PORT KEY MODEL`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import signal
+import sys
+from typing import Any
+
+PLAIN_SECONDS = 0.8
+TOKENS, TOKEN_SECONDS = 30, 0.05
+
+
+class Engine:
+    """One replica."""
+
+    def __init__(self, port: int, key: str, model: str) -> None:
+        self.port, self.key, self.model = port, key, model
+        self.running = 0
+        self.ending = asyncio.Event()
+
+    async def serve(self) -> None:
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self.ending.set)
+        await asyncio.start_server(self._connected, "127.0.0.1", self.port)
+        await self.ending.wait()
+        while self.running:
+            await asyncio.sleep(0.05)
+
+    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+            while await self._answer(reader, writer):
+                pass
+        writer.close()
+
+    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
+        path = head[0].split(" ")[1]
+        headers = {k.lower(): v.strip() for k, _, v in (line.partition(":") for line in head[1:])}
+        body = await reader.readexactly(int(headers.get("content-length", 0)))
+        if path == "/health":
+            write(writer, 200, {})
+        elif path.startswith("/v1") and headers.get("authorization") != f"Bearer {self.key}":
+            write(writer, 401, {"error": "wrong key"})
+        elif path == "/v1/models":
+            write(writer, 200, {"object": "list", "data": [{"id": self.model, "object": "model", "owned_by": "vllm"}]})
+        elif path != "/v1/chat/completions":
+            write(writer, 404, {"error": path})
+        elif self.ending.is_set():
+            return False
+        else:
+            await self._complete(json.loads(body), writer)
+        await writer.drain()
+        return headers.get("connection") != "close"
+
+    async def _complete(self, request: dict[str, Any], writer: asyncio.StreamWriter) -> None:
+        if request["model"] != self.model:
+            write(writer, 404, {"error": f"no model {request['model']}"})
+            return
+        self.running += 1
+        try:
+            if request.get("stream"):
+                await self._stream(writer)
+            else:
+                await asyncio.sleep(PLAIN_SECONDS)
+                message = {"role": "assistant", "content": f"from {self.port}"}
+                choice = {"index": 0, "message": message, "finish_reason": "stop"}
+                usage = {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3}
+                about = {"id": "1", "object": "chat.completion", "created": 1, "model": self.model}
+                write(writer, 200, {**about, "choices": [choice], "usage": usage})
+            await writer.drain()
+        finally:
+            self.running -= 1
+
+    async def _stream(self, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n")
+        about = {"id": "1", "object": "chat.completion.chunk", "created": 1, "model": self.model}
+        for token in range(TOKENS):
+            choice = {"index": 0, "delta": {"content": f"t{token} "}, "finish_reason": None}
+            event = f"data: {json.dumps({**about, 'choices': [choice]})}\n\n".encode()
+            writer.write(b"%x\r\n%s\r\n" % (len(event), event))
+            await writer.drain()
+            await asyncio.sleep(TOKEN_SECONDS)
+        end = b"data: [DONE]\n\n"
+        writer.write(b"%x\r\n%s\r\n0\r\n\r\n" % (len(end), end))
+
+
+def write(writer: asyncio.StreamWriter, status: int, content: dict[str, Any]) -> None:
+    """A JSON answer."""
+    body = json.dumps(content).encode()
+    head = f"HTTP/1.1 {status} X\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    writer.write(head.encode() + body)
+
+
+if __name__ == "__main__":
+
+    async def run() -> None:
+        await Engine(int(sys.argv[1]), sys.argv[2], sys.argv[3]).serve()
+
+    asyncio.run(run())
