@@ -86,7 +86,7 @@ def _pools(plan: Plan) -> object:
         (
             pool.name,
             _nodes(pool),
-            pool.zone or "",
+            rung.zone or ", ".join(pool.zones),
             rung.kind.replace("_", " "),
             f"{rung.min_nodes} to {rung.max_nodes}",
             f"{rung.usd_per_node_hour:.2f}",
