@@ -43,8 +43,8 @@ class Cloud:
     def __init__(self, api: ApiServer) -> None:
         self.api = api
         self.logs = {
-            0: (LOGS / "nccl-efa.log").read_text() + HEALTHY,
-            1: (LOGS / "nccl-efa.log").read_text(),
+            0: (LOGS / "nccl-efa.txt").read_text() + HEALTHY,
+            1: (LOGS / "nccl-efa.txt").read_text(),
         }
         self.message: str | None = None
         self.nodes_come = True
@@ -141,7 +141,7 @@ def test_what_the_pods_found_is_told(cloud: Cloud, cluster: Cluster) -> None:
 
 
 def test_a_log_that_shows_tcp_is_not_talked_away(cloud: Cloud, cluster: Cluster) -> None:
-    cloud.logs[1] = (LOGS / "nccl-socket.log").read_text()
+    cloud.logs[1] = (LOGS / "nccl-socket.txt").read_text()
     result = outcome(cluster)
     assert "fell back to TCP" in str(result.problem)
 

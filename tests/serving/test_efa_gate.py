@@ -1,6 +1,6 @@
 """The EFA gate on recorded NCCL logs, and whole groups of it on this machine: real processes, real sockets.
 
-`nccl-socket.log` and `nccl-no-plugin.log` are of NCCL 2.28.9 between two GPUs that were told to be two hosts; the EFA
+`nccl-socket.txt` and `nccl-no-plugin.txt` are of NCCL 2.28.9 between two GPUs that were told to be two hosts; the EFA
 lines are those that public logs of aws-ofi-nccl show. A stand-in for torch plays the ranks: it prints one of the logs.
 """
 
@@ -25,9 +25,9 @@ from components.scripts.efa.memory import Memory, key_of
 
 DATA = Path(__file__).parent / "data"
 SCRIPTS = Path(findings.__file__).parents[1]
-EFA = (DATA / "nccl-efa.log").read_text()
-TCP = (DATA / "nccl-socket.log").read_text()
-NO_PLUGIN = (DATA / "nccl-no-plugin.log").read_text()
+EFA = (DATA / "nccl-efa.txt").read_text()
+TCP = (DATA / "nccl-socket.txt").read_text()
+NO_PLUGIN = (DATA / "nccl-no-plugin.txt").read_text()
 
 
 # --- Findings -------------------------------------------------------------------------------------------------------
@@ -296,7 +296,7 @@ class Node:
         self.starts = folder / "starts"
         self.message = folder / "termination-log"
 
-    def start(self, port: int, *, log: str = "nccl-efa.log", seconds: float = 0.001, **options: Any) -> Any:
+    def start(self, port: int, *, log: str = "nccl-efa.txt", seconds: float = 0.001, **options: Any) -> Any:
         given = {"devices": 4, "gpus": 2, "nodes": 2, "floor": 100, "timeout": 20, "peers_timeout": 20, "attempts": 1}
         line = [f"--{key.replace('_', '-')}={value}" for key, value in (given | options).items() if value is not None]
         line += [f"--rank={self.rank}", "--leader=127.0.0.1", f"--port={port}", f"--state={self.folder / 'state'}"]
@@ -342,7 +342,7 @@ def test_a_group_on_efa_passes_and_needs_no_second_proof(nodes: tuple[Node, Node
 
 def test_a_fall_back_to_tcp_on_one_node_fails_every_pod_and_is_given_up(nodes: tuple[Node, Node]) -> None:
     port = free_port()
-    logs = ("nccl-efa.log", "nccl-socket.log")
+    logs = ("nccl-efa.txt", "nccl-socket.txt")
     failed = ended(*(node.start(port, log=log, attempts=2) for node, log in zip(nodes, logs, strict=True)))
     assert [code for code, _ in failed] == [1, 1]
     for node in nodes:
@@ -362,7 +362,7 @@ def test_too_slow(nodes: tuple[Node, Node]) -> None:
 
 
 def test_a_start_of_nccl_that_fails(nodes: tuple[Node, Node]) -> None:
-    failed = ended(*(node.start(free, log="nccl-no-plugin.log") for free in [free_port()] for node in nodes))
+    failed = ended(*(node.start(free, log="nccl-no-plugin.txt") for free in [free_port()] for node in nodes))
     assert [code for code, _ in failed] == [1, 1]
     assert "Failed to initialize any NET plugin" in nodes[0].message.read_text()
 

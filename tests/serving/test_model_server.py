@@ -86,7 +86,9 @@ def test_only_pods_of_the_model_are_selected_and_all_that_serve(stack: str, name
     model = of_stack(stack, name)
     templates = pod_templates(world(stack), name)
     if model.router:
-        (found,) = [record for record in world(stack) if record.name == model.router.name and "Deployment" in record.type]
+        (found,) = [
+            record for record in world(stack) if record.name == model.router.name and "Deployment" in record.type
+        ]
         templates = [manifest(found)["spec"]["template"]]
     selector = service_spec(model)["selector"]
     labels = [dict(template["metadata"]["labels"]) for template in templates]
