@@ -9,7 +9,7 @@ import pulumi
 
 from components._charts import release
 from components.gpu import gpu_toleration
-from planner.images import mirrored
+from planner.images import in_ecr, mirrored
 from planner.plan import ChartPlan
 
 EKS_IMAGE_ACCOUNT = "602401143452"
@@ -32,9 +32,10 @@ class EfaArgs:
 
 def values(args: EfaArgs) -> dict[str, Any]:
     """Chart values; the chart already selects the instance types that have EFA."""
-    host = f"{EKS_IMAGE_ACCOUNT}.dkr.ecr.{args.region or CHART_REGION}.amazonaws.com"
+    image = f"{EKS_IMAGE_ACCOUNT}.dkr.ecr.{args.region or CHART_REGION}.amazonaws.com/eks/aws-efa-k8s-device-plugin"
     return {
-        "image": {"repository": mirrored(f"{host}/eks/aws-efa-k8s-device-plugin", args.image_mirror)},
+        # From EKS's registry like the images of its add-ons; no pull-through rule fetches it into another one.
+        "image": {"repository": image if in_ecr(args.image_mirror) else mirrored(image, args.image_mirror)},
         # Without this the plugin is not scheduled on GPU nodes and they offer no `vpc.amazonaws.com/efa`.
         "tolerations": [{"key": "CriticalAddonsOnly", "operator": "Exists"}, gpu_toleration()],
     }

@@ -63,6 +63,12 @@ def plan_image_cache(settings: Settings, region: str | None, findings: Findings)
         "images.pull_through",
         f"ECR cannot fetch from {PUSHED_BY_HAND}: push the GPU operator's images to {prefix}/{PUSHED_BY_HAND}",
     )
+    if "ghcr.io" not in credentials:
+        findings.remark(
+            "images.pull_through",
+            "without credentials ECR does not fetch from ghcr.io either: give `ghcr.io` some, or push KEDA's images, "
+            f"which scale replicas, to {prefix}/ghcr.io",
+        )
     return ImageCachePlan(
         repository_prefix=prefix,
         rules=tuple(

@@ -29,6 +29,11 @@ def registry(host: str, mirror: str | None) -> str:
     return host if mirror is None else f"{mirror.rstrip('/')}/{host}"
 
 
+def in_ecr(mirror: str | None) -> bool:
+    """Whether a mirror is a registry of ECR: who reaches it reaches EKS's own images in the region too."""
+    return mirror is not None and ".dkr.ecr." in mirror.partition("/")[0]
+
+
 def mirrored(reference: str, mirror: str | None) -> str:
     """The image reference to pull, for `nvcr.io/nvidia/x:1` that or `<mirror>/nvcr.io/nvidia/x:1`.
 

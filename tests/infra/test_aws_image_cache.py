@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 
 import program
+from components import efa
 from planner import Plan, StackFileError, plan_document
 from settings.load import Document
+from tests.components.releases import pinned
 from tests.harness import World, deploy
 from tests.stacks import document
 
@@ -83,6 +85,15 @@ def test_rules_that_ecr_would_refuse_are_refused(
     (problem,) = caught.value.problems
     assert problem.path == path
     assert words in f"{problem.message} {problem.help}"
+
+
+def test_what_no_rule_fetches_is_told_or_comes_from_ekss_own_registry() -> None:
+    plan = planned({"mirror": MIRROR, "pull_through": {"credentials": {"docker.io": SECRET}}})
+    told = " ".join(one.message for one in plan.findings if one.subject == "images.pull_through")
+    assert "mirror/nvcr.io" in told
+    assert "mirror/ghcr.io" in told
+    plugin = efa.values(efa.EfaArgs(chart=pinned("aws-efa-k8s-device-plugin"), image_mirror=MIRROR, region="us-east-1"))
+    assert plugin["image"]["repository"].startswith("602401143452.dkr.ecr.us-east-1.amazonaws.com/eks/")
 
 
 def test_nobody_pulls_through_from_a_network_without_internet() -> None:
