@@ -148,3 +148,16 @@ class TestWarmNodes:
     def test_the_plan_tells_their_price(self, plan: Plan) -> None:
         told = next(one.message for one in plan.findings if one.subject == "pools[0].warm_nodes")
         assert f"{plan.pool('h100').rungs[0].usd_per_node_hour:,.2f} $/h" in told
+
+
+def test_ray_workers_prefer_other_nodes_too() -> None:
+    staging = stack_plan("staging")
+    world = deploy(lambda: program.build(staging) and None, stack="staging")
+    (service,) = world.objects("RayService")
+    (workers,) = service.inputs["spec"]["rayClusterConfig"]["workerGroupSpecs"]
+    (spread,) = workers["template"]["spec"]["topologySpreadConstraints"]
+    assert (spread["topologyKey"], spread["whenUnsatisfiable"]) == ("kubernetes.io/hostname", "ScheduleAnyway")
+    head = service.inputs["spec"]["rayClusterConfig"]["headGroupSpec"]["template"]
+    picked = spread["labelSelector"]["matchLabels"].items()
+    assert picked <= workers["template"]["metadata"]["labels"].items()
+    assert not picked <= head["metadata"]["labels"].items(), "the head is none of them"
