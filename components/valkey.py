@@ -88,11 +88,10 @@ def values(plan: ValkeyPlan, mirror: str | None) -> dict[str, Any]:
             "caPublicKey": plan.ca_key,
         },
         # State of clusters is never thrown away to make room: a write that finds none fails and is seen.
-        "valkeyConfig": f"maxmemory {memory}gb\nmaxmemory-policy noeviction\nappendonly yes\n",
-        # Half as much again: a copy for the append-only file is made by a fork, which shares only what stays unchanged.
+        "valkeyConfig": f"maxmemory {plan.memory_gib}gb\nmaxmemory-policy noeviction\nappendonly yes\n",
         "resources": {
-            "requests": {"cpu": "100m", "memory": f"{memory * 3 // 2 + 1}Gi"},
-            "limits": {"memory": f"{memory * 3 // 2 + 1}Gi"},
+            "requests": {"cpu": "100m", "memory": f"{plan.pod_memory_gib}Gi"},
+            "limits": {"memory": f"{plan.pod_memory_gib}Gi"},
         },
         "readinessProbe": {"enabled": True},
     }

@@ -112,7 +112,7 @@ def plan(settings: Settings, *, stack: str, region: str | None, catalog: Catalog
     )
     models = _models(drafts, settings, pools, cache, facts, findings)
     models = plan_routers(drafts, models, settings, pools, facts, findings)
-    valkey = with_clients(plan_valkey(settings, _storage_class(settings)), models, findings)
+    valkey = with_clients(plan_valkey(settings, _storage_class(settings)), models, target, findings)
     check_heads(target, models, findings)
     if settings.protection == "all":
         tell_tags((model.container.image for model in models), findings)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 from planner.naming import SERVING_NAMESPACE
-from planner.plan import ModelPlan, SecretPlan, ValkeyPlan
+from planner.plan import EksPlan, ExistingClusterPlan, ModelPlan, SecretPlan, ValkeyPlan
 from planner.problems import Findings
 from settings.errors import Path
 from settings.root import Settings
@@ -14,6 +15,9 @@ from settings.serving import Model
 
 _NAME = "valkey"
 _PORT = 6379
+_FORK_SHARE = 1.5
+_SYSTEM_SHARE = 0.5
+"""Of a system node's RAM, which controllers, Prometheus and Ray heads share."""
 
 
 def plan_valkey(settings: Settings, storage_class: str | None) -> ValkeyPlan | None:
@@ -35,6 +39,8 @@ def plan_valkey(settings: Settings, storage_class: str | None) -> ValkeyPlan | N
         tls_secret="valkey-tls",  # noqa: S106 - the name of a Secret
         ca_key="ca.crt",
         memory_gib=wanted.memory_gib,
+        # Half as much again: the append-only file is rewritten by a fork, which shares only what stays unchanged.
+        pod_memory_gib=math.ceil(wanted.memory_gib * _FORK_SHARE) + 1,
         storage_gib=wanted.storage_gib,
         storage_class=storage_class,
         replicas=wanted.replicas,
@@ -65,10 +71,22 @@ def gcs_store(
     return None if wanted is False else store
 
 
-def with_clients(store: ValkeyPlan | None, models: tuple[ModelPlan, ...], findings: Findings) -> ValkeyPlan | None:
-    """The store with the models that reach it; a remark where none does."""
+def with_clients(
+    store: ValkeyPlan | None,
+    models: tuple[ModelPlan, ...],
+    target: EksPlan | ExistingClusterPlan,
+    findings: Findings,
+) -> ValkeyPlan | None:
+    """The store with the models that reach it; a remark where none does, a problem where it finds no node."""
     if store is None:
         return None
+    if isinstance(target, EksPlan) and store.pod_memory_gib > (room := target.system.memory_gib * _SYSTEM_SHARE):
+        findings.problem(
+            ("valkey", "memory_gib"),
+            f"its pod takes {store.pod_memory_gib} GiB, and half of a system node ({target.system.instance_type}) is "
+            f"{room:g}: the rest is the controllers'",
+            f"set it to {int((room - 1) / _FORK_SHARE)} or less, or take larger `target.system_nodes`",
+        )
     for index, model in enumerate(models):
         if model.name == store.name:
             findings.problem(

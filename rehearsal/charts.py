@@ -22,6 +22,9 @@ from rehearsal.crds import Definition, load, stand_in
 # Small, published by Kubernetes itself, and does nothing; no image is pulled in a rehearsal anyway.
 _IMAGE = "registry.k8s.io/pause:3.10"
 
+STAND_IN_CONTAINER = "stand-in"
+"""Of the pod that stands in for a chart's."""
+
 _DEPLOYMENT = """\
 apiVersion: apps/v1
 kind: Deployment
@@ -50,7 +53,7 @@ spec:
       # Fit for namespaces that enforce the `restricted` Pod Security Standard.
       securityContext: {{runAsNonRoot: true, runAsUser: 65534, seccompProfile: {{type: RuntimeDefault}}}}
       containers:
-        - name: stand-in
+        - name: {container}
           image: {image}
           securityContext: {{allowPrivilegeEscalation: false, capabilities: {{drop: [ALL]}}}}
           resources:
@@ -97,7 +100,8 @@ def stand_in_chart(
     (chart / "Chart.yaml").write_text(yaml.safe_dump(about, sort_keys=False))
     (chart / "values.yaml").write_text("{}\n")
     selector = yaml.safe_dump(dict(node_selector or {}), default_flow_style=True).strip()
-    (chart / "templates" / "deployment.yaml").write_text(_DEPLOYMENT.format(name=name, selector=selector, image=_IMAGE))
+    deployment = _DEPLOYMENT.format(name=name, selector=selector, image=_IMAGE, container=STAND_IN_CONTAINER)
+    (chart / "templates" / "deployment.yaml").write_text(deployment)
     definitions = [one for one in crds if isinstance(one, Definition)]
     definitions += load(one for one in crds if isinstance(one, Path))
     if definitions:

@@ -13,7 +13,7 @@ from planner.cost.lines import HOURS_PER_MONTH, Quantity, always, line
 from planner.cost.load import Load, load_of
 from planner.cost.network import TokenFlow, Usage, bucket_requests, network_lines
 from planner.cost.nodes import expected_nodes, fill, nodes_at_start, replicas_by_rung
-from planner.cost.platform import control_plane, secrets, storage, system_nodes, volumes
+from planner.cost.platform import control_plane, secrets, storage, store_volumes, system_nodes, volumes
 from planner.cost.quotes import tell_missing_prices
 from planner.cost.tokens import Shared, token_cost
 from planner.plan import (
@@ -83,6 +83,7 @@ def plan_cost(
         *system_nodes(decided.target, catalog, region),
         *network_lines(decided.network, usage, catalog, region),
         *volumes(tuple(decided.pools.values()), nodes, settings.observability.prometheus.storage_gib, catalog, region),
+        *store_volumes(settings.valkey, catalog, region),
         *storage(decided.cache, decided.models, catalog, region),
         *bucket_requests(decided.cache, decided.models, usage.nodes, catalog, region),
         *secrets(settings, catalog, region),

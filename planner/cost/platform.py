@@ -10,6 +10,7 @@ from planner.cost.lines import HOURS_PER_MONTH, Quantity, always, line
 from planner.plan import CachePlan, CostLine, EksPlan, Input, ModelPlan, PoolPlan
 from settings.root import Settings
 from settings.secrets import SecretsManagerSecret
+from settings.valkey import Valkey
 
 SYSTEM_ROOT_GIB = 50
 _DAYS_PER_MONTH = HOURS_PER_MONTH / 24
@@ -95,6 +96,19 @@ def system_nodes(target: EksPlan, catalog: Catalog, region: str) -> Iterator[Cos
             Input(name="nodes", value=system.min_nodes, unit="", source=where),
             Input(name="root_gib", value=SYSTEM_ROOT_GIB, unit="GiB", source="launch template of the system nodes"),
         ),
+    )
+
+
+def store_volumes(store: Valkey | None, catalog: Catalog, region: str) -> Iterator[CostLine]:
+    """The volumes of the stack's Valkey and its copies."""
+    if store is None or store.storage_gib is None:
+        return
+    gib = store.storage_gib * (1 + store.replicas)
+    yield line(
+        "Valkey volumes",
+        f"{1 + store.replicas} x {store.storage_gib} GiB gp3",
+        catalog.prices.service("ebs_gp3", region),
+        always(gib, "gib", "GiB", "valkey.storage_gib and valkey.replicas in the stack file"),
     )
 
 

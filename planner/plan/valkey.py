@@ -21,6 +21,9 @@ class ValkeyPlan:
     ca_key: str
     """Key of the CA's certificate in that Secret."""
     memory_gib: int
+    """What its data may take."""
+    pod_memory_gib: int
+    """Request and limit of its pod."""
     storage_gib: int | None
     storage_class: str | None
     replicas: int

@@ -6,9 +6,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from planner.plan import Plan
+from rehearsal.charts import STAND_IN_CONTAINER
 from rehearsal.checks.pods import ports_of
 from rehearsal.findings import Finding
 from rehearsal.kube import Json, key_of
+from rehearsal.references import containers
 from rehearsal.snapshot import Runner, Snapshot, matches, subject
 
 _NAMESPACE_NAME: Final = "kubernetes.io/metadata.name"
@@ -68,6 +70,11 @@ def disruption_budgets(snapshot: Snapshot, plan: Plan) -> Iterator[Finding]:  # 
             yield _selects_nothing("disruption-budget", name, "spec.selector", selector)
 
 
+def _stands_in(runner: Runner) -> bool:
+    """Whether a pod is a chart's stand-in."""
+    return any(container["name"] == STAND_IN_CONTAINER for _, container in containers(runner.spec))
+
+
 def network_policies(snapshot: Snapshot, plan: Plan) -> Iterator[Finding]:  # noqa: ARG001
     """A NetworkPolicy guards pods that exist, opens ports that they have, and names namespaces that exist."""
     for policy in snapshot.all("NetworkPolicy"):
@@ -77,6 +84,8 @@ def network_policies(snapshot: Snapshot, plan: Plan) -> Iterator[Finding]:  # no
         if not chosen:
             yield _selects_nothing("network-policy", name, "spec.podSelector", spec.get("podSelector"))
             continue
+        if any(_stands_in(one) for one in chosen):
+            continue  # what the chart's own pods listen on is not seen here
         declared = {port for one in chosen for port in ports_of(one)}
         for index, rule in enumerate(spec.get("ingress", ())):
             for port in rule.get("ports", ()):

@@ -144,6 +144,13 @@ def test_copies_have_volumes_and_a_budget(tmp_path: Path) -> None:
     assert chart["podDisruptionBudget"]["enabled"] is True
 
 
+def test_its_volumes_are_counted(tmp_path: Path) -> None:
+    items = {line.item: line.planned_usd_per_hour for line in planned(tmp_path, storage_gib=4, replicas=1).cost.lines}
+    alone = {line.item: line.planned_usd_per_hour for line in planned(tmp_path, storage_gib=4).cost.lines}
+    assert items["Valkey volumes"] == pytest.approx(2 * alone["Valkey volumes"])
+    assert "Valkey volumes" not in {line.item for line in planned(tmp_path).cost.lines}
+
+
 def test_the_store_is_declared_before_its_clients(tmp_path: Path) -> None:
     plan = planned(tmp_path, storage_gib=4)
     world = world_of(plan)
@@ -162,6 +169,7 @@ BAD: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
     ("no store", {**RAY, "ray": {"gcs_fault_tolerance": True}}, {}, "valkey: {storage_gib: 4}"),
     ("no head", {"runtime": "deployment", "ray": {"gcs_fault_tolerance": True}}, {"valkey": {}}, "has no Ray head"),
     ("copies of nothing", RAY, {"valkey": {"replicas": 1}}, "storage_gib"),
+    ("more than a system node has", RAY, {"valkey": {"memory_gib": 64}}, "half of a system node"),
     ("a model of its name", {**RAY, "name": "valkey"}, {"valkey": {}}, "call it otherwise"),
 ]
 

@@ -200,6 +200,14 @@ def test_a_broken_world_does_not(
     assert all(finding.subject and finding.problem and finding.remedy for finding in findings)
 
 
+def test_ports_of_a_charts_stand_in_are_not_judged(all_nodes: World, plan: Plan) -> None:
+    _set("NetworkPolicy.0.spec.ingress.0.ports.0.port", 1)(all_nodes)
+    assert any("port 1" in finding.problem for finding in check(Snapshot(all_nodes), plan))
+    labels = all_nodes["NetworkPolicy"][0]["spec"]["podSelector"]["matchLabels"]
+    all_nodes["Pod"].append(pod("valkey-stand-in", labels=labels, containers=[container(name="stand-in")]))
+    assert not any("port 1" in finding.problem for finding in check(Snapshot(all_nodes), plan))
+
+
 @pytest.mark.parametrize("device", [EFA, GPU])
 def test_nodes_that_lack_devices(world: World, plan: Plan, device: str) -> None:
     del world["Node"][0]["status"]["allocatable"][device]
