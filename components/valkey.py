@@ -70,7 +70,6 @@ class ValkeyArgs:
 
 def values(plan: ValkeyPlan, mirror: str | None) -> dict[str, Any]:
     """Chart values."""
-    memory = plan.memory_gib
     chart: dict[str, Any] = {
         "fullnameOverride": plan.name,
         "image": {"registry": registry(DEFAULT_REGISTRY, mirror)},
