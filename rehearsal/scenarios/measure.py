@@ -67,8 +67,10 @@ class Course:
         compressed = seconds * theatre.compression
         waits_for_plan = True
         if len(live) < self.wanted:
-            old = any(leaving(pod) and pod["metadata"]["uid"] in self.before for pod in pods)
-            waits_for_plan = any(leaving(pod) for pod in pods)
+            # Only a group's new pods wait until its old ones, whose names they take, have left.
+            gone = [pod for pod in pods if leaving(pod)] if self.model.layout.nodes > 1 else []
+            old = any(pod["metadata"]["uid"] in self.before for pod in gone)
+            waits_for_plan = bool(gone)
             self.drained += compressed if old else 0.0
             self.waited += 0.0 if old else compressed if waits_for_plan else seconds
         elif not self.placed:

@@ -138,6 +138,17 @@ class TestClock:
         case.look(course)
         assert (course.drained, course.waited) == (0.0, COMPRESSION)
 
+    def test_a_pod_on_its_own_is_made_anew_while_the_old_one_drains(self) -> None:
+        case = Case()
+        one, two = case.nodes(SPOT_A100, 1, 2)
+        case.pod(SMALL, "a", one)
+        case.pod(SMALL, "b", two)
+        course = case.course(SMALL)
+        case.leave("a")
+        case.look(course)
+        assert (course.drained, course.waited) == (0.0, 1.0)
+        assert course.least_serving == 1
+
     def test_a_group_on_two_rungs_is_seen(self) -> None:
         case = Case()
         (one,), (two,) = case.nodes(BLOCK, 1), case.nodes(SPOT, 1)
