@@ -8,9 +8,10 @@ PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
+ROUTER_STAMP := .venv-router/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup rehearse plan cost doctor test test-control-plane check lint types schema schema-check golden up preview \
+.PHONY: help setup rehearse plan cost doctor test test-control-plane test-router check lint types schema schema-check golden up preview \
   stage wait smoke promote destroy bench clean
 
 help: ## show this list
@@ -38,7 +39,16 @@ doctor: $(STAMP) ## are tools, credentials, region, quota and capacity there for
 	$(PY) -m ops doctor --stack $(STACK)
 
 test: $(STAMP) ## the tests that run anywhere (no control plane)
-	$(PY) -m pytest -m "not control_plane" tests
+	$(PY) -m pytest -m "not control_plane and not router" tests
+
+$(ROUTER_STAMP): requirements-router.txt
+	@$(PYTHON) -m venv .venv-router
+	@.venv-router/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-router.txt
+	@touch $(ROUTER_STAMP)
+
+test-router: $(STAMP) $(ROUTER_STAMP) ## the real router before simulated engines under load
+	.venv-router/bin/python catalog/tools/router_flags.py --check
+	ROUTER_REQUIRED=1 $(PY) -m pytest -m router tests/router
 
 test-control-plane: $(STAMP) ## the tests on the real control plane
 	$(PY) -m pytest -m control_plane tests
@@ -59,7 +69,7 @@ schema-check: $(STAMP)
 golden: $(STAMP) ## write the golden files anew; read the diff like a plan
 	UPDATE_GOLDEN=1 $(PY) -m pytest -q tests -m "not control_plane" -k golden
 
-check: lint types schema-check test test-control-plane ## everything that CI runs
+check: lint types schema-check test test-router test-control-plane ## everything that CI runs
 	for stack in dev staging prod local; do $(MAKE) rehearse STACK=$$stack || exit $$?; done
 
 preview: $(STAMP) ## pulumi preview of STACK (SCOPE=models for the models alone)

@@ -9,6 +9,7 @@ from typing import Literal
 from catalog.types import Engine
 from planner.naming import EFA_GATE_CONTAINER, SERVING_NAMESPACE
 from planner.plan import AlertPlan, ModelPlan, PoolPlan
+from planner.router import ACTIVATOR_HELD, ACTIVATOR_STANDBY, ROUTER_ALIVE, router_name
 from planner.scaling import quantile, selector, sum_of
 from settings.observability import AlertThresholds
 from settings.serving import Model
@@ -177,7 +178,8 @@ def _model(thresholds: AlertThresholds, model: Model, plan: ModelPlan, engine: E
         runbook="kvcachehigh",
     )
     # A model that went to zero on purpose has no pods.
-    asleep = f' and on () count(kube_pod_info{{namespace="{namespace}",pod=~"{name}-.*"}})'
+    own = f'pod=~"{name}-.*",pod!~"{router_name(name)}-.*"'
+    asleep = f' and on () count(kube_pod_info{{namespace="{namespace}",{own}}})'
     yield AlertPlan(
         name="ModelNotServing",
         expression=f"absent({metrics.running}{selector(engine, namespace, name)})"
@@ -189,6 +191,46 @@ def _model(thresholds: AlertThresholds, model: Model, plan: ModelPlan, engine: E
         runbook="modelnotserving",
     )
     yield from _efa(plan)
+    yield from _router(plan)
+
+
+def _router(plan: ModelPlan) -> Iterator[AlertPlan]:
+    """Clients reach nothing, wait longer than planned, or are answered by another model."""
+    router = plan.router
+    if router is None:
+        return
+    yield AlertPlan(
+        name="RouterDown",
+        expression=f'absent({ROUTER_ALIVE}{{namespace="{plan.namespace}",pod=~"{router.name}-.*"}})',
+        for_minutes=5,
+        severity="critical",
+        summary=f"{plan.name}: no router reports metrics, clients reach no replica",
+        model=plan.name,
+        runbook="routerdown",
+    )
+    which = f'{{namespace="{plan.namespace}",model="{plan.name}"}}'
+    if router.activator is None:
+        return
+    if plan.scaling.min_replicas == 0:
+        yield AlertPlan(
+            name="RequestsHeld",
+            expression=f"sum({ACTIVATOR_HELD}{which}) > 0",
+            for_minutes=math.ceil(plan.scaling.initial_delay_seconds / 60) + 2,
+            severity="critical",
+            summary=f"{plan.name}: requests wait for a replica longer than a start takes",
+            model=plan.name,
+            runbook="requestsheld",
+        )
+    if router.activator.standby is not None:
+        yield AlertPlan(
+            name="ServingFromStandby",
+            expression=f"max({ACTIVATOR_STANDBY}{which}) > 0",
+            for_minutes=1,
+            severity="critical",
+            summary=f"{plan.name}: no replica serves, {router.activator.standby.model} answers in its place",
+            model=plan.name,
+            runbook="servingfromstandby",
+        )
 
 
 def _efa(plan: ModelPlan) -> Iterator[AlertPlan]:

@@ -23,6 +23,12 @@ MODEL_SERVER = "model-server"
 WORKER_INDEX_LABEL = "leaderworkerset.sigs.k8s.io/worker-index"
 API_KEY_VARIABLE = "ROUTER_API_KEY"
 
+ROUTER_ALIVE = "smg_worker_pool_size"
+"""A gauge that the router has from its start."""
+ACTIVATOR_HELD = "activator_requests_held"
+ACTIVATOR_STANDBY = "activator_standby_active"
+"""1 while no replica serves and the standby is asked."""
+
 _SERVICE_REPLICAS = 2
 """Most replicas that a plain Service is left to: with so few, each holds half of all prefixes soon enough."""
 _REPLICAS = 2

@@ -10,6 +10,7 @@ from policy.records import UNKNOWN, Resource, Rule, StackReport, StackRule, at, 
 
 COMPONENT_LABEL = "app.kubernetes.io/component"
 MODEL_SERVER = "model-server"
+_GUARDED = {MODEL_SERVER, "router"}
 _PROBES = ("startupProbe", "readinessProbe", "livenessProbe")
 
 
@@ -18,7 +19,7 @@ def models_guarded(resources: Sequence[Resource], report: StackReport) -> None:
     budgets = [item for item in resources if item.kind == "PodDisruptionBudget"]
     policies = [item for item in resources if item.kind == "NetworkPolicy"]
     for workload in resources:
-        templates = [item for item in pod_templates(workload) if item.labels.get(COMPONENT_LABEL) == MODEL_SERVER]
+        templates = [item for item in pod_templates(workload) if item.labels.get(COMPONENT_LABEL) in _GUARDED]
         if not templates:
             continue
         if not any(_selects(budget, "spec.selector", workload, item) for budget in budgets for item in templates):
@@ -27,6 +28,8 @@ def models_guarded(resources: Sequence[Resource], report: StackReport) -> None:
             if not any(_selects(policy, "spec.podSelector", workload, template) for policy in policies):
                 report(f"{template.role}: no NetworkPolicy selects the pods: all pods may call them", workload)
         for template in templates:
+            if template.labels.get(COMPONENT_LABEL) != MODEL_SERVER:
+                continue  # which of a router's containers is asked whether it is ready depends on what it holds
             # KubeRay adds the probes of its pods itself; the other pods of a group may answer no HTTP.
             if workload.kind != "RayService" and template.role != "worker":
                 for lacking in _missing_probes(template):

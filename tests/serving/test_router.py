@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
+from components.scripts import activator
 from components.serving import router as routing
 from components.serving.model_server import service_spec
 from components.serving.network_policy import rules
@@ -15,6 +16,9 @@ from components.serving.scaling import scaled_object
 from planner import StackFileError
 from planner.naming import CLIENT_LABEL
 from planner.plan import ModelPlan, RouterPlan
+from planner.router import ACTIVATOR_HELD, ACTIVATOR_STANDBY
+from planner.scaling import ACTIVATOR_PEAK
+from policy import judge
 from tests.crd_schemas import problems
 from tests.factories import model_of, stack_plan
 from tests.router.plans import LARGE, SMALL, SPARE, asleep, planned, routed, with_standby
@@ -182,3 +186,43 @@ def test_ready_means_a_replica_is_known_unless_it_waits_for_one() -> None:
     router, activator = routing.pod_spec(asleep(), router_of(asleep()))["containers"]
     assert "readinessProbe" not in router
     assert activator["readinessProbe"]["httpGet"]["port"] == router_of(asleep()).activator.metrics_port  # type: ignore[union-attr]
+
+
+def test_what_goes_wrong_at_the_router_is_told() -> None:
+    def alerts(plan: Any) -> dict[str, str]:
+        return {a.name: a.expression for a in plan.observability.alerts if a.model == SMALL}
+
+    assert "RouterDown" in alerts(planned())
+    assert not {"RequestsHeld", "ServingFromStandby"} & alerts(planned()).keys()
+    assert "RouterDown" not in alerts(planned(routing={"kind": "service"}))
+    sleeping = alerts(planned(replicas={"min": 0, "max": 4}))
+    assert "activator_requests_held" in sleeping["RequestsHeld"]
+    assert f'pod!~"{SMALL}-router-.*"' in sleeping["ModelNotServing"], "a router is no replica"
+    assert "activator_standby_active" in alerts(planned(spare={}, standby={"model": SPARE}))["ServingFromStandby"]
+
+
+def test_metrics_of_the_alerts_and_triggers_are_those_of_the_activator() -> None:
+    orders = activator.Orders(
+        model="m",
+        api_key="k",
+        port=1,
+        metrics_port=2,
+        router_port=3,
+        hold_seconds=1,
+        held_requests=1,
+        held_bytes=1,
+        check_seconds=1,
+        failures=1,
+        drain_seconds=1,
+    )
+    shown = activator.Activator(orders).metrics()
+    for name in (ACTIVATOR_HELD, ACTIVATOR_STANDBY, ACTIVATOR_PEAK):
+        assert f'{name}{{model="m"}} 0' in shown
+
+
+def test_a_router_without_a_guard_is_no_stack() -> None:
+    records = [r for r in serve(planned()) if r.name.startswith(f"{SMALL}-router")]
+    whole = judge.from_records(records)
+    lacking = [one for one in whole if one.kind not in {"PodDisruptionBudget", "NetworkPolicy"}]
+    assert not [v for v in judge.judge(whole) if v.rule == "models-guarded"]
+    assert len([v for v in judge.judge(lacking) if v.rule == "models-guarded"]) == 2
