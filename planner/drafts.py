@@ -256,8 +256,8 @@ def _data_problems(model: Model, card: ModelCard, layout: Layout, node: Node) ->
     if model.engine == "sglang":
         return []
     if card.moe is None or layout.expert == 1:
-        words = "without shared experts vLLM's data parallel groups are replicas in all but name"
-        return [("data", words, "use 1 and add replicas, spread experts with `layout.expert`, or take engine sglang")]
+        words = "vLLM's data parallel groups are replicas in all but name unless they share experts"
+        return [("data", words, "use 1 and add replicas, set `layout.expert`, or take SGLang, which splits attention")]
     if layout.tensor * layout.pipeline > node.gpus:
         words = "over nodes vLLM's data parallel attention needs a server on each node"
         return [("data", words, "use 1, one node, or engine sglang")]

@@ -49,37 +49,51 @@ def _vllm_module() -> Any:
 def flags_of(parser: argparse.ArgumentParser) -> list[dict[str, Any]]:
     """Every argument of a parser, in the order of the parser."""
     groups = {id(action): group.title for group in parser._action_groups for action in group._group_actions}
+    # Spellings that help does not show, such as vLLM's --no-enable-x beside --disable-x, are taken all the same.
+    hidden: dict[int, list[str]] = {}
+    for spelling, action in parser._option_string_actions.items():
+        hidden.setdefault(id(action), []).append(spelling)
     found: list[dict[str, Any]] = []
     for action in parser._actions:
         if type(action).__name__ == "_HelpAction":
             continue
         entry: dict[str, Any] = {
-            "names": list(action.option_strings) or [action.dest],
+            "names": [*dict.fromkeys([*action.option_strings, *hidden.get(id(action), ())])] or [action.dest],
             "dest": action.dest,
             "takes": _takes(action),
         }
         if entry["takes"] == "value":
-            entry["type"] = _type(action.type)
-            if action.nargs is not None:
-                entry["nargs"] = action.nargs
-            if action.choices is not None:
-                entry["choices"] = [_plain(choice) for choice in action.choices]
-            elif isinstance(action.metavar, str) and action.metavar.startswith("{"):
-                # vLLM's parsers of tool calls and reasoning: a plugin may add to them.
-                entry["known"] = sorted(action.metavar[1:].partition("}")[0].split(","))
+            entry.update(_values(action))
         if not action.option_strings:
             entry["positional"] = True
         if action.required and action.option_strings:
             entry["required"] = True
         if action.default is not None and action.default is not argparse.SUPPRESS:
             entry["default"] = _plain(action.default)
-        if "deprecated" in (action.help or "").lower()[:60] or "deprecated" in type(action).__name__.lower():
+        if _deprecated(action):
             entry["deprecated"] = True
         group = groups.get(id(action))
         if group and group not in {"options", "positional arguments"}:
             entry["group"] = group
         found.append(entry)
     return found
+
+
+def _values(action: argparse.Action) -> dict[str, Any]:
+    """What values an argument takes."""
+    found: dict[str, Any] = {"type": _type(action.type)}
+    if action.nargs is not None:
+        found["nargs"] = action.nargs
+    if action.choices is not None:
+        found["choices"] = [_plain(choice) for choice in action.choices]
+    elif isinstance(action.metavar, str) and action.metavar.startswith("{"):
+        # vLLM's parsers of tool calls: a plugin may add to them.
+        found["known"] = sorted(action.metavar[1:].partition("}")[0].split(","))
+    return found
+
+
+def _deprecated(action: argparse.Action) -> bool:
+    return "deprecated" in (action.help or "").lower()[:60] or "deprecated" in type(action).__name__.lower()
 
 
 def _takes(action: argparse.Action) -> str:
@@ -138,7 +152,25 @@ def metrics_of(package: Path) -> list[str]:
         for node in ast.walk(ast.parse(text)):
             if isinstance(node, ast.Call):
                 found.update(_metric(node, f"{package.name}:"))
+            elif isinstance(node, ast.Assign):
+                found.update(_listed(node, f"{package.name}:"))
     return sorted(found)
+
+
+def _listed(assigned: ast.Assign, prefix: str) -> Iterator[str]:
+    """Names in a list such as `counter_specs`, from which a loop makes the metrics."""
+    target = ast.unparse(assigned.targets[0]).lower()
+    kind = next((kind for kind in _METRIC_KINDS if kind in target), None)
+    if kind is None or not isinstance(assigned.value, ast.List | ast.Tuple):
+        return
+    for node in ast.walk(assigned.value):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.startswith(prefix):
+            yield _exposed(node.value, kind)
+
+
+def _exposed(name: str, kind: str) -> str:
+    """prometheus_client appends _total to counters that lack it."""
+    return f"{name.removesuffix('_total')}_total" if kind == "counter" else name
 
 
 def _metric(call: ast.Call, prefix: str) -> Iterator[str]:
@@ -150,8 +182,16 @@ def _metric(call: ast.Call, prefix: str) -> Iterator[str]:
     kind = next((kind for kind in _METRIC_KINDS if kind in function), None)
     if kind is None:
         return
-    # prometheus_client appends _total to counters that lack it.
-    yield f"{name.removesuffix('_total')}_total" if kind == "counter" else name
+    yield _exposed(name, kind)
+
+
+def with_reasoning_parsers(flags: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """vLLM's help does not list its parsers of reasoning; their registry does."""
+    manager: Any = importlib.import_module("vllm.reasoning").ReasoningParserManager
+    for flag in flags:
+        if flag["dest"] == "reasoning_parser":
+            flag["known"] = sorted(manager.list_registered())
+    return flags
 
 
 def environment_of(engine: str) -> list[str]:
@@ -256,6 +296,7 @@ def main(arguments: list[str]) -> int:
             "metrics": metrics_of(root),
         }
         if engine != "sglang":
+            with_reasoning_parsers(result["flags"])
             result["engine_arguments"] = engine_arguments()
     elif action == "schemas":
         result = {"version": importlib.metadata.version("ray"), **schemas()}

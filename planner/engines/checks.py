@@ -49,6 +49,8 @@ _OWNED: Mapping[str, str] = {
     "headless": "layout", "shutdown_timeout": "", "distributed_timeout_seconds": "", "dist_timeout": "",
     "distributed_executor_backend": "runtime", "enable_metrics": "", "disable_access_log_for_endpoints": "",
     "kv_cache_memory_bytes": "engine_options.memory_share", "config": "engine_options",
+    "kv_offloading_size": "kv_offload", "kv_offloading_backend": "kv_offload",
+    "enable_hierarchical_cache": "kv_offload", "hicache_size": "kv_offload", "hicache_ratio": "kv_offload",
 }  # fmt: skip
 
 # Ways to read quantised weights, by what the checkpoint is. Sources: the `quantization` choices of both engines and the
@@ -228,18 +230,23 @@ def _usage(name: str, flag: object) -> str:
     return name if getattr(flag, "takes", "") != "value" else f"{name}=<{getattr(flag, 'type', 'value')}>"
 
 
-def refused(line: Iterable[str], engine: str, values: Mapping[str, str]) -> list[Refusal]:
-    """What the pinned engine would refuse in a line of the planner's; `values` stand for what the kubelet puts in."""
-    filled: list[str] = []
-    for token in line:
-        for name, value in values.items():
-            token = token.replace(f"$({name})", value)  # noqa: PLW2901 - each replaces in what is left
-        filled.append(token)
-    return parser_data(engine).check(filled)
-
-
 SAMPLE_VALUES = {
     "LWS_GROUP_SIZE": "2", "LWS_WORKER_INDEX": "1", "LWS_LEADER_ADDRESS": "leader.example", "SGLANG_API_KEY": "key",
     "WEIGHTS_BUCKET": "weights",
 }  # fmt: skip
 """In place of what the kubelet and LeaderWorkerSet fill in."""
+
+
+def filled(line: Iterable[str]) -> list[str]:
+    """A line as the engine sees it, with samples for what is known only in the cluster."""
+    found: list[str] = []
+    for token in line:
+        for name, value in SAMPLE_VALUES.items():
+            token = token.replace(f"$({name})", value)  # noqa: PLW2901 - each replaces in what is left
+        found.append(token)
+    return found
+
+
+def refused(line: Iterable[str], engine: str) -> list[Refusal]:
+    """What the pinned engine would refuse in a line of the planner's."""
+    return parser_data(engine).check(filled(line))

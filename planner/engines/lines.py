@@ -7,7 +7,7 @@ import json
 from catalog.engine_flags import parser_data
 from catalog.types import Engine
 from planner.engines import ray, sglang, vllm
-from planner.engines.checks import SAMPLE_VALUES, refused
+from planner.engines.checks import refused
 from planner.engines.request import EngineRequest
 from planner.plan import ArgumentPlan, EnvVar
 from planner.problems import Findings
@@ -57,7 +57,7 @@ def check_line(path: Path, engine: Engine, request: EngineRequest, runtime: str,
     else:
         own = [token for part in arguments_of(request, runtime) for token in part.tokens]
         own = [token for token in own if token not in request.options.extra_args]
-        refusals = [(found.token, found.why) for found in refused(own, engine.name, SAMPLE_VALUES)]
+        refusals = [(found.token, found.why) for found in refused(own, engine.name)]
     for token, why in refusals:
         if not _told_of(token, request):
             findings.problem(

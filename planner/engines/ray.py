@@ -117,8 +117,7 @@ def _choices(request: EngineRequest, options: VllmOptions) -> Iterator[tuple[str
 def keyword_value(flag: Flag, name: str, value: str) -> Any:
     """The value of an option as Python has it."""
     if flag.takes != "value":
-        # The pair's second spelling says no.
-        return name not in flag.names[1:] or not name.startswith(("--no-", "--disable-"))
+        return not _says_no(flag, name)
     if flag.type == "json":
         return json.loads(value)
     if flag.type == "float":
@@ -126,6 +125,15 @@ def keyword_value(flag: Flag, name: str, value: str) -> Any:
     if flag.type in {"int", "count"} and value.lstrip("-").isdigit():
         return int(value)
     return value
+
+
+def _says_no(flag: Flag, name: str) -> bool:
+    """Whether a spelling is the negative one of its pair: --no-x of --x, --disable-x of --enable-x or the reverse."""
+    first = flag.names[0]
+    if name == first or flag.takes == "nothing":
+        return False
+    turned = {"enable", "disable"} == {name.split("-")[2], first.split("-")[2]}
+    return name.startswith("--no-") or turned
 
 
 def env(request: EngineRequest) -> tuple[EnvVar, ...]:
