@@ -18,6 +18,7 @@ from ops.errors import MissingError, OpsError
 from planner import Plan
 from planner.naming import GROUP_ROLE_LABEL, MODEL_LABEL
 from planner.plan import EksPlan, ModelPlan
+from planner.plan.warm import WarmPlan
 
 Json = dict[str, Any]
 _TIMEOUT: Final = (5, 30)
@@ -222,6 +223,11 @@ def serving_pods(model: ModelPlan) -> str:
 def workload_path(model: ModelPlan) -> str:
     """The object that makes a model's pods."""
     return _WORKLOADS[model.runtime].format(namespace=model.namespace, name=model.name)
+
+
+def placeholders_path(warm: WarmPlan) -> str:
+    """The Deployment of the placeholders that keep a pool's nodes warm."""
+    return f"/apis/apps/v1/namespaces/{warm.namespace}/deployments/{warm.pool}"
 
 
 def scaler_path(model: ModelPlan) -> str:

@@ -11,7 +11,17 @@ from typing import Any, Final
 
 from rich.prompt import Confirm
 
-from ops.cluster import NODE_CLAIMS, Objects, connect, job_path, pods_path, scaler_path, serving_pods, workload_path
+from ops.cluster import (
+    NODE_CLAIMS,
+    Objects,
+    connect,
+    job_path,
+    placeholders_path,
+    pods_path,
+    scaler_path,
+    serving_pods,
+    workload_path,
+)
 from ops.console import FINDINGS, OK, err, out, print_json, table
 from ops.drain_networking import end_load_balancers, load_balancers
 from ops.errors import UsageError
@@ -154,7 +164,8 @@ def drain(
     pause: Callable[[float], None] = time.sleep,
     clock: Callable[[], float] = time.monotonic,
 ) -> Drained:
-    """Scalers first, since they would bring pods back; then weights' Jobs; then workloads; then wait for the pods."""
+    """Scalers first, since they would bring pods back; then weights' Jobs and warm nodes; then workloads; then wait for
+    the pods."""
     began = clock()
     for model in plan.models:
         if model.scaling.owner == "keda" and objects.merge(scaler_path(model), _annotation("0")):
@@ -165,6 +176,9 @@ def drain(
         if job is not None and not _ended(job):
             objects.merge(job_path(namespace, warmup.name), {"spec": {"suspend": True}})
             tell(f"{warmup.name}: suspended")
+    for warm in plan.warm:  # else they would ask for the nodes that are given back
+        if objects.merge(placeholders_path(warm), {"spec": {"replicas": 0}}):
+            tell(f"{warm.pool}: no node is kept warm")
     absent: list[str] = []
     for model in plan.models:
         stop: dict[str, Any] = {"suspend": True} if model.runtime == "ray_service" else {"replicas": 0}
@@ -233,6 +247,8 @@ def undo(objects: Objects, plan: Plan) -> tuple[str, ...]:
         job = objects.get(job_path(namespace, warmup.name))
         if job is not None and job["spec"].get("suspend"):
             objects.merge(job_path(namespace, warmup.name), {"spec": {"suspend": False}})
+    for warm in plan.warm:
+        objects.merge(placeholders_path(warm), {"spec": {"replicas": warm.nodes}})
     for model in plan.models:
         change: dict[str, Any] = {"replicas": model.scaling.min_replicas}
         if model.runtime == "ray_service":

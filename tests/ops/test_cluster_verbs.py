@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from ops.cluster import NODE_CLAIMS, Cluster, job_path, pods_path, scaler_path, workload_path
+from ops.cluster import NODE_CLAIMS, Cluster, job_path, placeholders_path, pods_path, scaler_path, workload_path
 from ops.drain import NODE_POOL_LABEL, PAUSED, drain, undo
 from ops.errors import MissingError
 from ops.readiness import progress_of
@@ -239,6 +239,17 @@ def test_undo_restores_the_minimum_and_lets_the_scaler_go(api: ApiServer, cluste
     for model in PROD.models:
         assert api.objects[workload_path(model)]["spec"]["replicas"] == model.scaling.min_replicas
         assert PAUSED not in api.objects[scaler_path(model)]["metadata"].get("annotations", {})
+
+
+def test_warm_nodes_are_let_go_with_a_drain_and_kept_again_after_it(api: ApiServer, cluster: Cluster) -> None:
+    plan = example_plan("resilient")
+    assert plan.warm
+    for warm in plan.warm:
+        api.put(placeholders_path(warm), {"spec": {"replicas": warm.nodes}})
+    drain(cluster, plan, tell=lambda _: None, pause=lambda _: None)
+    assert {api.objects[placeholders_path(warm)]["spec"]["replicas"] for warm in plan.warm} == {0}
+    undo(cluster, plan)
+    assert all(api.objects[placeholders_path(warm)]["spec"]["replicas"] == warm.nodes for warm in plan.warm)
 
 
 def test_nodes_that_remain_are_counted_and_priced(api: ApiServer, cluster: Cluster) -> None:
