@@ -81,6 +81,12 @@ def stack_files(draw: st.DrawFn, *, sensible: bool = False) -> dict[str, Any]:
             "availability_zone": draw(st.sampled_from(sorted(zones))),
             "capacity": draw(rungs(blocks=not sensible or instance.startswith("p"))),
         }
+        reserved = any("reservation" in rung for rung in pool["capacity"])
+        if len(zones) > 1 and not reserved and draw(st.integers(0, 3)) == 0:
+            del pool["availability_zone"]
+            pool["availability_zones"] = sorted(zones)[:2]
+        if draw(st.integers(0, 3)) == 0:
+            pool["warm_nodes"] = 1
         pools.append(by_karpenter(pool) if draw(st.integers(0, 3)) == 0 else pool)
     models: list[dict[str, Any]] = []
     for model_name in draw(st.lists(name, min_size=1, max_size=3, unique=True)):
