@@ -180,8 +180,9 @@ class Keeper:
             else:
                 self._tell(action, world)
         except ApiError as error:
-            # Gone, changed meanwhile, or held by a disruption budget: the next round looks again.
-            if error.status not in {404, 409, 429}:
+            # Gone, changed meanwhile, or held by a disruption budget: the next round looks again. An error of the
+            # server (an eviction under two budgets is one) is of this action; other groups do not wait for it.
+            if error.status not in {404, 409, 429} and error.status < 500:
                 raise
             log.info("%s: %s", action, error)
 

@@ -152,13 +152,16 @@ def test_what_is_not_of_the_plan_is_not_even_seen() -> None:
     assert not world.groups
 
 
-@pytest.mark.parametrize(("path", "status"), [("/eviction", 429), ("/nodes/", 409), ("/pods/", 404)])
+@pytest.mark.parametrize(
+    ("path", "status"), [("/eviction", 429), ("/nodes/", 409), ("/pods/", 404), ("r1-0/eviction", 500)]
+)
 def test_a_refusal_that_time_mends_ends_no_round(path: str, status: int) -> None:
     api = cluster()
     api.refuse = {path: status}
     one = keeper(api)
     one.round()
     assert one.last_round > 0
+    assert api.made("r1-0-1/eviction"), "what follows is done all the same"
 
 
 def test_a_keeper_that_lost_the_lease_does_nothing() -> None:
