@@ -80,8 +80,10 @@ def test_explain_prints_every_number_with_formula_and_whole_sources(capsys):
         assert main(["plan", "--stack", "staging", "--explain", subject]) == 0
         told = capsys.readouterr().out.splitlines()
         assert sum(line.startswith("    = ") for line in told) >= 20, subject
-        # number: two spaces, then its formula with four, then inputs with six, each with its source in brackets.
-        for index, line in enumerate(told):
+        # Decisions in words come first. Then each number: two spaces, its formula with four, inputs with six, each with
+        # its source in brackets.
+        first = next(index for index, line in enumerate(told) if line.startswith("    = ")) - 1
+        for index, line in enumerate(told[first:], start=first):
             if line.startswith("      "):
                 assert line.rstrip().endswith(")"), line
                 assert "(" in line
