@@ -262,7 +262,13 @@ class GpuPool(pulumi.ComponentResource):
                 # -1: as it is then.
                 max_size=-1,
                 desired_capacity=-1 if step.desired_nodes is None else step.desired_nodes,
-                opts=self._child,
+                # An update repeats the start time that EC2 once answered with, and EC2 refuses one that has passed
+                # (terraform-provider-aws, internal/service/autoscaling/schedule.go). Made anew it has none.
+                opts=pulumi.ResourceOptions(
+                    parent=self,
+                    replace_on_changes=["recurrence", "time_zone", "min_size", "desired_capacity"],
+                    delete_before_replace=True,
+                ),
             )
 
     def _scaling_hints(self, base: str, group: aws.eks.NodeGroup) -> None:

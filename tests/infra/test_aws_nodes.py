@@ -189,6 +189,8 @@ def test_a_calendar_becomes_scheduled_actions_that_own_the_minimum() -> None:
     assert (start["minSize"], start["desiredCapacity"], start["maxSize"]) == (2, 2, -1)
     assert (end["minSize"], end["desiredCapacity"], end["maxSize"]) == (0, -1, -1), "nodes in use stay"
     assert start["autoscalingGroupName"].startswith("eks-gpu-spot-")
+    # Both have one name: a new one that is made first would be deleted as the old one.
+    assert world[SCHEDULE, "pool-gpu-spot-calendar-1-start"].delete_before_replace
     assert (start["timeZone"], start["recurrence"]) == ("Europe/Berlin", "30 7 * * 1-5")
     assert group(world, "spot").ignore_changes == ("scalingConfig.desiredSize", "scalingConfig.minSize")
 
