@@ -94,6 +94,7 @@ def check_options(
         files: whether pods read weights from a file system (False: streamed from S3).
         findings: collects the problems.
     """
+    _remark(path, model, layout, findings)
     given = model.engine_options
     if given is None:
         return
@@ -113,6 +114,22 @@ def check_options(
         *_extra(given.extra_args, data),
     ):
         findings.problem((*at, *key), message, help_text)
+
+
+def _remark(path: Path, model: Model, layout: LayoutPlan, findings: Findings) -> None:
+    """What works between nodes, but worse than its neighbor."""
+    subject = f"models[{path[1]}]"
+    if model.engine == "vllm" and layout.nodes > 1 and layout.tensor > layout.gpus_per_node:
+        findings.remark(
+            subject,
+            f"tensor {layout.tensor} crosses nodes, so every layer waits for EFA: vLLM is faster with tensor "
+            f"{layout.gpus_per_node} and pipeline {layout.nodes}",
+        )
+    options = options_of(model)
+    if layout.nodes > 1 and options.expert_backend.startswith("deepep"):
+        findings.remark(
+            subject, "DeepEP between nodes was asked for: nobody has shown it fast on EFA, so measure first"
+        )
 
 
 Told = tuple[Path, str, str]

@@ -174,7 +174,8 @@ _OPTIONS: tuple[Case, ...] = (
         entry={"engine_options": {
             "engine": "vllm", "memory_share": 0.9, "max_running": 64, "prefill_chunk_tokens": 4096,
             "prefix_caching": False, "scheduling_policy": "priority", "quantization_method": "awq_marlin",
-            "structured_output": "xgrammar", "tool_parser": "hermes", "speculation": {"kind": "ngram"},
+            "structured_output": "xgrammar", "tool_parser": "hermes", "log_requests": True,
+            "speculation": {"kind": "ngram"},
             "extra_args": ["--stream-interval=4", "--enforce-eager"],
         }},
     ),

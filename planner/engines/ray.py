@@ -109,6 +109,8 @@ def _choices(request: EngineRequest, options: VllmOptions) -> Iterator[tuple[str
         yield "enable_prefix_caching", False
     if options.structured_output != "auto":
         yield "structured_outputs_config", {"backend": options.structured_output}
+    if options.log_requests:
+        yield "enable_log_requests", True
     speculation = vllm.speculative_config(request)
     if speculation is not None:
         yield "speculative_config", speculation

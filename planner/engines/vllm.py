@@ -105,6 +105,8 @@ def _loading(request: EngineRequest) -> Iterator[Argument]:
 
 
 def _scheduling(options: VllmOptions) -> Iterator[Argument]:
+    if options.prefill_chunk_tokens != "auto":
+        yield option("--max-num-batched-tokens", options.prefill_chunk_tokens, "engine_options.prefill_chunk_tokens")
     if options.scheduling_policy != "fcfs":
         yield option("--scheduling-policy", options.scheduling_policy, "engine_options.scheduling_policy")
     if not options.prefix_caching:
