@@ -298,7 +298,7 @@ def _first_wait(model: ModelPlan, wait: int, scrape_seconds: int) -> tuple[Expla
     scaling = model.scaling
     return (
         Explained(
-            section="routing",
+            section="router",
             name="wait of the first request without a replica",
             value=wait,
             unit="s",
@@ -331,7 +331,7 @@ def _standby_cost(
     rung = next(rung for rung in pool.rungs if rung.usd_per_node_hour)
     return (
         Explained(
-            section="routing",
+            section="router",
             name="GPUs of the standby",
             value=round(standby.usd_per_month, 2),
             unit="$/month",

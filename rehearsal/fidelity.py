@@ -120,6 +120,11 @@ PARTS: Final[tuple[Part, ...]] = (
         f"a Ray container after {RAY_START_SECONDS:.0f} s",
     ),
     Part(
+        name="Routers",
+        level="stood in",
+        how="Ready as any pod, and found by their Services; the real router is tried under load by the tests alone",
+    ),
+    Part(
         name="EFA gate",
         level="stood in",
         how="its planned seconds are part of the start; nothing is measured, since there is no EFA here",

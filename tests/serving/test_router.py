@@ -13,6 +13,7 @@ from components.serving import router as routing
 from components.serving.model_server import service_spec
 from components.serving.network_policy import rules
 from components.serving.scaling import scaled_object
+from ops.explain import decisions_of
 from planner import StackFileError
 from planner.naming import CLIENT_LABEL
 from planner.plan import ModelPlan, RouterPlan
@@ -117,7 +118,7 @@ def test_a_model_without_replicas_is_woken_by_its_router_and_sleeps_again() -> N
     assert "activator_requests_peak" in queries["router"]
     # Metrics of pods that are gone must count as none; the router's own must not, or its end would look like sleep.
     assert {name for name, query in queries.items() if not query.endswith("or vector(0)")} == {"router"}
-    wait = next(number for number in model.numbers if number.section == "routing")
+    wait = next(number for number in model.numbers if number.section == "router")
     assert wait.value > model.scaling.initial_delay_seconds
     assert activator.hold_seconds >= wait.value + model.startup_seconds
     told = [f.message for f in planned(replicas={"min": 0, "max": 4}).findings if "first request waits" in f.message]
@@ -226,3 +227,8 @@ def test_a_router_without_a_guard_is_no_stack() -> None:
     lacking = [one for one in whole if one.kind not in {"PodDisruptionBudget", "NetworkPolicy"}]
     assert not [v for v in judge.judge(whole) if v.rule == "models-guarded"]
     assert len([v for v in judge.judge(lacking) if v.rule == "models-guarded"]) == 2
+
+
+def test_the_plan_says_in_words_why_there_is_a_router() -> None:
+    assert decisions_of(with_standby())["routing"].startswith("router (cache_aware) x 2: `spare` stands by; 1 replica")
+    assert "routing" not in decisions_of(model_of(planned(routing={"kind": "service"}), SMALL))
