@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from catalog.load import load
+from ops.explain import arguments_of
 from planner import load_and_plan
 from planner.engines.held import adapters_gb
 from planner.plan import ModelPlan, Plan
@@ -132,3 +133,9 @@ def test_deepep_is_never_taken_unless_asked_for() -> None:
     for stack in STACKS:
         for found in stack_plan(stack).models:
             assert not any("deepep" in token for token in found.container.args)
+
+
+def test_explain_tells_each_option_with_its_reason() -> None:
+    told = {entry["option"]: entry["why"] for entry in arguments_of(stack_plan("prod").models[0])}
+    assert told["--tp-size=16"].startswith("tensor 16 x pipeline 1")
+    assert "models[].context_tokens" in told["--context-length=32768"]
