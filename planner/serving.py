@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import replace
 
 from catalog.assumptions import assumed
@@ -17,7 +16,7 @@ from planner.engines.checks import check_options, lora_rank, options_of
 from planner.engines.lines import arguments_of, check_line, env_of, worker_line
 from planner.engines.request import EngineRequest
 from planner.images import mirrored
-from planner.kv_tiers import check_host_cache, host_cache_words, plan_warm_prompts, warm_prompts_words
+from planner.kv_tiers import check_host_cache, plan_warm_prompts, tier_words
 from planner.model_performance import mean_tokens, predict
 from planner.naming import SERVING_NAMESPACE, SERVING_PRIORITY, kubernetes_name
 from planner.numbers import Sized, model_numbers
@@ -28,27 +27,24 @@ from planner.plan import (
     CachePlan,
     ContainerPlan,
     DrainPlan,
-    LayoutPlan,
     LoadPlan,
-    MemoryBudget,
     ModelPlan,
-    PerformancePlan,
     PoolPlan,
     ProbePlan,
     RayPlan,
     ScalingPlan,
     SecretPlan,
     ValkeyPlan,
-    WarmPromptsPlan,
     WeightsPlan,
 )
 from planner.problems import Findings
+from planner.reasons import quantization_words, reasons, running_why, share_why
+from planner.room import check_room
 from planner.scaling import plan_scaling
-from planner.sharing import cost_of_replica, kv_cache_bytes, share_of_card, step_tokens
+from planner.sharing import kv_cache_bytes, share_of_card, step_tokens
 from planner.valkey import gcs_store, plan_valkey
 from settings.root import Settings
 from settings.secrets import KubernetesSecret
-from settings.serving import Model
 
 _PRE_STOP_SECONDS = 15
 """Endpoints are removed at the same time as SIGTERM is sent: without a pause, requests arrive at a closing server."""
@@ -102,7 +98,7 @@ def plan_model(
             f"{image} carries no EFA software: between nodes NCCL would fall back to TCP in silence",
             "build one from images/ (libfabric, aws-ofi-nccl) and name it here with `carries_efa: true`",
         )
-    _check_lws_replicas(sketch, pool, findings)
+    check_room(sketch, pool, findings)
     drain = plan_drain(pool)
     namespace = SERVING_NAMESPACE
     scaling = plan_scaling(
@@ -118,7 +114,7 @@ def plan_model(
     check_options(
         sketch.path, model, sketch.card, sketch.engine, layout, files=medium != "s3_stream", findings=findings
     )
-    why = _reasons(sketch, load, predicted.plan, pool)
+    why = reasons(sketch, load, predicted.plan, pool)
     request = EngineRequest(
         name=model.name,
         card=sketch.card,
@@ -138,8 +134,8 @@ def plan_model(
         uses_efa=uses_efa,
         options=options,
         layout_why=why["layout"],
-        running_why=_running_why(options.max_running == "auto", memory.kv_tokens, tokens),
-        utilization_why=_share_why(options.memory_share == "auto", sketch.engine.name, pool),
+        running_why=running_why(options.max_running == "auto", memory.kv_tokens, tokens),
+        utilization_why=share_why(options.memory_share == "auto", sketch.engine.name, pool),
         lora_rank=lora_rank(options.lora, sketch.engine),
         host_cache_gib=model.kv_offload.cpu_gib if model.kv_offload else 0,
     )
@@ -165,7 +161,7 @@ def plan_model(
         runtime=sketch.runtime,
         pool=pool.name,
         layout=layout,
-        quantization=_quantization_words(sketch),
+        quantization=quantization_words(sketch),
         context_tokens=model.context_tokens,
         memory=memory,
         max_running=max_running,
@@ -180,7 +176,7 @@ def plan_model(
         service_port=sketch.engine.port,
         priority_class=SERVING_PRIORITY,
         efa_gate=gate,
-        why={**why, **_tier_words(model, layout, memory, warm_prompts)},
+        why={**why, **tier_words(model, layout, memory, warm_prompts)},
         warm_prompts=warm_prompts,
         arguments=arguments_of(request, sketch.runtime),
         performance=predicted.plan,
@@ -200,16 +196,6 @@ def plan_model(
         )
         + performance_numbers(sketch, predicted),
     )
-
-
-def _tier_words(
-    model: Model, layout: LayoutPlan, memory: MemoryBudget, warm_prompts: WarmPromptsPlan | None
-) -> dict[str, str]:
-    words = {
-        "kv_offload": host_cache_words(model, layout, memory),
-        "warm_prompts": warm_prompts_words(warm_prompts) if warm_prompts else None,
-    }
-    return {name: text for name, text in words.items() if text}
 
 
 def startup_seconds(card: ModelCard, load: LoadPlan) -> int:
@@ -257,51 +243,6 @@ def _image(sketch: Draft, settings: Settings, catalog: Catalog) -> tuple[str, bo
         return reference, own.carries_efa
     entry = catalog.versions.images[sketch.engine.image]
     return mirrored(entry.reference, settings.images.mirror), entry.carries_efa == "yes"
-
-
-def _check_lws_replicas(sketch: Draft, pool: PoolPlan, findings: Findings) -> None:
-    layout, replicas = sketch.fit.layout, sketch.model.replicas
-    per_node = pool.hardware.gpus // layout.gpus_per_node
-    largest = max(rung.max_nodes for rung in pool.rungs)
-    if layout.nodes > largest:
-        findings.problem(
-            (*sketch.path, "pool"),
-            f"one replica needs {layout.nodes} nodes on one rung, and the largest rung of `{pool.name}` has {largest}",
-            f"raise a rung of the pool to {layout.nodes} nodes or more",
-        )
-    elif layout.nodes > 1:
-        _remark_on_groups(sketch, pool, findings)
-    elif per_node * pool.max_nodes < replicas.max and per_node * pool.max_nodes >= replicas.min:
-        findings.remark(
-            f"models[{sketch.index}]",
-            f"`{pool.name}` has room for {per_node * pool.max_nodes} of {replicas.max} replicas",
-        )
-    elif per_node * pool.max_nodes < replicas.min:
-        findings.problem(
-            (*sketch.path, "replicas", "min"),
-            f"`{pool.name}` holds {per_node * pool.max_nodes} replicas at most",
-            "add nodes to a rung of the pool, or lower min",
-        )
-
-
-def _remark_on_groups(sketch: Draft, pool: PoolPlan, findings: Findings) -> None:
-    """Where groups of nodes can wait for each other: nothing gangs them, so two may each hold half of the last room."""
-    layout, replicas = sketch.fit.layout, sketch.model.replicas
-    subject = f"models[{sketch.index}]"
-    room = sum(rung.max_nodes // layout.nodes for rung in pool.rungs)
-    if replicas.max > room:
-        findings.remark(
-            subject, f"`{pool.name}` has room for {room} of {replicas.max} replicas (whole groups on one rung)"
-        )
-    odd = [rung.name for rung in pool.rungs if rung.max_nodes % layout.nodes]
-    if odd:
-        findings.remark(subject, f"{', '.join(odd)}: no whole number of groups of {layout.nodes} nodes fits")
-    if replicas.min > 1 and pool.rungs[0].max_nodes < replicas.min * layout.nodes:
-        findings.remark(
-            subject,
-            f"{replicas.min} groups start together, and `{pool.rungs[0].name}` cannot hold them all: two may each "
-            "take one of its nodes, and the ladder keeper then sends one of them to the next rung (docs/adr/0005)",
-        )
 
 
 def _container(sketch: Draft, request: EngineRequest, pool: PoolPlan, image: str) -> ContainerPlan:
@@ -385,53 +326,3 @@ def running_limit(kv_tokens: int, mean_tokens: int) -> int:
     """Sequences that the engine may run at once: somewhat more than the cache holds of mean length."""
     count = min(MAX_RUNNING, max(1, int(1.3 * kv_tokens / mean_tokens)))
     return count if count < 16 else count // 8 * 8
-
-
-def _running_why(automatic: bool, kv_tokens: int, mean_tokens: int) -> str:
-    if not automatic:
-        return "engine_options.max_running"
-    return f"1.3 x {kv_tokens} tokens of cache / {mean_tokens} of a mean sequence, at most {MAX_RUNNING}"
-
-
-def _share_why(automatic: bool, engine: str, pool: PoolPlan) -> str:
-    share = "engine_options.memory_share" if not automatic else "the planned share"
-    told = f"{share}; {'weights and cache alone' if engine == 'sglang' else 'everything that the engine holds'}"
-    return f"{told}, on {pool.sharing.words}" if pool.sharing is not None else told
-
-
-def _quantization_words(sketch: Draft) -> str:
-    published = sketch.card.checkpoint.format
-    if sketch.model.quantization == "fp8":
-        return f"fp8, quantised from {published} while loading"
-    if sketch.model.quantization == "fp8_weight_only":
-        return f"fp8 weight only, from {published}"
-    return f"{published} as published"
-
-
-def _reasons(sketch: Draft, load: LoadPlan, speed: PerformancePlan, pool: PoolPlan) -> Mapping[str, str]:
-    layout, memory = sketch.fit.layout, sketch.fit.memory
-    chosen = (
-        "smallest that holds several full sequences" if sketch.model.layout == "auto" else "given in the stack file"
-    )
-    objectives = sketch.model.objectives
-    return {
-        "layout": (
-            f"tensor {layout.tensor} x pipeline {layout.pipeline}, {layout.gpus_per_node} x {pool.hardware.gpu} on "
-            f"each of {layout.nodes} node(s): {chosen}"
-        ),
-        "memory": (
-            f"{memory.gpu_gib:.1f} GiB x {memory.utilization:.2f} - {memory.overhead_gib:.1f} overhead - "
-            f"{memory.weights_gib:.1f} weights = {memory.kv_gib:.1f} GiB KV cache a GPU, "
-            f"{memory.kv_tokens} tokens, {memory.max_sequences} sequences of {sketch.model.context_tokens}"
-        ),
-        "concurrency": (
-            f"{speed.knee_concurrency} requests run at once where p99 leaves {objectives.ttft_p99_ms} ms to the first "
-            f"token or {objectives.tpot_p99_ms} ms a token, or batch or cache are full (limited by "
-            f"{speed.limited_by}; GPU {speed.band.evidence})"
-        ),
-        "load": (
-            f"{load.gigabytes_per_node:.1f} GB a node, {load.readers} node(s) reading, bound by {load.bottleneck}: "
-            f"{load.seconds:.0f} s"
-        ),
-        **({"sharing": cost_of_replica(pool, pool.sharing)} if pool.sharing else {}),
-    }
