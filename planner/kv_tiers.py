@@ -100,3 +100,14 @@ def warm_prompts_words(plan: WarmPromptsPlan) -> str:
         f"before a pod is ready and never longer than {plan.limit_seconds} s: the first request that begins with one "
         f"waits up to {longest:.0f} ms less for its first token"
     )
+
+
+def tier_words(
+    model: Model, layout: LayoutPlan, memory: MemoryBudget, warm_prompts: WarmPromptsPlan | None
+) -> dict[str, str]:
+    """What caches behind the GPUs' own are worth, by decision."""
+    words = {
+        "kv_offload": host_cache_words(model, layout, memory),
+        "warm_prompts": warm_prompts_words(warm_prompts) if warm_prompts else None,
+    }
+    return {name: text for name, text in words.items() if text}
