@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
+from planner.naming import MODEL_LABEL
 from planner.plan import Plan
 from rehearsal.charts import STAND_IN_CONTAINER
 from rehearsal.checks.pods import ports_of
@@ -40,12 +41,14 @@ def services(snapshot: Snapshot, plan: Plan) -> Iterator[Finding]:  # noqa: ARG0
                 )
 
 
-def monitors(snapshot: Snapshot, plan: Plan) -> Iterator[Finding]:  # noqa: ARG001
+def monitors(snapshot: Snapshot, plan: Plan) -> Iterator[Finding]:
     """A PodMonitor finds pods with the port that it scrapes."""
     for monitor in snapshot.all("PodMonitor"):
         spec = monitor["spec"]
         chosen = _chosen(snapshot, monitor, spec["selector"], _namespaces(snapshot, monitor))
         name = subject("PodMonitor", key_of(monitor))
+        if not chosen and _asleep(plan, spec["selector"]):
+            continue
         if not chosen:
             yield _selects_nothing("podmonitor", name, "spec.selector", spec["selector"])
             continue
@@ -61,13 +64,20 @@ def monitors(snapshot: Snapshot, plan: Plan) -> Iterator[Finding]:  # noqa: ARG0
                 )
 
 
-def disruption_budgets(snapshot: Snapshot, plan: Plan) -> Iterator[Finding]:  # noqa: ARG001
+def disruption_budgets(snapshot: Snapshot, plan: Plan) -> Iterator[Finding]:
     """A PodDisruptionBudget guards pods that exist."""
     for budget in snapshot.all("PodDisruptionBudget"):
         selector = budget["spec"].get("selector")
-        if not _chosen(snapshot, budget, selector):
+        if not _chosen(snapshot, budget, selector) and not _asleep(plan, selector):
             name = subject("PodDisruptionBudget", key_of(budget))
             yield _selects_nothing("disruption-budget", name, "spec.selector", selector)
+
+
+def _asleep(plan: Plan, selector: Mapping[str, Any] | None) -> bool:
+    """Whether pods of a model are selected that starts without a replica: a LeaderWorkerSet has none then."""
+    labels: Mapping[str, str] = (selector or {}).get("matchLabels") or {}
+    selected = labels.get(MODEL_LABEL)
+    return any(model.name == selected and model.scaling.min_replicas == 0 for model in plan.models)
 
 
 def _stands_in(runner: Runner) -> bool:
@@ -75,12 +85,14 @@ def _stands_in(runner: Runner) -> bool:
     return any(container["name"] == STAND_IN_CONTAINER for _, container in containers(runner.spec))
 
 
-def network_policies(snapshot: Snapshot, plan: Plan) -> Iterator[Finding]:  # noqa: ARG001
+def network_policies(snapshot: Snapshot, plan: Plan) -> Iterator[Finding]:
     """A NetworkPolicy guards pods that exist, opens ports that they have, and names namespaces that exist."""
     for policy in snapshot.all("NetworkPolicy"):
         spec = policy["spec"]
         name = subject("NetworkPolicy", key_of(policy))
         chosen = _chosen(snapshot, policy, spec.get("podSelector"))
+        if not chosen and _asleep(plan, spec.get("podSelector")):
+            continue
         if not chosen:
             yield _selects_nothing("network-policy", name, "spec.podSelector", spec.get("podSelector"))
             continue

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from rehearsal.kube import Json
 from rehearsal.kubelet import GROUP_KEY
 from rehearsal.nodes import EFA, GPU, node_groups
 from rehearsal.snapshot import Snapshot, matches
-from tests.factories import stack_plan
+from tests.factories import stack_plan, with_models
 from tests.rehearsal.fakes import READY, container, pod
 
 World = dict[str, list[Json]]
@@ -198,6 +199,15 @@ def test_a_broken_world_does_not(
     assert mine, f"only {[str(finding) for finding in findings]}"
     assert any(says in str(finding) for finding in mine)
     assert all(finding.subject and finding.problem and finding.remedy for finding in findings)
+
+
+def test_a_model_that_may_have_no_replica_may_have_no_pod(all_nodes: World, plan: Plan) -> None:
+    empty = {**all_nodes, "Pod": [], "LeaderWorkerSet": []}
+    kinds = {"podmonitor", "disruption-budget", "network-policy"}
+    (model,) = [model for model in plan.models if model.name == "deepseek-r1"]
+    asleep = with_models(plan, replace(model, scaling=replace(model.scaling, min_replicas=0)))
+    assert {one.check for one in check(Snapshot(empty), plan)} >= kinds
+    assert not kinds & {one.check for one in check(Snapshot(empty), asleep)}
 
 
 def test_ports_of_a_charts_stand_in_are_not_judged(all_nodes: World, plan: Plan) -> None:
