@@ -30,7 +30,7 @@ def adapters(*ranks: int, **lora: Any) -> dict[str, Any]:
 # (name, stack, changes, expected path below the model's engine_options, words in message or help); model 0 of prod is
 # SGLang's, 1 and 2 are vLLM's; model 0 of staging is vLLM on Ray.
 BAD: list[tuple[str, str, dict[str, Any], str, str]] = [
-    ("a removed flag", "prod", {"models.1.engine_options": vllm(extra_args=["--swap-space=8"])}, "models[1].engine_options.extra_args[0]", "--kv-offloading-size"),
+    ("a removed flag", "prod", {"models.1.engine_options": vllm(extra_args=["--swap-space=8"])}, "models[1].engine_options.extra_args[0]", "kv_offload"),
     ("a flag of another version", "prod", {"models.0.engine_options": sglang(extra_args=["--enable-ep-moe"])}, "models[0].engine_options.extra_args[0]", "layout.expert"),
     ("a flag of a later vLLM on Ray", "staging", {"models.0.engine_options": vllm(extra_args=["--disable-chunked-prefill"])}, "models[0].engine_options.extra_args[0]", "vllm 0.29.0 has no"),
     ("a misspelt flag", "prod", {"models.1.engine_options": vllm(extra_args=["--stream-intervall=4"])}, "models[1].engine_options.extra_args[0]", "did you mean `--stream-interval`"),

@@ -42,7 +42,7 @@ def test_the_real_parsers_took_every_line(engine: str) -> None:
 
 # (engine, line, refused token, words of reason or help); each was put to the real parsers too.
 REFUSED = [
-    ("vllm", ["/m", "--swap-space=4"], "--swap-space", "--kv-offloading-size"),
+    ("vllm", ["/m", "--swap-space=4"], "--swap-space", "kv_offload"),
     ("vllm", ["/m", "--max-lora-rank=24"], "--max-lora-rank", "none of its values"),
     ("vllm", ["/m", "--tensor-parallel-size=two"], "--tensor-parallel-size", "whole number"),
     ("vllm", ["/m", "--speculative-config=mtp"], "--speculative-config", "JSON"),
@@ -53,7 +53,7 @@ REFUSED = [
     ("sglang", ["--tool-call-parser=llama3_json"], "--tool-call-parser", "none of its values"),
     ("sglang", ["/m"], "/m", "no option stands before it"),
     ("sglang", ["--cuda-graph-max-bs=16"], "--cuda-graph-max-bs", "--cuda-graph-max-bs-decode"),
-    ("ray-llm", ["--swap-space=4"], "--swap-space", "--kv-offloading-size"),
+    ("ray-llm", ["--swap-space=4"], "--swap-space", "kv_offload"),
 ]
 
 
