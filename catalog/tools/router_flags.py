@@ -39,7 +39,7 @@ def render(package: str) -> str:
 
 
 def _actions(parser: argparse.ArgumentParser) -> list[Any]:
-    return [one for one in parser._actions if any(name.startswith("--") for name in one.option_strings)]  # noqa: SLF001
+    return [one for one in parser._actions if any(name.startswith("--") for name in one.option_strings)]
 
 
 def main(arguments: list[str]) -> int:
