@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import pulumi
@@ -168,40 +168,9 @@ def declare(
             ),
             opts,
         ).release
-    if (chart := charts.get("cluster-autoscaler")) and isinstance(plan.target, EksPlan) and aws:
-        ready["cluster-autoscaler"] = ClusterAutoscaler(
-            "cluster-autoscaler",
-            ClusterAutoscalerArgs(
-                chart=chart,
-                image_mirror=mirror,
-                cluster_name=plan.target.cluster_name,
-                cluster_arn=aws.cluster_arn,
-                region=aws.account.region,
-                pools=tuple(pool for pool in plan.pools if pool.provisioner == "node_group"),
-                times=plan.ladder.autoscaler if plan.ladder else None,
-                grace_seconds=max([SHORTEST_DRAIN_SECONDS, *(model.drain.grace_seconds for model in plan.models)]),
-                statements=permissions.cluster_autoscaler(plan.target.cluster_name, aws.account),
-                # Its ServiceMonitor lies in the namespace of Prometheus.
-                after=(*before("cluster-autoscaler"), namespaces[naming.MONITORING_NAMESPACE], monitoring),
-            ),
-            opts,
-        ).release
-    if (chart := charts.get("aws-load-balancer-controller")) and isinstance(plan.target, EksPlan) and aws:
-        ready["aws-load-balancer-controller"] = LoadBalancers(
-            "load-balancers",
-            LoadBalancersArgs(
-                chart=chart,
-                image_mirror=mirror,
-                cluster_name=plan.target.cluster_name,
-                cluster_arn=aws.cluster_arn,
-                region=aws.account.region,
-                vpc_id=aws.vpc_id,
-                tags=plan.own_tags,
-                statements=load_balancer_controller(plan.target.cluster_name, aws.vpc_id, aws.account),
-                after=before("aws-load-balancer-controller"),
-            ),
-            opts,
-        ).release
+    if isinstance(plan.target, EksPlan) and aws:
+        monitored = (namespaces[naming.MONITORING_NAMESPACE], monitoring)
+        ready |= _of_eks(plan, plan.target, aws, before=before, monitored=monitored, opts=opts)
     karpenter = _karpenter(plan, aws, after=(*before("karpenter"), monitoring), opts=opts) if plan.karpenter else None
     if karpenter:
         ready["karpenter"] = karpenter.release
@@ -214,6 +183,54 @@ def declare(
         charts=ready,
         node_pools=node_pools,
     )
+
+
+def _of_eks(
+    plan: Plan,
+    target: EksPlan,
+    aws: PlatformAws,
+    *,
+    before: Callable[[str], tuple[pulumi.Resource, ...]],
+    monitored: tuple[pulumi.Resource, ...],
+    opts: pulumi.ResourceOptions,
+) -> dict[str, pulumi.Resource]:
+    """Controllers that change what AWS has for the cluster. `monitored` is what a ServiceMonitor needs."""
+    ready: dict[str, pulumi.Resource] = {}
+    if chart := plan.charts.get("cluster-autoscaler"):
+        ready["cluster-autoscaler"] = ClusterAutoscaler(
+            "cluster-autoscaler",
+            ClusterAutoscalerArgs(
+                chart=chart,
+                image_mirror=plan.image_mirror,
+                cluster_name=target.cluster_name,
+                cluster_arn=aws.cluster_arn,
+                region=aws.account.region,
+                pools=tuple(pool for pool in plan.pools if pool.provisioner == "node_group"),
+                times=plan.ladder.autoscaler if plan.ladder else None,
+                grace_seconds=max([SHORTEST_DRAIN_SECONDS, *(model.drain.grace_seconds for model in plan.models)]),
+                statements=permissions.cluster_autoscaler(target.cluster_name, aws.account),
+                # Its ServiceMonitor lies in the namespace of Prometheus.
+                after=(*before("cluster-autoscaler"), *monitored),
+            ),
+            opts,
+        ).release
+    if chart := plan.charts.get("aws-load-balancer-controller"):
+        ready["aws-load-balancer-controller"] = LoadBalancers(
+            "load-balancers",
+            LoadBalancersArgs(
+                chart=chart,
+                image_mirror=plan.image_mirror,
+                cluster_name=target.cluster_name,
+                cluster_arn=aws.cluster_arn,
+                region=aws.account.region,
+                vpc_id=aws.vpc_id,
+                tags=plan.own_tags,
+                statements=load_balancer_controller(target.cluster_name, aws.vpc_id, aws.account),
+                after=before("aws-load-balancer-controller"),
+            ),
+            opts,
+        ).release
+    return ready
 
 
 def _keep_warm(
