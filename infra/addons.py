@@ -91,9 +91,7 @@ class Addons(pulumi.ComponentResource):
                 service_account=service_account,
                 statements=self._args.statements.get(plan.name, ()),
                 managed_policy_arns={
-                    policy.rpartition("/")[2]: pulumi.Output.concat(
-                        "arn:", self._args.account.partition, f":iam::aws:policy/{policy}"
-                    )
+                    policy.rpartition("/")[2]: self._args.account.global_arn("iam", f"policy/{policy}", owner="aws")
                     for policy in plan.policy_arn_names
                 },
             ),

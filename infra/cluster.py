@@ -111,9 +111,7 @@ class Cluster(pulumi.ComponentResource):
         attachment = aws.iam.RolePolicyAttachment(
             f"{self._name}-AmazonEKSClusterPolicy",
             role=role.name,
-            policy_arn=pulumi.Output.concat(
-                "arn:", self._args.account.partition, ":iam::aws:policy/AmazonEKSClusterPolicy"
-            ),
+            policy_arn=self._args.account.global_arn("iam", "policy/AmazonEKSClusterPolicy", owner="aws"),
             opts=self._child,
         )
         secrets = aws.iam.RolePolicy(
@@ -158,8 +156,8 @@ class Cluster(pulumi.ComponentResource):
             f"{self._name}-admin-{suffix}",
             cluster_name=cluster.name,
             principal_arn=principal_arn,
-            policy_arn=pulumi.Output.concat(
-                "arn:", self._args.account.partition, ":eks::aws:cluster-access-policy/AmazonEKSClusterAdminPolicy"
+            policy_arn=self._args.account.global_arn(
+                "eks", "cluster-access-policy/AmazonEKSClusterAdminPolicy", owner="aws"
             ),
             access_scope=aws.eks.AccessPolicyAssociationAccessScopeArgs(type="cluster"),
             opts=pulumi.ResourceOptions(parent=self, depends_on=[entry]),

@@ -47,15 +47,5 @@ def first_pull(plan: ImageCachePlan, account: Account) -> Statement:
     return Statement(
         sid="FirstPull",
         actions=("ecr:BatchImportUpstreamImage", "ecr:CreateRepository"),
-        resources=(
-            pulumi.Output.concat(
-                "arn:",
-                account.partition,
-                ":ecr:",
-                account.region,
-                ":",
-                account.account_id,
-                f":repository/{plan.repository_prefix}/*",
-            ),
-        ),
+        resources=(account.arn("ecr", f"repository/{plan.repository_prefix}/*"),),
     )

@@ -143,9 +143,7 @@ def _discover(account: Account) -> tuple[Statement, ...]:
         Statement(
             sid="FindImages",
             actions=("ssm:GetParameter",),
-            resources=(
-                pulumi.Output.concat("arn:", account.partition, ":ssm:", account.region, "::parameter/aws/service/*"),
-            ),
+            resources=(account.arn("ssm", "parameter/aws/service/*", owner=""),),
         ),
         # The price list knows no resources, and is served from one region for all.
         Statement(sid="ReadPrices", actions=("pricing:GetProducts",), resources=("*",)),
@@ -154,15 +152,16 @@ def _discover(account: Account) -> tuple[Statement, ...]:
 
 def _profiles(cluster_name: str, account: Account) -> tuple[Statement, ...]:
     """Karpenter looks for profiles that it made itself, finds none, and asks after the one that we name."""
-    profiles = pulumi.Output.concat("arn:", account.partition, ":iam::", account.account_id, ":instance-profile/")
     return (
         Statement(
             sid="ListOwnProfiles",
             actions=("iam:ListInstanceProfiles",),
-            resources=(pulumi.Output.concat(profiles, f"karpenter/{account.region}/{cluster_name}/*"),),
+            resources=(account.global_arn("iam", f"instance-profile/karpenter/{account.region}/{cluster_name}/*"),),
         ),
         Statement(
-            sid="ReadProfiles", actions=("iam:GetInstanceProfile",), resources=(pulumi.Output.concat(profiles, "*"),)
+            sid="ReadProfiles",
+            actions=("iam:GetInstanceProfile",),
+            resources=(account.global_arn("iam", "instance-profile/*"),),
         ),
     )
 
@@ -200,12 +199,4 @@ def _owned(cluster_name: str) -> dict[str, dict[str, str]]:
 
 def _ec2(account: Account, kind: str, *, owner: str | None = None) -> pulumi.Output[str]:
     """All resources of a kind in the region, of this account where no other owner is named."""
-    return pulumi.Output.concat(
-        "arn:",
-        account.partition,
-        ":ec2:",
-        account.region,
-        ":",
-        account.account_id if owner is None else owner,
-        f":{kind}/*",
-    )
+    return account.arn("ec2", f"{kind}/*", owner=owner)

@@ -59,13 +59,7 @@ def for_log_groups(account: Account) -> dict[str, Any]:
         "Principal": {"Service": pulumi.Output.concat("logs.", account.region, ".", account.dns_suffix)},
         "Action": ["kms:Encrypt", "kms:Decrypt", "kms:ReEncrypt*", "kms:GenerateDataKey*", "kms:DescribeKey"],
         "Resource": "*",
-        "Condition": {
-            "ArnLike": {
-                "kms:EncryptionContext:aws:logs:arn": pulumi.Output.concat(
-                    "arn:", account.partition, ":logs:", account.region, ":", account.account_id, ":log-group:*"
-                )
-            }
-        },
+        "Condition": {"ArnLike": {"kms:EncryptionContext:aws:logs:arn": account.arn("logs", "log-group:*")}},
     }
 
 
@@ -87,12 +81,9 @@ def for_lustre_imports(account: Account) -> dict[str, Any]:
                 "kms:ViaService": pulumi.Output.concat("s3.", account.region, ".", account.dns_suffix),
             },
             "StringLike": {
-                "aws:PrincipalArn": pulumi.Output.concat(
-                    "arn:",
-                    account.partition,
-                    ":iam::",
-                    account.account_id,
-                    ":role/aws-service-role/s3.data-source.lustre.fsx.amazonaws.com/AWSServiceRoleForFSxS3Access_*",
+                "aws:PrincipalArn": account.global_arn(
+                    "iam",
+                    "role/aws-service-role/s3.data-source.lustre.fsx.amazonaws.com/AWSServiceRoleForFSxS3Access_*",
                 )
             },
         },
@@ -132,7 +123,7 @@ def _owner(account: Account) -> dict[str, Any]:
     return {
         "Sid": "AccountAdministersByIam",
         "Effect": "Allow",
-        "Principal": {"AWS": pulumi.Output.concat("arn:", account.partition, ":iam::", account.account_id, ":root")},
+        "Principal": {"AWS": account.global_arn("iam", "root")},
         "Action": "kms:*",
         "Resource": "*",
     }

@@ -21,34 +21,26 @@ def load_balancer_controller(cluster_name: str, vpc_id: pulumi.Input[str], accou
     own = {f"aws:ResourceTag/{CLUSTER_TAG}": cluster_name}
     asked = {f"aws:RequestTag/{CLUSTER_TAG}": cluster_name}
     balancers = tuple(
-        _arn(account, "elasticloadbalancing", kind)
+        account.arn("elasticloadbalancing", kind)
         for kind in ("loadbalancer/app/*/*", "loadbalancer/net/*/*", "targetgroup/*/*")
     )
     parts = tuple(
-        _arn(account, "elasticloadbalancing", f"{part}/{kind}/*")
+        account.arn("elasticloadbalancing", f"{part}/{kind}/*")
         for kind in ("app", "net")
         for part in ("loadbalancer", "listener", "listener-rule")
     )
-    groups = _arn(account, "ec2", "security-group/*")
+    groups = account.arn("ec2", "security-group/*")
     return (
         _look(),
         Statement(
             sid="ServiceLinkedRole",
             actions=("iam:CreateServiceLinkedRole",),
-            resources=(
-                pulumi.Output.concat(
-                    "arn:",
-                    account.partition,
-                    ":iam::",
-                    account.account_id,
-                    ":role/aws-service-role/elasticloadbalancing.amazonaws.com/*",
-                ),
-            ),
+            resources=(account.global_arn("iam", "role/aws-service-role/elasticloadbalancing.amazonaws.com/*"),),
         ),
         Statement(
             sid="ReadCertificates",
             actions=("acm:DescribeCertificate",),
-            resources=(_arn(account, "acm", "certificate/*"),),
+            resources=(account.arn("acm", "certificate/*"),),
         ),
         Statement(
             sid="MakeGroups",
@@ -59,7 +51,7 @@ def load_balancer_controller(cluster_name: str, vpc_id: pulumi.Input[str], accou
         Statement(
             sid="MakeGroupsInVpc",
             actions=("ec2:CreateSecurityGroup",),
-            resources=(pulumi.Output.concat(_arn(account, "ec2", "vpc/"), vpc_id),),
+            resources=(account.arn("ec2", pulumi.Output.concat("vpc/", vpc_id)),),
         ),
         Statement(
             sid="TagNewGroups",
@@ -159,10 +151,4 @@ def _look() -> Statement:
             "elasticloadbalancing:DescribeTargetHealth",
         ),
         resources=("*",),  # None of these actions can be bound to a resource.
-    )
-
-
-def _arn(account: Account, service: str, resource: str) -> pulumi.Output[str]:
-    return pulumi.Output.concat(
-        "arn:", account.partition, f":{service}:", account.region, ":", account.account_id, f":{resource}"
     )

@@ -62,7 +62,7 @@ class NodeRole(pulumi.ComponentResource):
             aws.iam.RolePolicyAttachment(
                 f"{name}-{policy}",
                 role=role.name,
-                policy_arn=pulumi.Output.concat("arn:", account.partition, f":iam::aws:policy/{policy}"),
+                policy_arn=account.global_arn("iam", f"policy/{policy}", owner="aws"),
                 opts=child,
             )
             for policy in (

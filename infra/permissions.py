@@ -14,9 +14,7 @@ def cluster_autoscaler(cluster_name: str, account: Account) -> tuple[Statement, 
     Source: cluster-autoscaler's AWS provider README, full-features policy; the two writing actions are bound to the tag
     that EKS puts on the scaling groups of this cluster's node groups.
     """
-    node_groups = pulumi.Output.concat(
-        "arn:", account.partition, ":eks:", account.region, ":", account.account_id, f":nodegroup/{cluster_name}/*/*"
-    )
+    node_groups = account.arn("eks", f"nodegroup/{cluster_name}/*/*")
     return (
         Statement(
             sid="Look",
@@ -37,17 +35,7 @@ def cluster_autoscaler(cluster_name: str, account: Account) -> tuple[Statement, 
         Statement(
             sid="Scale",
             actions=("autoscaling:SetDesiredCapacity", "autoscaling:TerminateInstanceInAutoScalingGroup"),
-            resources=(
-                pulumi.Output.concat(
-                    "arn:",
-                    account.partition,
-                    ":autoscaling:",
-                    account.region,
-                    ":",
-                    account.account_id,
-                    ":autoScalingGroup:*:autoScalingGroupName/*",
-                ),
-            ),
+            resources=(account.arn("autoscaling", "autoScalingGroup:*:autoScalingGroupName/*"),),
             condition={"StringEquals": {f"aws:ResourceTag/k8s.io/cluster-autoscaler/{cluster_name}": "owned"}},
         ),
     )
@@ -119,10 +107,6 @@ def describe_file_systems(account: Account) -> tuple[Statement, ...]:
         Statement(
             sid="DescribeFileSystems",
             actions=("fsx:DescribeFileSystems",),
-            resources=(
-                pulumi.Output.concat(
-                    "arn:", account.partition, ":fsx:", account.region, ":", account.account_id, ":file-system/*"
-                ),
-            ),
+            resources=(account.arn("fsx", "file-system/*"),),
         ),
     )

@@ -25,6 +25,27 @@ class Account:
     dns_suffix: pulumi.Output[str]
     """`amazonaws.com`, or China's."""
 
+    def arn(
+        self, service: str, resource: pulumi.Input[str], *, owner: pulumi.Input[str] | None = None
+    ) -> pulumi.Output[str]:
+        """Name of a resource in this region, of this account where no other owner is named."""
+        return pulumi.Output.concat(
+            "arn:",
+            self.partition,
+            f":{service}:{self.region}:",
+            self.account_id if owner is None else owner,
+            ":",
+            resource,
+        )
+
+    def global_arn(
+        self, service: str, resource: pulumi.Input[str], *, owner: pulumi.Input[str] | None = None
+    ) -> pulumi.Output[str]:
+        """Name of a resource that is in no region, of this account where no other owner (`aws`) is named."""
+        return pulumi.Output.concat(
+            "arn:", self.partition, f":{service}::", self.account_id if owner is None else owner, ":", resource
+        )
+
 
 def region_of(plan: Plan) -> str:
     """The region that AWS resources are made in.
