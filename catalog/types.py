@@ -122,8 +122,6 @@ class Gpu(Sourced):
     nvlink_gb_per_s: float = 0
     """Bidirectional NVLink bandwidth of one GPU; 0 where GPUs talk over PCIe."""
     ray_accelerator_type: str | None
-    product_label: str | None
-    """Value of the node label `nvidia.com/gpu.product`, where known."""
     evidence: Evidence
 
     @property
@@ -268,7 +266,7 @@ class Ami(Sourced):
     releases: Mapping[str, str]
     """Kubernetes minor version -> the node group's `release_version`, such as `1.35.7-20260903`."""
     driver_branch: int | None = None
-    """NVIDIA driver branch in the image."""
+    """NVIDIA driver branch in the image; None: no driver."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -331,12 +329,13 @@ class Engine(Sourced):
     """Version of the engine proper: vLLM's, where Ray carries it."""
     port: int
     metrics_port: int
-    metrics_path: str
     command: tuple[str, ...]
     image: str
     """Key into `Versions.images`."""
     health: EngineHealth
     metrics: EngineMetrics
+    least_driver_branch: int
+    """Oldest NVIDIA driver branch that the CUDA of its image runs on."""
     drains: Literal["flag", "signal", "proxy"]
     """What lets running requests finish: an option of the engine, SIGTERM itself, or the proxy before it."""
 

@@ -25,11 +25,6 @@ class Completion:
     completion_tokens: int
     seconds: float
 
-    @property
-    def tokens_per_second(self) -> float:
-        """Rate of the whole request, prompt included."""
-        return self.completion_tokens / self.seconds if self.seconds else 0.0
-
 
 class Endpoint:
     """A base URL that ends with `/v1`, and the key that it asks for, if any."""

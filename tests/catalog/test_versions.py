@@ -76,6 +76,13 @@ def test_every_engine_has_an_image_with_efa(catalog: Catalog) -> None:
         assert any(i.engine == engine and i.carries_efa == "yes" for i in catalog.versions.images.values()), engine
 
 
+def test_gpu_nodes_have_a_driver_that_every_engine_runs_on(catalog: Catalog) -> None:
+    drivers = [ami.driver_branch for ami in catalog.versions.amis.values() if ami.driver_branch is not None]
+    needed = {name: engine.least_driver_branch for name, engine in catalog.engines.items()}
+    assert drivers
+    assert all(driver >= least for driver in drivers for least in needed.values()), (drivers, needed)
+
+
 def test_upstream_engine_images_are_known_to_lack_efa(catalog: Catalog) -> None:
     assert {catalog.versions.images[e.image].carries_efa for e in catalog.engines.values()} == {"no"}
 
