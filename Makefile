@@ -72,10 +72,10 @@ golden: $(STAMP) ## write the golden files anew; read the diff like a plan
 check: lint types schema-check test test-router test-control-plane ## everything that CI runs
 	for stack in dev staging prod local; do $(MAKE) rehearse STACK=$$stack || exit $$?; done
 
-preview: $(STAMP) ## pulumi preview of STACK (SCOPE=models for the models alone)
+preview: $(STAMP) ## pulumi preview of STACK (SCOPE=models, SCOPE=images: those alone)
 	$(PY) -m ops deploy --preview --stack $(STACK) --scope $(SCOPE)
 
-up: $(STAMP) ## pulumi up of STACK (SCOPE=models touches the models alone)
+up: $(STAMP) ## pulumi up of STACK (SCOPE=models, SCOPE=images: those alone)
 	$(PY) -m ops deploy --stack $(STACK) --scope $(SCOPE)
 
 destroy: $(STAMP) ## drain, then pulumi destroy of STACK, then what is left; asks first

@@ -31,7 +31,7 @@ def build(plan: Plan) -> Mapping[str, Any]:
     models = serving.declare(
         serving.ServingArgs(
             plan=plan,
-            platform={**base.charts, **base.namespaces, **base.priority_classes},
+            platform={**base.charts, **base.namespaces, **base.priority_classes, **base.image_pulls},
             node_groups={**cloud.node_groups, **base.node_pools},
             file_system=_file_system(cloud),
             bucket=_bucket(cloud),

@@ -25,6 +25,7 @@ CONTROLLER_SECURITY: Mapping[str, PodSecurity] = {
     naming.KEDA_NAMESPACE: "restricted",
     naming.LADDER_KEEPER: "restricted",
     naming.WARM_NAMESPACE: "restricted",
+    naming.IMAGE_PULL_NAMESPACE: "restricted",
 }
 
 
@@ -55,6 +56,8 @@ def levels(plan: Plan) -> dict[str, PodSecurity]:
         found[plan.ladder.keeper.namespace] = CONTROLLER_SECURITY[naming.LADDER_KEEPER]
     if plan.warm:
         found[naming.WARM_NAMESPACE] = CONTROLLER_SECURITY[naming.WARM_NAMESPACE]
+    if plan.image_pulls:
+        found[naming.IMAGE_PULL_NAMESPACE] = CONTROLLER_SECURITY[naming.IMAGE_PULL_NAMESPACE]
     return dict(sorted(found.items()))
 
 

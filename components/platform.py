@@ -12,6 +12,7 @@ from components.certificates import Certificates, CertificatesArgs
 from components.cluster_autoscaler import ClusterAutoscaler, ClusterAutoscalerArgs
 from components.efa import Efa, EfaArgs
 from components.gpu import Gpu, GpuArgs
+from components.image_pull import ImagePull, ImagePullArgs
 from components.karpenter import ControllerArgs, Karpenter, KarpenterArgs, KarpenterNodes
 from components.keda import Keda, KedaArgs
 from components.kuberay import KubeRay, KubeRayArgs
@@ -63,6 +64,8 @@ class PlatformOutputs:
     `cert-manager` is there."""
     node_pools: Mapping[str, tuple[pulumi.Resource, ...]]
     """Karpenter's NodePools by pool: its nodes must outlive the pods on them."""
+    image_pulls: Mapping[str, pulumi.Resource]
+    """By `image-pull/<pool>`: asked for before the replicas that need the images."""
 
 
 def declare(
@@ -177,7 +180,9 @@ def declare(
     _keep_ladder(plan, after=(*after, *priorities.values(), monitoring, *namespaces.values()), opts=opts)
     node_pools: Mapping[str, tuple[pulumi.Resource, ...]] = karpenter.node_pools if karpenter else {}
     _keep_warm(plan, after=(*after, *priorities.values(), *namespaces.values()), node_pools=node_pools, opts=opts)
+    pulls = _pull_images(plan, after=(*after, *namespaces.values()), opts=opts)
     return PlatformOutputs(
+        image_pulls={f"image-pull/{pool}": pull for pool, pull in pulls.items()},
         namespaces={f"namespace/{name}": namespace for name, namespace in namespaces.items()},
         priority_classes=priorities,
         charts=ready,
@@ -244,6 +249,14 @@ def _keep_warm(
     if plan.warm:
         pools = (pool for held in node_pools.values() for pool in held)
         WarmCapacity("warm-capacity", WarmCapacityArgs(plans=plan.warm, after=(*after, *pools)), opts)
+
+
+def _pull_images(
+    plan: Plan, *, after: tuple[pulumi.Resource, ...], opts: pulumi.ResourceOptions
+) -> Mapping[str, pulumi.Resource]:
+    if not plan.image_pulls:
+        return {}
+    return ImagePull("image-pull", ImagePullArgs(plans=plan.image_pulls, after=after), opts).by_pool
 
 
 def _karpenter(

@@ -206,7 +206,10 @@ def deploy(
     stack: Stack = "dev",
     preview: Annotated[bool, typer.Option("--preview", help="Show what would change; change nothing.")] = False,
     scope: Annotated[
-        Literal["all", "models"], typer.Option(help="`models` touches the models' own objects alone.")
+        Literal["all", "models", "images"],
+        typer.Option(
+            help="`models` touches the models' own objects alone, `images` has nodes pull the engines' images alone."
+        ),
     ] = "all",
     yes: Yes = False,
     skip_checks: Annotated[bool, typer.Option("--skip-checks", help="Go on whatever the checks say.")] = False,

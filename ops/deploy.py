@@ -14,10 +14,13 @@ from planner import Plan
 from planner.plan import EksPlan
 from settings.load import stack_file
 
-Scope = Literal["all", "models"]
+Scope = Literal["all", "models", "images"]
 
-MODEL_COMPONENTS: Final = ("ModelServer", "WarmUp")
-"""What `--scope models` touches: each model's own objects, and the Jobs that make its weights ready."""
+MODEL_COMPONENTS: Final = ("ModelServer", "WarmUp", "ImagePull")
+"""What `--scope models` touches: each model's own objects, the Jobs that make its weights ready, and what pulls its
+image."""
+IMAGE_COMPONENTS: Final = ("ImagePull",)
+"""What `--scope images` touches: nodes pull what the stack file names now, and every replica goes on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +46,8 @@ def deploy(stack: str, options: DeployOptions, *, run: Callable[[Sequence[str]],
                 "nothing was changed; `python -m ops doctor` looks deeper, --skip-checks goes on anyway", markup=False
             )
             return FINDINGS
+    if options.scope == "images":
+        err.print("images alone: nodes pull what the stack file names; replicas follow with SCOPE=models", markup=False)
     if options.scope == "models":
         err.print("models alone: alerts and dashboards of new models come with the next full `make up`", markup=False)
     code = run(arguments(plan, options))
@@ -60,8 +65,8 @@ def deploy(stack: str, options: DeployOptions, *, run: Callable[[Sequence[str]],
 def arguments(plan: Plan, options: DeployOptions) -> list[str]:
     """The command line of pulumi, without pulumi."""
     command = ["preview" if options.preview else "up", "--stack", plan.stack]
-    if options.scope == "models":
-        for target in model_targets(plan):
+    if options.scope != "all":
+        for target in targets(plan, IMAGE_COMPONENTS if options.scope == "images" else MODEL_COMPONENTS):
             command += ["--target", target]
     elif isinstance(plan.target, EksPlan):
         # cluster-autoscaler owns the size of groups. EKS takes size and limits in one call: without a refresh a new
@@ -72,9 +77,9 @@ def arguments(plan: Plan, options: DeployOptions) -> list[str]:
     return command
 
 
-def model_targets(plan: Plan) -> tuple[str, ...]:
-    """URN globs of the models' components and all below them: the component's type opens every such URN."""
-    return tuple(f"urn:pulumi:{plan.stack}::{plan.project}::inference:index:{kind}**" for kind in MODEL_COMPONENTS)
+def targets(plan: Plan, components: Sequence[str] = MODEL_COMPONENTS) -> tuple[str, ...]:
+    """URN globs of components and all below them: the component's type opens every such URN."""
+    return tuple(f"urn:pulumi:{plan.stack}::{plan.project}::inference:index:{kind}**" for kind in components)
 
 
 def blockers(plan: Plan) -> list[Check]:

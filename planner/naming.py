@@ -17,6 +17,9 @@ KEDA_NAMESPACE = "keda"
 WARM_NAMESPACE = "warm-capacity"
 """Of the placeholder pods that keep nodes booted."""
 
+IMAGE_PULL_NAMESPACE = "image-pull"
+"""Of the pods that pull engine images onto nodes before a replica needs them."""
+
 PART_OF_LABEL = "app.kubernetes.io/part-of"
 POOL_LABEL = f"{PROJECT}/pool"
 RUNG_LABEL = f"{PROJECT}/rung"

@@ -13,6 +13,7 @@ from planner.charts import plan_charts
 from planner.cost import Decided, plan_cost
 from planner.drafts import Draft, draft
 from planner.image_cache import plan_image_cache
+from planner.image_pull import plan_image_pulls
 from planner.images import mirrored, tell_tags
 from planner.ladder import check_ladders, ladder_alerts, plan_ladder
 from planner.naming import (
@@ -170,6 +171,9 @@ def plan(settings: Settings, *, stack: str, region: str | None, catalog: Catalog
         findings=tuple(findings.remarks),
         ladder=ladder,
         warm=warm,
+        image_pulls=plan_image_pulls(
+            tuple(pools.values()), models, wanted=settings.images.pre_pull, idle_image=pause, settle_image=python
+        ),
         karpenter=karpenter.plan_controller(target, network, tuple(pools.values())),
     )
 

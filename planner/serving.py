@@ -15,6 +15,7 @@ from planner.engines import ray
 from planner.engines.checks import check_options, lora_rank, options_of
 from planner.engines.lines import arguments_of, check_line, env_of, worker_line
 from planner.engines.request import EngineRequest
+from planner.image_pull import pull_seconds
 from planner.images import mirrored
 from planner.kv_tiers import check_host_cache, plan_warm_prompts, tier_words
 from planner.model_performance import mean_tokens, predict
@@ -200,7 +201,7 @@ def plan_model(
 
 def startup_seconds(card: ModelCard, load: LoadPlan) -> int:
     """Image pull, load, compile and graph capture of one replica on a node that is there."""
-    pull = assumed("image_gigabytes") * 1000 / assumed("image_pull_mb_per_s")
+    pull = pull_seconds()
     if card.moe is not None and card.params_billion >= assumed("large_moe_params_billion"):
         compile_time = assumed("compile_seconds_large_moe")
     else:

@@ -47,6 +47,10 @@ class Images(Section):
     `111122223333.dkr.ecr.us-east-1.amazonaws.com/mirror`; the upstream host stays in the path below it."""
     pull_through: PullThrough | None = None
     """Have ECR fill the mirror by itself; the mirror is then a prefix in this account's and region's own registry."""
+    pre_pull: bool = True
+    """Whether every node of a pool pulls the engine images of the pool's models as soon as it is there: a replica that
+    comes to a node that stood need not wait for its image, and in a rollout nodes fetch the new one while the old one
+    serves."""
 
 
 class Secrets(Section):

@@ -17,7 +17,7 @@ from planner.plan.cost import (
     TokenCostPlan,
 )
 from planner.plan.explain import Explained, Input
-from planner.plan.images import ImageCachePlan, PullThroughRulePlan
+from planner.plan.images import ImageCachePlan, ImagePullPlan, PullThroughRulePlan
 from planner.plan.karpenter import CapacityType, KarpenterPlan, KarpenterPoolPlan, NodeClassPlan, NodePoolPlan
 from planner.plan.ladder import (
     AutoscalerTimesPlan,
@@ -101,6 +101,7 @@ __all__ = [
     "GpuTime",
     "Hardware",
     "ImageCachePlan",
+    "ImagePullPlan",
     "Input",
     "KarpenterPlan",
     "KarpenterPoolPlan",

@@ -8,7 +8,7 @@ from typing import Literal
 
 from planner.plan.cache import CachePlan
 from planner.plan.cost import CostPlan, SpendGuardPlan
-from planner.plan.images import ImageCachePlan
+from planner.plan.images import ImageCachePlan, ImagePullPlan
 from planner.plan.karpenter import KarpenterPlan
 from planner.plan.ladder import LadderPlan
 from planner.plan.models import ModelPlan, WarmupPlan
@@ -107,6 +107,8 @@ class Plan:
     """The second provisioner; None where no pool is its."""
     warm: tuple[WarmPlan, ...] = ()
     """Placeholders that keep nodes booted, by pool."""
+    image_pulls: tuple[ImagePullPlan, ...] = ()
+    """Engine images that nodes hold before a pod needs them, by pool."""
     valkey: ValkeyPlan | None = None
     image_cache: ImageCachePlan | None = None
     spend_guard: SpendGuardPlan | None = None
