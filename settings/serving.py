@@ -8,8 +8,10 @@ from pydantic import Field, field_validator, model_validator
 
 from settings import cron
 from settings.base import Name, Section, WrongValueError
+from settings.disaggregation import Disaggregated
 from settings.engines import EngineOptions
 from settings.inline_card import InlineCard
+from settings.placement import Layout, Replicas
 from settings.routing import Routing, Standby
 from settings.secrets import GeneratedSecret, SecretSource
 from settings.traffic import Traffic
@@ -19,37 +21,6 @@ CommitSha = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
 
 
 EfaGateMode = Literal["auto", "all_reduce", "provider", "off"]
-
-
-class Layout(Section):
-    """How one replica is spread over GPUs."""
-
-    tensor: int = Field(default=1, ge=1, le=128)
-    """Tensor parallel degree over the whole replica."""
-    pipeline: int = Field(default=1, ge=1, le=32)
-    """Pipeline stages."""
-    expert: int = Field(default=1, ge=1, le=256)
-    """Expert parallel degree: 1, or the whole replica."""
-    data: int = Field(default=1, ge=1, le=64)
-    """Data parallel attention groups inside one replica."""
-
-
-class Replicas(Section):
-    """How many copies serve."""
-
-    min: int = Field(default=1, ge=0, le=200)
-    """Replicas at least. With 0 all go when nobody asks; the router then holds requests until one is back, which takes
-    as long as the plan says."""
-    max: int = Field(default=1, ge=1, le=200)
-    """Replicas at most."""
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Replicas:
-        if self.max < self.min:
-            raise WrongValueError(
-                f"max ({self.max}) is below min ({self.min})", help=f"set max to {self.min} or more", at=("max",)
-            )
-        return self
 
 
 class Objectives(Section):
@@ -136,6 +107,8 @@ class Image(Section):
     """Wins over the tag."""
     carries_efa: bool = False
     """Whether it holds libfabric and aws-ofi-nccl, which traffic between nodes needs."""
+    carries_nixl: bool = False
+    """Whether it holds NIXL with the transport of `disaggregated`, which moves the KV cache between groups."""
 
     @model_validator(mode="after")
     def _pinned(self) -> Image:
@@ -187,6 +160,8 @@ class Model(Section):
     context_tokens: int = Field(default=8192, ge=256, le=10_000_000)
     """Longest prompt plus answer in tokens."""
     replicas: Replicas = Replicas()
+    disaggregated: Disaggregated | None = None
+    """Prefill and decode on GPUs of their own, in place of `replicas` and `layout`; together where left out."""
     objectives: Objectives = Objectives()
     traffic: Traffic | None = None
     """The load that it is planned for; without it lengths are assumed and no rate is."""
@@ -207,6 +182,17 @@ class Model(Section):
     routing: Routing = Routing()
     standby: Standby | None = None
     """Another model that answers, within 30 seconds, while no replica of this one does."""
+
+    @model_validator(mode="after")
+    def _groups_have_their_own(self) -> Model:
+        for key in ("replicas", "layout"):
+            if self.disaggregated is not None and key in self.model_fields_set:
+                raise WrongValueError(
+                    "prefill and decode each have their own",
+                    help=f"say it at `disaggregated.prefill.{key}` and `disaggregated.decode.{key}`",
+                    at=(key,),
+                )
+        return self
 
     @model_validator(mode="after")
     def _comes_back(self) -> Model:
