@@ -15,7 +15,7 @@ from settings.pools import Pool
 from settings.secrets import GivenSecretSource
 from settings.serving import Model
 from settings.target import Target
-from settings.valkey import Valkey
+from settings.valkey import KvStore, Valkey
 
 _TAG = re.compile(r"^[\w\s.:/=+@-]*$")
 
@@ -106,6 +106,8 @@ class Settings(Section):
     secrets: Secrets = Secrets()
     valkey: Valkey | None = None
     """A key-value store for what must outlive a pod, such as the state of a Ray cluster; none where left out."""
+    kv_store: KvStore | None = None
+    """A key-value store for KV blocks that replicas share; none where left out."""
     observability: Observability = Observability()
     budget: Budget | None = None
     protection: Literal["none", "data", "all"] = "data"

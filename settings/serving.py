@@ -11,6 +11,7 @@ from settings.base import Name, Section, WrongValueError
 from settings.disaggregation import Disaggregated
 from settings.engines import EngineOptions
 from settings.inline_card import InlineCard
+from settings.kv_tiers import KvOffload
 from settings.placement import Layout, Replicas
 from settings.routing import Routing, Standby
 from settings.secrets import GeneratedSecret, SecretSource
@@ -107,6 +108,8 @@ class Image(Section):
     """Wins over the tag."""
     carries_efa: bool = False
     """Whether it holds libfabric and aws-ofi-nccl, which traffic between nodes needs."""
+    carries_lmcache: bool = False
+    """Whether it holds LMCache, built for its vLLM; `kv_offload.through: lmcache` needs it."""
     carries_nixl: bool = False
     """Whether it holds NIXL with the transport of `disaggregated`, which moves the KV cache between groups."""
 
@@ -115,13 +118,6 @@ class Image(Section):
         if self.digest is None and self.tag.lower() in FLOATING_TAGS:
             raise WrongValueError(f"tag `{self.tag}` moves", help="name a release, or add its digest", at=("tag",))
         return self
-
-
-class KvOffload(Section):
-    """KV blocks that leave the GPUs are kept in RAM and copied back when the same prompt comes again."""
-
-    cpu_gib: int = Field(ge=1, le=4096)
-    """RAM of each pod of a replica, beside what the engine itself needs of its share of the node."""
 
 
 WarmPrompt = Annotated[str, Field(min_length=1, max_length=100_000)]
@@ -144,6 +140,9 @@ class Model(Section):
     """An entry of the catalog, for instance `deepseek-ai/DeepSeek-R1`, or the numbers of another model."""
     revision: CommitSha
     """Commit of the weights on the hub."""
+    next_revision: CommitSha | None = None
+    """The commit to serve next: staged, warmed and kept on the cache beside the one that serves, so that making it
+    `revision` later waits for no download."""
     engine: Literal["vllm", "sglang"] = "vllm"
     runtime: Literal["auto", "deployment", "leader_worker_set", "ray_service"] = "auto"
     """What runs the pods: a Deployment where it fits one node, a LeaderWorkerSet where it does not, or RayService."""
@@ -175,7 +174,7 @@ class Model(Section):
     """The catalog's image of the engine where left out."""
     ray: RayOptions = RayOptions()
     kv_offload: KvOffload | None = None
-    """A second tier of the KV cache in the nodes' RAM; none where left out."""
+    """Tiers of the KV cache behind the GPUs' own; none where left out."""
     warm_prompts: list[WarmPrompt] = Field(default_factory=list[WarmPrompt], max_length=20)
     """System prompts that every pod computes once before it is ready, so that the first requests which begin with
     them find their prefix cached. They lie in a ConfigMap: no secrets."""
@@ -192,6 +191,14 @@ class Model(Section):
                     help=f"say it at `disaggregated.prefill.{key}` and `disaggregated.decode.{key}`",
                     at=(key,),
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _moves_on(self) -> Model:
+        if self.next_revision == self.revision:
+            raise WrongValueError(
+                "is the revision that is served", help="leave it out, or name another", at=("next_revision",)
+            )
         return self
 
     @model_validator(mode="after")

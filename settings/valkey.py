@@ -29,3 +29,13 @@ class Valkey(Section):
                 at=("replicas",),
             )
         return self
+
+
+class KvStore(Section):
+    """A Valkey of its own for KV blocks that replicas share (`kv_offload.remote`). Apart from `valkey`: a full cache
+    throws away what was used longest ago, and the state of a Ray cluster must never be."""
+
+    memory_gib: int = Field(ge=1, le=1024)
+    """What its blocks may take, in the RAM of one system node."""
+    password: SecretSource = GeneratedSecret()
+    """It becomes part of a URL: letters, digits, `-`, `_`, `.` and `~` alone, as generated ones are."""
