@@ -19,9 +19,10 @@ def capacity(
     cached_share: float = 0.0,
     ttft_p99_ms: float | None,
     tpot_p99_ms: float | None,
+    prefilled: bool = False,
 ) -> Capacity:
     """The largest rate whose p99 latencies stay within the objectives, by halving: both grow with the rate."""
-    curve = Curve(replica, input, output, cached_share)
+    curve = Curve(replica, input, output, cached_share, prefilled=prefilled)
 
     def broken(rate: float) -> Limit | None:
         ttft, tpot, _, _ = curve.latencies(rate)
@@ -59,8 +60,8 @@ def _at(curve: Curve, rate: float, limited_by: Limit) -> Capacity:
 
 def floor(replica: Replica, workload: Workload) -> Floor:
     """TTFT and TPOT of a request alone: no rate, however small, is served faster by this replica."""
-    fresh = max(1.0, workload.input.p99 * (1 - workload.cached_share))
-    cached = workload.input.p99 * workload.cached_share
+    cached = workload.input.p99 - 1 if workload.prefilled else workload.input.p99 * workload.cached_share
+    fresh = max(1.0, workload.input.p99 - cached)
     return Floor(
         ttft_ms=replica.costs.prefill_ms(fresh, cached),
         tpot_ms=replica.costs.decode_ms(1, workload.input.mean + workload.output.mean / 2),

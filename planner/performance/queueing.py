@@ -64,18 +64,21 @@ class Curve:
         input: TokenLengths,  # noqa: A002 - the field's own name
         output: TokenLengths,
         cached_share: float,
+        *,
+        prefilled: bool = False,
     ) -> None:
         self.replica, self.costs = replica, replica.costs
         self.input, self.output = input, output
-        self.fresh = max(1.0, input.mean * (1 - cached_share))
-        """Tokens of a prompt that must be computed."""
-        self.prefix = input.mean * cached_share
+        self.fresh = 1.0 if prefilled else max(1.0, input.mean * (1 - cached_share))
+        """Tokens of a prompt that must be computed; of one that comes with its cache, the last."""
+        self.prefix = input.mean - 1 if prefilled else input.mean * cached_share
         self.tokens = max(1.0, output.mean)
         self.context = input.mean + output.mean * (1 + output.cv2) / 2
         """Of a running sequence at a random time: long answers run longer."""
-        held = self.fresh + _RESERVED_SHARE * output.mean * (1 + output.cv2)
+        prompt = input.mean if prefilled else self.fresh
+        held = prompt + _RESERVED_SHARE * output.mean * (1 + output.cv2)
         self.memory_limit = replica.memory.kv_tokens / held
-        held_cv2 = (self.fresh**2 * input.cv2 + (held - self.fresh) ** 2 * output.cv2) / held**2
+        held_cv2 = (prompt**2 * input.cv2 + (held - prompt) ** 2 * output.cv2) / held**2
         self.chunk_limit = self.costs.chunk * self.costs.stages / (1 + self.fresh / self.tokens)
         """More running requests would need more prompt tokens a step than it takes."""
         self.limit = max(1.0, min(replica.max_running, self.memory_limit, self.chunk_limit))
@@ -278,7 +281,7 @@ def band_of(replica: Replica) -> Band:
 
 def performance(replica: Replica, workload: Workload) -> Performance:
     """One replica that gets this workload."""
-    curve = Curve(replica, workload.input, workload.output, workload.cached_share)
+    curve = Curve(replica, workload.input, workload.output, workload.cached_share, prefilled=workload.prefilled)
     return curve.performance(workload.requests_per_second)
 
 

@@ -57,6 +57,8 @@ class Workload:
     output: TokenLengths
     cached_share: float = 0.0
     """Share of the input tokens that the prefix cache holds already."""
+    prefilled: bool = False
+    """Prompts come with their KV cache, computed by another replica: they fill memory and cost no prefill."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
