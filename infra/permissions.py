@@ -59,19 +59,6 @@ def read_weights(bucket_arn: pulumi.Input[str], key_arn: pulumi.Input[str], pref
     )
 
 
-def write_weights(bucket_arn: pulumi.Input[str], key_arn: pulumi.Input[str], prefix: str) -> tuple[Statement, ...]:
-    """Also upload below `prefix`: for a warm-up Job that downloads from the model hub into the bucket."""
-    return (
-        *read_weights(bucket_arn, key_arn, prefix),
-        Statement(
-            sid="WriteWeights",
-            actions=("s3:PutObject", "s3:AbortMultipartUpload", "s3:ListMultipartUploadParts"),
-            resources=(pulumi.Output.concat(bucket_arn, f"/{prefix}/*"),),
-        ),
-        Statement(sid="EncryptWeights", actions=("kms:GenerateDataKey",), resources=(key_arn,)),
-    )
-
-
 def encrypt_volumes(key_arn: pulumi.Input[str]) -> tuple[Statement, ...]:
     """Make and attach EBS volumes that a key of ours encrypts.
 

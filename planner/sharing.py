@@ -12,7 +12,7 @@ blocks the cut), so pods of MIG pools ask for the label that says the cut is don
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 
 from catalog.mig import MigGpu, mig_gpus
@@ -289,12 +289,3 @@ def cost_of_replica(pool: PoolPlan, sharing: SharingPlan) -> str:
         return part
     usd = max(prices)
     return f"{part}, at most {usd / pool.hardware.gpus:.2f} of its {usd:.2f} $ an hour while all slices are in use"
-
-
-def plugin_configs(pools: tuple[PoolPlan, ...]) -> Mapping[str, int]:
-    """Entries of the device plugin's ConfigMap that the pools name: replicas of each GPU by name."""
-    return {
-        pool.sharing.config: pool.sharing.slices_per_gpu
-        for pool in pools
-        if pool.sharing is not None and pool.sharing.config is not None
-    }

@@ -67,12 +67,6 @@ STORAGE_CLASSES: Final = Kind(
     api_version="storage.k8s.io/v1", plural="storageclasses", kind="StorageClass", namespaced=False
 )
 JOBS: Final = Kind(api_version="batch/v1", plural="jobs", kind="Job")
-CRDS: Final = Kind(
-    api_version="apiextensions.k8s.io/v1",
-    plural="customresourcedefinitions",
-    kind="CustomResourceDefinition",
-    namespaced=False,
-)
 DEPLOYMENTS: Final = Kind(api_version="apps/v1", plural="deployments", kind="Deployment")
 CERTIFICATES: Final = Kind(api_version="cert-manager.io/v1", plural="certificates", kind="Certificate")
 HPAS: Final = Kind(api_version="autoscaling/v2", plural="horizontalpodautoscalers", kind="HorizontalPodAutoscaler")

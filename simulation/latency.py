@@ -131,8 +131,3 @@ def quantile(histogram: Floats, share: float) -> float:
     index = min(int(np.count_nonzero(below < wanted)), BINS - 1)
     inside = (wanted - (float(below[index - 1]) if index else 0.0)) / max(float(histogram[index]), 1e-12)
     return float(_LOWEST_MS * _GROWTH ** (index + min(1.0, max(0.0, inside))))
-
-
-def quantiles(histograms: Floats, share: float) -> Floats:
-    """The same for each row of many histograms."""
-    return np.array([quantile(row, share) for row in histograms.reshape(-1, BINS)]).reshape(histograms.shape[:-1])

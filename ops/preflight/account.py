@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import date
 from typing import Any, Final, Protocol
 
+from catalog.types import KubernetesVersion
 from ops import aws
 from ops.checks import Check
 from planner import Plan
@@ -20,6 +22,8 @@ _ROLES: Final = {
     "fsx.amazonaws.com": "AWSServiceRoleForAmazonFSx",
     "elasticloadbalancing.amazonaws.com": "AWSServiceRoleForElasticLoadBalancing",
 }
+_UPGRADE_NOTICE_DAYS: Final = 60
+"""Time to try an upgrade in dev and staging before it is due in prod."""
 _BUILD = re.compile(r"v?(\d+)\.(\d+)\.(\d+)(?:-eksbuild\.(\d+))?")
 
 
@@ -78,6 +82,21 @@ def check_roles(iam: Any, plan: Plan) -> Iterator[Check]:
             )
         else:
             yield Check(name=f"role {role}", status="ok", detail=service)
+
+
+def check_support(target: EksPlan, releases: Mapping[str, KubernetesVersion], today: date) -> Iterator[Check]:
+    """How long the cluster's Kubernetes version is supported: at its end EKS upgrades the control plane by itself."""
+    release = releases[target.kubernetes_version]
+    ends = release.end_of_standard_support
+    days = (ends - today).days
+    newer = [name for name, other in releases.items() if other.end_of_standard_support > ends]
+    move = f"move to {newer[0]} (`target.kubernetes_version`), dev first" if newer else "add a newer one to the catalog"
+    yield Check(
+        name=f"Kubernetes {release.name}",
+        status="fail" if days < 0 else "note" if days < _UPGRADE_NOTICE_DAYS else "ok",
+        detail=f"standard support until {ends.isoformat()}: after that EKS upgrades the control plane unasked",
+        fix=move if days < _UPGRADE_NOTICE_DAYS else None,
+    )
 
 
 def check_addons(builds: AddonBuilds, target: EksPlan) -> Iterator[Check]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
+from catalog.load import load
 from ops import aws, doctor_aws
 from ops.checks import Check, asked
 from ops.console import OK, out, print_json, table
@@ -84,6 +86,7 @@ def examine(plan: Plan, region: str, sources: Sources | None = None) -> list[Che
     account_id = arn.split(":")[4]
     return [
         *_account(arn, target),
+        *account.check_support(target, load().versions.kubernetes, datetime.now(UTC).date()),
         *doctor_aws.check_admin(arn, target.admins),
         *asked("region", lambda: doctor_aws.check_region(ec2, region), permission="ec2:DescribeRegions"),
         *asked(

@@ -12,7 +12,7 @@ from moto.iam.aws_managed_policies import aws_managed_policies_data
 
 from infra.aws import AwsOutputs, declare
 from infra.identity import PodIdentity, PodIdentityArgs, Statement
-from infra.permissions import cluster_autoscaler, read_weights, write_weights
+from infra.permissions import cluster_autoscaler, read_weights
 from planner.plan import Plan
 from tests.harness import World, deploy
 from tests.infra import plans
@@ -43,7 +43,6 @@ def program(plan: Plan) -> None:
     if outputs.weights is not None:
         arns = (outputs.weights.bucket_arn, outputs.weights.key_arn)
         identity(outputs, "reader", read_weights(*arns, "models"))
-        identity(outputs, "writer", write_weights(*arns, "models"))
 
 
 def identity(outputs: AwsOutputs, name: str, statements: tuple[Statement, ...]) -> None:
@@ -161,7 +160,7 @@ def policy_statements(world: World) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def test_no_policy_allows_more_than_named_actions_on_named_resources(world: World) -> None:
     found = list(policy_statements(world))
-    assert {name for name, _ in found} >= {"autoscaler-policy", "reader-policy", "writer-policy", "cluster-secrets"}
+    assert {name for name, _ in found} >= {"autoscaler-policy", "reader-policy", "cluster-secrets"}
     for name, statement in found:
         assert statement["Effect"] == "Allow"
         for action in statement["Action"]:
@@ -186,7 +185,7 @@ def test_the_ebs_driver_may_use_the_key_of_volumes_and_lend_it_to_ec2_only(world
 def test_no_role_is_without_permissions(world: World) -> None:
     roles = {record.parent for record in world.of_type("aws:iam/role:Role")}
     granted = {r.parent for r in (*world.of_type(ATTACHMENT), *world.of_type("aws:iam/rolePolicy:RolePolicy"))}
-    assert len(roles) == 9
+    assert len(roles) == 8
     assert roles == granted
 
 

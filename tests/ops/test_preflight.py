@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import boto3
@@ -130,6 +130,17 @@ def test_roles_follow_what_the_plan_uses() -> None:
     assert "fsx.amazonaws.com" in account.needed_roles(PROD)
     without = replace(PROD, cache=replace(PROD.cache, fsx=None))
     assert "fsx.amazonaws.com" not in account.needed_roles(without)
+
+
+@pytest.mark.parametrize(("days_left", "status"), [(200, "ok"), (30, "note"), (-1, "fail")])
+def test_the_end_of_support_is_told_before_eks_upgrades_by_itself(days_left: int, status: str) -> None:
+    releases = load().versions.kubernetes
+    oldest = min(releases.values(), key=lambda release: release.end_of_standard_support)
+    today: date = oldest.end_of_standard_support - timedelta(days=days_left)
+    (found,) = account.check_support(replace(TARGET, kubernetes_version=oldest.name), releases, today)
+    assert found.status == status
+    assert oldest.end_of_standard_support.isoformat() in found.detail
+    assert status == "ok" or found.fix == "move to 1.35 (`target.kubernetes_version`), dev first"
 
 
 def test_a_pinned_build_that_eks_does_not_offer_fails() -> None:
