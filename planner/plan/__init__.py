@@ -6,7 +6,17 @@ Memory is in GiB (2^30), weights and disks in GB (10^9) as vendors state them, t
 
 from __future__ import annotations
 
-from planner.plan.cache import CachePlan, FsxPlan, LoadPlan, VolumeClaimPlan, WeightsPlan
+from planner.plan.cache import (
+    CachePlan,
+    FsxPlan,
+    LoadPlan,
+    ReaderShare,
+    RevisionPlan,
+    ShardsPlan,
+    SharedDirectoryPlan,
+    VolumeClaimPlan,
+    WeightsPlan,
+)
 from planner.plan.cost import (
     AvailabilityPlan,
     CostLine,
@@ -19,6 +29,7 @@ from planner.plan.cost import (
 from planner.plan.explain import Explained, Input
 from planner.plan.images import ImageCachePlan, ImagePullPlan, PullThroughRulePlan
 from planner.plan.karpenter import CapacityType, KarpenterPlan, KarpenterPoolPlan, NodeClassPlan, NodePoolPlan
+from planner.plan.kv_tiers import KvTiersPlan, WarmPromptsPlan
 from planner.plan.ladder import (
     AutoscalerTimesPlan,
     KeeperModelPlan,
@@ -42,7 +53,6 @@ from planner.plan.models import (
     ProbePlan,
     RayPlan,
     ScalingPlan,
-    WarmPromptsPlan,
     WarmupPlan,
 )
 from planner.plan.performance import ErrorBand, GpuTime, Latency, Lengths, LoadPoint, PerformancePlan
@@ -109,6 +119,7 @@ __all__ = [
     "KeeperPlan",
     "KeeperPoolPlan",
     "KeeperRungPlan",
+    "KvTiersPlan",
     "LadderPlan",
     "Latency",
     "LayoutPlan",
@@ -130,6 +141,8 @@ __all__ = [
     "ProbePlan",
     "PullThroughRulePlan",
     "RayPlan",
+    "ReaderShare",
+    "RevisionPlan",
     "RouterPlan",
     "RungCostPlan",
     "RungPlan",
@@ -137,6 +150,8 @@ __all__ = [
     "ScalingPlan",
     "ScheduledSizePlan",
     "SecretPlan",
+    "ShardsPlan",
+    "SharedDirectoryPlan",
     "SharingPlan",
     "SpendGuardPlan",
     "StandbyPlan",

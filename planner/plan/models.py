@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from catalog.types import EngineMetrics
-from planner.plan.cache import WeightsPlan
+from planner.plan.cache import RevisionPlan, WeightsPlan
 from planner.plan.explain import Explained
+from planner.plan.kv_tiers import KvTiersPlan, WarmPromptsPlan
 from planner.plan.performance import PerformancePlan
 from planner.plan.router import RouterPlan
 from planner.plan.secrets import SecretPlan
@@ -166,6 +167,9 @@ class ScalingPlan:
     floors: tuple[CronFloor, ...]
     polling_seconds: int
     scale_up_pods: int
+    """Replicas that may be added in one period."""
+    scale_up_percent: int | None
+    """Of the replicas that there are, where that is more; None: no more than `scale_up_pods`."""
     scale_up_period_seconds: int
     scale_down_pods: int
     scale_down_period_seconds: int
@@ -174,19 +178,6 @@ class ScalingPlan:
     """Without a request for so long all replicas go, the minimum too, until a floor begins; None: never."""
     initial_delay_seconds: int
     """Planned time from a new replica to its first token; how long scaling waits before it trusts the metrics again."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WarmPromptsPlan:
-    """Prompts that a pod computes before it is ready."""
-
-    prompts: tuple[str, ...]
-    tokens: tuple[int, ...]
-    """Of each, about."""
-    saved_ms: tuple[float, ...]
-    """Prefill of each: what the first request that begins with it waits less."""
-    limit_seconds: int
-    """For all of them; what is not done by then is left to the first requests."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -202,6 +193,8 @@ class RayPlan:
     head_cpu: int
     head_memory_gib: int
     initializing_timeout_minutes: int
+    idle_seconds: int
+    """How long a worker without a replica stays before Ray's autoscaler lets it go."""
     gcs_store: ValkeyPlan | None = None
     """What keeps the cluster's state while there is no head; None: a new head starts all replicas afresh."""
 
@@ -276,6 +269,8 @@ class ModelPlan:
     """Predicted; None in plans that tests make."""
     router: RouterPlan | None = None
     """None: clients reach the pods through a plain Service, or through Ray Serve's own proxy."""
+    kv_tiers: KvTiersPlan | None = None
+    """Tiers of the KV cache behind the GPUs' own; None: blocks that leave the GPUs are gone."""
     warm_prompts: WarmPromptsPlan | None = None
     gang: Literal["none"] = "none"
     why: Mapping[str, str] = field(default_factory=dict[str, str])
@@ -297,8 +292,17 @@ class WarmupPlan:
 
     name: str
     """Ends with the revision's first characters: another revision is another Job."""
-    weights: WeightsPlan
+    weights: RevisionPlan
+    source: Literal["files", "hub"]
+    """`files` appear from the bucket; from the hub the Job downloads them itself."""
     models: tuple[str, ...]
+    """Those whose pods wait for it; none for a revision that comes next."""
+    namespace: str
+    priority_class: str
+    directories: tuple[str, ...] = ()
+    """Below the cache's root: made for pods that may not make them."""
+    seconds: float
+    """Planned, where the files are on the cache."""
     hub_token: SecretPlan | None
     timeout_seconds: int
     image: str

@@ -110,6 +110,9 @@ class Plan:
     image_pulls: tuple[ImagePullPlan, ...] = ()
     """Engine images that nodes hold before a pod needs them, by pool."""
     valkey: ValkeyPlan | None = None
+    """Keeps what must outlive a pod."""
+    kv_store: ValkeyPlan | None = None
+    """Keeps KV blocks that replicas share; what it has no room for is computed again."""
     image_cache: ImageCachePlan | None = None
     spend_guard: SpendGuardPlan | None = None
     aws_profile: str | None = None
@@ -119,6 +122,10 @@ class Plan:
     def own_tags(self) -> Mapping[str, str]:
         """The tags of ours alone: free of what a user's may hold and a controller's command line would split."""
         return {key: value for key, value in self.tags.items() if key.startswith(f"{self.project}/")}
+
+    def warmups_of(self, model: str) -> tuple[WarmupPlan, ...]:
+        """Warm-ups that a model's pods wait for: of its weights, its draft model and its adapters."""
+        return tuple(warmup for warmup in self.warmups if model in warmup.models)
 
     def pool(self, name: str) -> PoolPlan:
         """The pool of that name; raises KeyError."""

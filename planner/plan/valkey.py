@@ -1,4 +1,4 @@
-"""The Plan: the key-value store of the cluster."""
+"""The Plan: the key-value stores of the cluster."""
 
 from __future__ import annotations
 
@@ -27,6 +27,9 @@ class ValkeyPlan:
     storage_gib: int | None
     storage_class: str | None
     replicas: int
+    evicts: bool = False
+    """A cache: what was used longest ago makes room, and nothing is written to disk. Else a write that finds no room
+    fails, and nothing is ever thrown away."""
     clients: tuple[str, ...] = ()
     """Models whose pods may reach it."""
 
