@@ -11,6 +11,7 @@ from planner.memory import Shards
 from planner.memory_explained import MemoryQuestion
 from planner.memory_explained import memory_numbers as explained_memory
 from planner.plan import DrainPlan, Explained, Input, LoadPlan, MemoryBudget, PoolPlan, ScalingPlan
+from planner.scale_up import Step
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +25,7 @@ class Sized:
     gate_seconds: int
     drain: DrainPlan
     scaling: ScalingPlan
+    step: Step
     knee: int
     """Most sequences within the objective."""
     mean_tokens: int
@@ -38,6 +40,7 @@ def model_numbers(sized: Sized) -> tuple[Explained, ...]:
         *_concurrency(sized),
         *_load(sized),
         *_start(sized),
+        sized.step.number,
         *_drain(sized.drain),
     )
 

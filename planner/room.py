@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 from planner.drafts import Draft
-from planner.plan import PoolPlan
+from planner.plan import LayoutPlan, PoolPlan
 from planner.problems import Findings
+
+
+def replicas_that_fit(pool: PoolPlan, layout: LayoutPlan) -> int:
+    """Replicas of one layout that a pool holds with nothing else on it; a group keeps to one rung."""
+    if layout.nodes > 1:
+        return sum(rung.max_nodes // layout.nodes for rung in pool.rungs)
+    return pool.max_nodes * (pool.hardware.gpus // layout.gpus_per_node)
 
 
 def check_room(sketch: Draft, pool: PoolPlan, findings: Findings) -> None:
     """Refuses what can never be placed; remarks on what can wait for ever."""
     layout, replicas = sketch.fit.layout, sketch.model.replicas
-    per_node = pool.hardware.gpus // layout.gpus_per_node
+    room = replicas_that_fit(pool, layout)
     largest = max(rung.max_nodes for rung in pool.rungs)
     if layout.nodes > largest:
         findings.problem(
@@ -20,15 +27,15 @@ def check_room(sketch: Draft, pool: PoolPlan, findings: Findings) -> None:
         )
     elif layout.nodes > 1:
         _remark_on_groups(sketch, pool, findings)
-    elif per_node * pool.max_nodes < replicas.max and per_node * pool.max_nodes >= replicas.min:
+    elif replicas.min <= room < replicas.max:
         findings.remark(
             f"models[{sketch.index}]",
-            f"`{pool.name}` has room for {per_node * pool.max_nodes} of {replicas.max} replicas",
+            f"`{pool.name}` has room for {room} of {replicas.max} replicas",
         )
-    elif per_node * pool.max_nodes < replicas.min:
+    elif room < replicas.min:
         findings.problem(
             (*sketch.path, "replicas", "min"),
-            f"`{pool.name}` holds {per_node * pool.max_nodes} replicas at most",
+            f"`{pool.name}` holds {room} replicas at most",
             "add nodes to a rung of the pool, or lower min",
         )
 
@@ -37,7 +44,7 @@ def _remark_on_groups(sketch: Draft, pool: PoolPlan, findings: Findings) -> None
     """Where groups of nodes can wait for each other: nothing gangs them, so two may each hold half of the last room."""
     layout, replicas = sketch.fit.layout, sketch.model.replicas
     subject = f"models[{sketch.index}]"
-    room = sum(rung.max_nodes // layout.nodes for rung in pool.rungs)
+    room = replicas_that_fit(pool, layout)
     if replicas.max > room:
         findings.remark(
             subject, f"`{pool.name}` has room for {room} of {replicas.max} replicas (whole groups on one rung)"

@@ -6,7 +6,10 @@ import math
 
 from catalog.assumptions import assumed
 from catalog.types import Engine
+from planner.drafts import Draft
 from planner.plan import CronFloor, MetricTrigger, ScalingPlan
+from planner.problems import Findings
+from planner.scale_up import Step
 from settings.serving import Model
 
 ACTIVATOR_PEAK = "activator_requests_peak"
@@ -18,6 +21,9 @@ _HPA_LONGEST_WINDOW_SECONDS = 3600
 """The API's limit of a stabilization window."""
 _QUEUE_PER_REPLICA = 5
 """Requests waiting for one replica that add another: any queue that stays means saturation."""
+MOST_GUARDED = 2
+"""Times its objective: as much as latency may count, so that it asks for about twice the ready replicas."""
+_ROUNDING = 0.0001
 _IDLE_SECONDS = 900
 """Without a request before the last replica of a model with `replicas.min: 0` goes, or its start if that is longer."""
 
@@ -45,6 +51,23 @@ def quantile(engine: Engine, histogram: str, namespace: str, model: str, *, q: f
     return f"(histogram_quantile({q}, sum by (le) (rate({series}[{window}]))) > 0) or vector(0)"
 
 
+def acts_at(limit: float) -> float:
+    """Threshold of a `Value` trigger that adds a replica once its metric passes `limit`, however many there are.
+
+    The HPA takes the ratio of metric and threshold times the ready replicas, and nothing below its tolerance.
+    """
+    return round(limit / (1 + assumed("hpa_tolerance")) - _ROUNDING, 4)
+
+
+def _guard(latency: str, objective: float) -> str:
+    """A latency in seconds as a trigger that asks for twice the replicas at most, and for none within the objective.
+
+    It says nothing of how many replicas there should be: a request that waited ten times the objective does not need
+    ten times the replicas, and one that is near it with a single replica must not keep the second alive.
+    """
+    return f"clamp_max(({latency}) > {objective:g}, {MOST_GUARDED * objective:g}) or vector(0)"
+
+
 def target_concurrency(model: Model, knee: int) -> int:
     """Requests for each replica that scaling aims at: the user's number, or a share of the planned knee."""
     if isinstance(model.autoscaling.target_concurrency, int):
@@ -52,38 +75,40 @@ def target_concurrency(model: Model, knee: int) -> int:
     return max(1, math.floor(knee * assumed("knee_share")))
 
 
-def scale_up_replicas(model: Model) -> int:
-    """Replicas added at once: the user's number, or a quarter of the room between the least and the most."""
-    if isinstance(model.autoscaling.scale_up_replicas, int):
-        return model.autoscaling.scale_up_replicas
-    return max(1, math.ceil((model.replicas.max - model.replicas.min) / 4))
-
-
 def plan_scaling(
-    model: Model, engine: Engine, *, runtime: str, namespace: str, knee: int, startup_seconds: int, boot_seconds: int
+    sketch: Draft, step: Step, *, namespace: str, target: int, ready_after: int, findings: Findings
 ) -> ScalingPlan:
-    """Scaling of one model. A fixed number of replicas has no owner."""
+    """Scaling of one model. A fixed number of replicas that never sleeps has no owner.
+
+    Args:
+        sketch: the model.
+        step: how fast it grows.
+        namespace: of its series.
+        target: requests of a replica that scaling aims at.
+        ready_after: seconds from a new replica to its first token, on a new node.
+        findings: takes problems.
+    """
+    model = sketch.model
     low, high = model.replicas.min, model.replicas.max
-    concurrency = target_concurrency(model, knee)
-    ready_after = startup_seconds + boot_seconds
-    scaler = "ray_serve" if runtime == "ray_service" else "keda"
-    owner = "none" if low == high else scaler
+    scaler = "ray_serve" if sketch.runtime == "ray_service" else "keda"
+    owner = "none" if low == high and model.autoscaling.idle_minutes is None else scaler
+    _check(sketch, owner, findings)
     idle = _idle_seconds(model, owner, ready_after)
-    triggers = _triggers(model, engine, namespace, concurrency, goes=idle is not None) if owner == "keda" else ()
+    triggers = _triggers(model, sketch.engine, namespace, target, goes=idle is not None) if owner == "keda" else ()
     return ScalingPlan(
         owner=owner,
         min_replicas=low,
         max_replicas=high,
-        target_concurrency=concurrency,
+        target_concurrency=target,
         triggers=triggers,
         floors=tuple(
             CronFloor(timezone=f.timezone, start=f.start, end=f.end, replicas=f.replicas)
             for f in model.autoscaling.floors
         ),
         polling_seconds=_POLLING_SECONDS,
-        # Again when the first of them can have started.
-        scale_up_pods=scale_up_replicas(model),
-        scale_up_period_seconds=min(300, max(60, startup_seconds)),
+        scale_up_pods=step.pods,
+        scale_up_percent=step.percent,
+        scale_up_period_seconds=step.period_seconds,
         scale_down_pods=1,
         scale_down_period_seconds=600,
         scale_down_stabilization_seconds=min(
@@ -94,6 +119,45 @@ def plan_scaling(
     )
 
 
+def scaling_words(scaling: ScalingPlan, step: Step) -> str:
+    """Who scales, on what, and how fast."""
+    if scaling.owner == "none":
+        return f"{scaling.min_replicas} replica(s), whatever is asked"
+    between = f"{scaling.min_replicas} to {scaling.max_replicas} replicas, {scaling.target_concurrency} requests each"
+    if scaling.owner == "ray_serve":
+        return f"{between}; Ray Serve goes all the way after {scaling.polling_seconds} s, down one at a time"
+    return f"{between}; up {step.why}"
+
+
+def _check(sketch: Draft, owner: str, findings: Findings) -> None:
+    """Refuses what the model's scaler cannot do, and floors that no number of replicas can meet."""
+    model, path = sketch.model, (*sketch.path, "autoscaling")
+    for index, scheduled in enumerate(model.autoscaling.floors):
+        if scheduled.replicas > model.replicas.max:
+            findings.problem(
+                (*path, "floors", index, "replicas"),
+                f"{scheduled.replicas} is above replicas.max ({model.replicas.max})",
+                f"set it to {model.replicas.max} or less, or raise replicas.max",
+            )
+    if sketch.runtime == "ray_service":
+        for field, asked in (
+            ("floors", bool(model.autoscaling.floors)),
+            ("scale_up_replicas", model.autoscaling.scale_up_replicas != "auto"),
+            ("idle_minutes", model.autoscaling.idle_minutes is not None),
+        ):
+            if asked:
+                findings.problem(
+                    (*path, field),
+                    "Ray Serve's own autoscaler has no schedule, no steps and keeps its last replica",
+                    "leave it out (raise replicas.min for known hours), or use runtime deployment or leader_worker_set",
+                )
+    elif owner == "none" and model.autoscaling.floors:
+        findings.remark(
+            f"models[{sketch.index}].autoscaling.floors",
+            f"they change nothing: replicas are {model.replicas.min} at least and at most",
+        )
+
+
 def _triggers(
     model: Model, engine: Engine, namespace: str, concurrency: int, *, goes: bool
 ) -> tuple[MetricTrigger, ...]:
@@ -102,7 +166,7 @@ def _triggers(
     Where they are gone an empty answer would be an error, and the fallback would bring a replica back at once: so it
     counts as 0, and what holds the replicas up when metrics fail is the router's count, or the floors.
     """
-    metrics, name = engine.metrics, model.name
+    metrics, name, objective = engine.metrics, model.name, model.objectives.ttft_p99_ms / 1000
     gone = " or vector(0)" if goes else ""
     waiting = sum_of(engine, metrics.waiting, namespace, name)
     running = sum_of(engine, metrics.running, namespace, name)
@@ -119,13 +183,13 @@ def _triggers(
         MetricTrigger(
             name="kv",
             query=f"avg({metrics.kv_usage}{selector(engine, namespace, name)}){gone}",
-            threshold=f"{assumed('kv_use_share'):g}",
+            threshold=f"{acts_at(assumed('kv_use_share')):g}",
             metric_type="Value",
         ),
         MetricTrigger(
             name="ttft",
-            query=quantile(engine, metrics.ttft_histogram, namespace, name),
-            threshold=f"{model.objectives.ttft_p99_ms / 1000:g}",
+            query=_guard(quantile(engine, metrics.ttft_histogram, namespace, name), objective),
+            threshold=f"{acts_at(objective):g}",
             metric_type="Value",
         ),
     ]

@@ -41,7 +41,8 @@ from planner.plan import (
 from planner.problems import Findings
 from planner.reasons import quantization_words, reasons, running_why, share_why
 from planner.room import check_room
-from planner.scaling import plan_scaling
+from planner.scale_up import plan_step
+from planner.scaling import plan_scaling, scaling_words, target_concurrency
 from planner.sharing import kv_cache_bytes, share_of_card, step_tokens
 from planner.valkey import gcs_store, plan_valkey
 from settings.root import Settings
@@ -102,15 +103,10 @@ def plan_model(
     check_room(sketch, pool, findings)
     drain = plan_drain(pool)
     namespace = SERVING_NAMESPACE
-    scaling = plan_scaling(
-        model,
-        sketch.engine,
-        runtime=sketch.runtime,
-        namespace=namespace,
-        knee=min(knee, max_running),
-        startup_seconds=startup,
-        boot_seconds=max(rung.boot_seconds for rung in pool.rungs),
-    )
+    ready_after = startup + max(rung.boot_seconds for rung in pool.rungs)
+    target = target_concurrency(model, min(knee, max_running))
+    step = plan_step(sketch, pool, predicted.plan, target=target, ready_after=ready_after, findings=findings)
+    scaling = plan_scaling(sketch, step, namespace=namespace, target=target, ready_after=ready_after, findings=findings)
     api_key = secret_of(namespace, f"{model.name}-api-key", "api-key", model.api_key)
     check_options(
         sketch.path, model, sketch.card, sketch.engine, layout, files=medium != "s3_stream", findings=findings
@@ -177,7 +173,7 @@ def plan_model(
         service_port=sketch.engine.port,
         priority_class=SERVING_PRIORITY,
         efa_gate=gate,
-        why={**why, **tier_words(model, layout, memory, warm_prompts)},
+        why={**why, "scaling": scaling_words(scaling, step), **tier_words(model, layout, memory, warm_prompts)},
         warm_prompts=warm_prompts,
         arguments=arguments_of(request, sketch.runtime),
         performance=predicted.plan,
@@ -190,6 +186,7 @@ def plan_model(
                 gate_seconds=gate.seconds if gate else 0,
                 drain=drain,
                 scaling=scaling,
+                step=step,
                 knee=knee,
                 mean_tokens=tokens,
                 max_running=max_running,
@@ -319,6 +316,7 @@ def _ray(sketch: Draft, request: EngineRequest, scaling: ScalingPlan, store: Val
         head_memory_gib=_RAY_HEAD_MEMORY_GIB,
         # On expiry a RayService is lost for good: leave room for scarce capacity, a day of it.
         initializing_timeout_minutes=24 * 60,
+        idle_seconds=ray.IDLE_SECONDS,
         gcs_store=store,
     )
 

@@ -13,11 +13,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
 
+from catalog.assumptions import assumed
 from planner.plan import CronFloor, ModelPlan, ScalingPlan
+from planner.scaling import MOST_GUARDED
 from settings.cron import parse, zone_of
 
-_TOLERANCE = 0.1
-"""The HPA leaves the number alone while the metric is this near to its target (controller-manager's default)."""
+_TOLERANCE = assumed("hpa_tolerance")
+"""The HPA leaves the number alone while the metric is this near to its target."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +35,10 @@ class Observation:
     replicas: int
     """That the workload has, ready or not."""
     ready: int
+    kv_usage: float = 0.0
+    """Share of the KV cache in use, mean of the ready replicas."""
+    asked_peak: int = 0
+    """Most requests at once in the last minute, those that the activator holds included."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,7 +106,11 @@ class Fixed:
 
 
 class KedaScaler:
-    """A ScaledObject and the HPA that KEDA makes of it."""
+    """A ScaledObject and the HPA that KEDA makes of it.
+
+    KEDA alone moves between no replica and the first: up while a trigger is active (above 0) or a floor holds, down
+    once none has been for the cooldown. In between the HPA decides.
+    """
 
     def __init__(self, scaling: ScalingPlan, windows: Sequence[FloorWindow]) -> None:
         self._scaling, self._windows = scaling, windows
@@ -108,31 +118,32 @@ class KedaScaler:
         self._recommended: deque[tuple[float, int]] = deque()
         self._ups: deque[tuple[float, int]] = deque()
         self._downs: deque[tuple[float, int]] = deque()
+        self._last_active = 0.0
 
     def wanted(self, seen: Observation) -> int:
-        """The highest of all triggers, within limits, stabilised and step by step."""
+        """None while it sleeps, else the highest of all triggers, within limits, stabilised and step by step."""
         scaling = self._scaling
-        proposals = [self._proposal(name, threshold, seen) for name, threshold in self._thresholds.items()]
+        values = {name: _value(name, threshold, seen) for name, threshold in self._thresholds.items()}
         floor = floor_at(self._windows, seen.second)
+        least = max(1, scaling.min_replicas)
+        if floor or any(value > 0 for value in values.values()):
+            self._last_active = seen.second
+        elif scaling.idle_seconds is not None and (
+            seen.replicas == 0 or seen.second - self._last_active >= scaling.idle_seconds
+        ):
+            return 0
+        if seen.replicas == 0:
+            return least
+        proposals = [_proposal(name, values[name], threshold, seen) for name, threshold in self._thresholds.items()]
         if self._windows:
             proposals.append(_average(max(1, floor), 1.0, seen.replicas))
-        proposal = min(scaling.max_replicas, max([scaling.min_replicas, *proposals]))
+        proposal = min(scaling.max_replicas, max([least, *proposals]))
         stabilised = self._stabilised(seen, proposal)
         if stabilised > seen.replicas:
             return self._step_up(seen, stabilised)
         if stabilised < seen.replicas:
             return self._step_down(seen, stabilised)
         return seen.replicas
-
-    def _proposal(self, name: str, threshold: float, seen: Observation) -> int:
-        if name == "concurrency":
-            return _average(seen.running + seen.waiting, threshold, seen.replicas)
-        if name == "queue":
-            return _average(seen.waiting, threshold, seen.replicas)
-        if name == "ttft":
-            ratio = seen.ttft_p99_seconds / threshold
-            return seen.replicas if abs(ratio - 1) <= _TOLERANCE else math.ceil(ratio * seen.ready)
-        return 0
 
     def _stabilised(self, seen: Observation, proposal: int) -> int:
         """Downwards, the highest proposal of the window counts."""
@@ -148,7 +159,8 @@ class KedaScaler:
         scaling = self._scaling
         added = _recent(self._ups, seen.second - scaling.scale_up_period_seconds)
         removed = _recent(self._downs, seen.second - scaling.scale_up_period_seconds, forget=False)
-        most = seen.replicas - added + removed + scaling.scale_up_pods
+        before = seen.replicas - added + removed
+        most = before + max(scaling.scale_up_pods, math.ceil(before * (scaling.scale_up_percent or 0) / 100))
         result = max(seen.replicas, min(wanted, most))
         if result > seen.replicas:
             self._ups.append((seen.second, result - seen.replicas))
@@ -166,7 +178,8 @@ class KedaScaler:
 
 
 class RayScaler:
-    """Ray Serve's own autoscaler: the mean of the last 30 s over the target, after a delay, all at once."""
+    """Ray Serve's own autoscaler: the mean of the last 30 s over the target, after a delay; up all at once, down by the
+    downscaling factor's share of the surplus."""
 
     _LOOK_BACK_SECONDS = 30
 
@@ -174,6 +187,7 @@ class RayScaler:
         self._scaling = scaling
         self._up_delay = float(config.get("upscale_delay_s", 30))
         self._down_delay = float(config.get("downscale_delay_s", 600))
+        self._down_factor = float(config.get("downscaling_factor", 1.0))
         self._loads: deque[tuple[float, int]] = deque()
         self._since: float | None = None
         self._direction = 0
@@ -193,7 +207,12 @@ class RayScaler:
         if direction == 0 or self._since is None:
             return seen.replicas
         delay = self._up_delay if direction > 0 else self._down_delay
-        return answer if seen.second - self._since >= delay else seen.replicas
+        if seen.second - self._since < delay:
+            return seen.replicas
+        self._direction = 0
+        if direction > 0:
+            return answer
+        return min(seen.replicas - 1, math.ceil(seen.replicas + self._down_factor * (answer - seen.replicas)))
 
 
 def scaler_of(model: ModelPlan, windows: Sequence[FloorWindow]) -> Scaler:
@@ -204,6 +223,27 @@ def scaler_of(model: ModelPlan, windows: Sequence[FloorWindow]) -> Scaler:
         deployment = model.ray.serve_config["applications"][0]["args"]["llm_configs"][0]["deployment_config"]
         return RayScaler(model.scaling, deployment["autoscaling_config"])
     return KedaScaler(model.scaling, windows)
+
+
+def _value(name: str, threshold: float, seen: Observation) -> float:
+    """What a trigger's query answers (planner/scaling.py)."""
+    if name == "ttft":
+        limit = threshold * (1 + _TOLERANCE)
+        return min(seen.ttft_p99_seconds, MOST_GUARDED * limit) if seen.ttft_p99_seconds > limit else 0.0
+    return {
+        "concurrency": seen.running + seen.waiting,
+        "queue": seen.waiting,
+        "kv": seen.kv_usage,
+        "router": seen.asked_peak,
+    }[name]
+
+
+def _proposal(name: str, value: float, threshold: float, seen: Observation) -> int:
+    """Replicas that one trigger asks for: of a `Value`, the ratio times those that are ready; else a sum to share."""
+    if name not in {"ttft", "kv"}:
+        return _average(value, threshold, seen.replicas)
+    ratio = value / threshold
+    return seen.replicas if abs(ratio - 1) <= _TOLERANCE else math.ceil(ratio * seen.ready)
 
 
 def _average(total: float, threshold: float, replicas: int) -> int:

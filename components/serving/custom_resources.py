@@ -17,7 +17,6 @@ from components._objects import object_metadata
 _DNS_1035 = re.compile(r"^[a-z]([-a-z0-9]*[a-z0-9])?$")
 _DURATION = re.compile(r"^([0-9]+(ms|s|m|h|d))+$")
 _RAY_SERVICE_NAME_LIMIT = 47
-_RAY_IDLE_SECONDS = 60
 _LABEL_VALUE_LIMIT = 63
 _HPA_PREFIX = "keda-hpa-"
 
@@ -147,6 +146,8 @@ class RayService(NamespacedObject):
     head_template: Mapping[str, Any]
     workers: RayWorkerGroup
     initializing_timeout_minutes: int
+    idle_seconds: int
+    """How long an empty worker stays."""
     gcs_store: GcsStore | None = None
     api_version: str = field(default="ray.io/v1", init=False)
     kind: str = field(default="RayService", init=False)
@@ -160,6 +161,7 @@ class RayService(NamespacedObject):
         require(self.workers.hosts >= 1, "a worker replica has one host at least")
         require(0 <= self.workers.min_replicas <= self.workers.max_replicas, "minReplicas must be 0 to maxReplicas")
         require(self.initializing_timeout_minutes > 0, "the initializing timeout must be positive")
+        require(self.idle_seconds > 0, "the idle timeout must be positive")
         for template in (self.head_template, self.workers.template):
             require(bool(template["spec"]["containers"]), "every pod has a container")
             names = {
@@ -194,8 +196,7 @@ class RayService(NamespacedObject):
                 "enableInTreeAutoscaling": True,
                 "autoscalerOptions": {
                     "version": "v2",
-                    # Serve has waited long enough before it lets a replica go; the empty node need not wait again.
-                    "idleTimeoutSeconds": _RAY_IDLE_SECONDS,
+                    "idleTimeoutSeconds": self.idle_seconds,
                     "upscalingMode": "Default",
                     "resources": {
                         "limits": {"cpu": "1", "memory": "1Gi"},
@@ -276,17 +277,24 @@ class CronTrigger:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScaleRule:
-    """How fast replicas change in one direction."""
+    """How fast replicas change in one direction; of several policies the one that moves most."""
 
     pods: int
+    percent: int | None = None
     period_seconds: int
     stabilization_seconds: int
 
     def render(self) -> dict[str, Any]:
         """HPA scaling rules."""
+        values = {"Pods": self.pods, "Percent": self.percent}
         return {
             "stabilizationWindowSeconds": self.stabilization_seconds,
-            "policies": [{"type": "Pods", "value": self.pods, "periodSeconds": self.period_seconds}],
+            "selectPolicy": "Max",
+            "policies": [
+                {"type": kind, "value": value, "periodSeconds": self.period_seconds}
+                for kind, value in values.items()
+                if value is not None
+            ],
         }
 
 
@@ -326,7 +334,8 @@ class ScaledObject(NamespacedObject):
         require(len(names) == len(set(names)), "triggers must have different names")
         for rule in (self.up, self.down):
             # HPA validation: autoscaling/v2.
-            require(rule.pods > 0, "a scaling policy must move one pod at least")
+            moved = min(rule.pods, rule.percent or rule.pods)
+            require(moved > 0, "a scaling policy must move one pod, or a percent, at least")
             require(0 < rule.period_seconds <= 1800, "periodSeconds must be 1 to 1800")
             require(0 <= rule.stabilization_seconds <= 3600, "stabilizationWindowSeconds must be 0 to 3600")
         for floor in self.cron:

@@ -56,6 +56,7 @@ def workload(context: PodContext, ray: RayPlan) -> RayService:
             template=worker_template(context),
         ),
         initializing_timeout_minutes=ray.initializing_timeout_minutes,
+        idle_seconds=ray.idle_seconds,
         gcs_store=_gcs_store(ray.gcs_store) if ray.gcs_store else None,
     )
 

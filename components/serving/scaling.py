@@ -53,6 +53,7 @@ def scaled_object(model: ModelPlan, prometheus_url: str) -> ScaledObject:
         ),
         up=ScaleRule(
             pods=scaling.scale_up_pods,
+            percent=scaling.scale_up_percent,
             period_seconds=scaling.scale_up_period_seconds,
             stabilization_seconds=0,
         ),

@@ -17,6 +17,10 @@ from planner.engines.request import CACHE_DIRECTORY, EngineRequest, shared_env
 from planner.plan import EnvVar, ScalingPlan
 from settings.engines import VllmOptions
 
+IDLE_SECONDS = 60
+"""After that Ray's autoscaler lets an empty worker go. Serve has waited its downscale delay before it empties one, and
+what pending replicas need is kept whatever its age (autoscaler v2), so nothing is gained by waiting again."""
+
 
 def serve_config(request: EngineRequest, gpu: Gpu, scaling: ScalingPlan) -> Mapping[str, Any]:
     """The `serveConfigV2` document."""
@@ -27,13 +31,17 @@ def serve_config(request: EngineRequest, gpu: Gpu, scaling: ScalingPlan) -> Mapp
         "log_engine_metrics": True,
         "deployment_config": {
             "max_ongoing_requests": request.max_running + request.queue_limit,
+            # At each ingress while all replicas are full; the next one is answered with 503, as the engines' own limit
+            # does elsewhere. Serve's default is no limit.
+            "max_queued_requests": request.queue_limit,
             "graceful_shutdown_timeout_s": request.drain_seconds,
             "autoscaling_config": {
                 "min_replicas": scaling.min_replicas,
                 "max_replicas": scaling.max_replicas,
                 "target_ongoing_requests": scaling.target_concurrency,
-                "upscale_delay_s": 15,
+                "upscale_delay_s": scaling.polling_seconds,
                 "downscale_delay_s": scaling.scale_down_stabilization_seconds,
+                "downscaling_factor": downscaling_factor(scaling),
             },
         },
     }
@@ -46,6 +54,14 @@ def serve_config(request: EngineRequest, gpu: Gpu, scaling: ScalingPlan) -> Mapp
         "args": {"llm_configs": [llm]},
     }
     return {"applications": [application]}
+
+
+def downscaling_factor(scaling: ScalingPlan) -> float:
+    """Takes so small a part of any surplus that replicas go as few at a time as with KEDA.
+
+    Serve takes `ceil(running + factor x (wanted - running))`, and one replica where that is none.
+    """
+    return round(scaling.scale_down_pods / max(1, scaling.max_replicas - scaling.min_replicas), 4)
 
 
 def engine_kwargs(request: EngineRequest) -> dict[str, Any]:

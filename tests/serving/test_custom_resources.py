@@ -30,6 +30,7 @@ RAY = RayService(
     head_template=POD,
     workers=RayWorkerGroup(name="gpu", hosts=1, min_replicas=1, max_replicas=2, template=POD),
     initializing_timeout_minutes=60,
+    idle_seconds=60,
 )
 TRIGGER = PrometheusTrigger(
     name="queue", server="http://prometheus:9090", query="sum(x)", threshold="5", metric_type="AverageValue"
@@ -82,6 +83,7 @@ def test_no_groups_may_neither_surge_nor_be_missed() -> None:
         ({"workers": replace(RAY.workers, min_replicas=3)}, "minReplicas"),
         ({"workers": replace(RAY.workers, hosts=0)}, "host"),
         ({"initializing_timeout_minutes": 0}, "timeout"),
+        ({"idle_seconds": 0}, "idle timeout"),
         ({"head_template": {"spec": {"containers": []}}}, "container"),
         ({"head_template": {"spec": {**POD["spec"], "restartPolicy": "Always"}}}, "restartPolicy"),
     ],

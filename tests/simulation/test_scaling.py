@@ -9,7 +9,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from planner.plan import CronFloor
+from planner.plan import CronFloor, MetricTrigger
 from simulation.scaling import KedaScaler, Observation, RayScaler, floor_at, floor_windows
 from tests.simulation.days import stack
 
@@ -18,6 +18,7 @@ SCALING = replace(
     min_replicas=2,
     max_replicas=9,
     scale_up_pods=2,
+    scale_up_percent=None,
     scale_up_period_seconds=300,
     scale_down_pods=1,
     scale_down_period_seconds=600,
@@ -69,6 +70,56 @@ def test_up_by_no_more_than_a_step_each_period():
     assert course[0] == course[19] == 4
     assert course[20] == course[39] == 6
     assert course[40] == 8
+
+
+def test_as_many_as_there_are_where_that_is_more_than_a_step():
+    scaler, replicas, course = KedaScaler(replace(SCALING, scale_up_percent=100, max_replicas=40), ()), 2, []
+    for second in range(0, 1200, 15):
+        replicas = scaler.wanted(seen(second, load=40, replicas=replicas))
+        course.append(replicas)
+    assert sorted(set(course)) == [4, 8, 16, 32]
+    assert course.index(8) == 300 / 15
+
+
+def test_late_answers_ask_for_twice_the_ready_replicas_at_most_and_only_beyond_the_objective():
+    scaling = replace(SCALING, scale_up_pods=99)
+    limit = float(next(t.threshold for t in SCALING.triggers if t.name == "ttft")) * 1.1
+    assert KedaScaler(scaling, ()).wanted(seen(0, ttft=100 * limit, replicas=3)) == 7
+    assert KedaScaler(scaling, ()).wanted(seen(0, ttft=1.02 * limit, replicas=3)) == 4
+    assert KedaScaler(replace(scaling, min_replicas=1), ()).wanted(seen(0, ttft=0.99 * limit, replicas=1)) == 1
+
+
+def test_a_full_cache_adds_a_replica_and_a_half_full_one_holds_those_that_it_needs():
+    def after(kv_usage, replicas):
+        scaler = KedaScaler(replace(SCALING, scale_down_stabilization_seconds=0, scale_up_pods=9), ())
+        return scaler.wanted(replace(seen(0, replicas=replicas), kv_usage=kv_usage))
+
+    assert [after(kv, 4) for kv in (0.89, 0.91, 1.0)] == [4, 5, 5]
+    assert after(0.5, 4) == 3
+
+
+def test_a_model_without_replicas_sleeps_until_its_router_is_asked():
+    router = MetricTrigger(name="router", query="", threshold=str(int(THRESHOLD)), metric_type="AverageValue")
+    scaling = replace(SCALING, min_replicas=0, idle_seconds=900, triggers=(*SCALING.triggers, router), floors=())
+    scaler = KedaScaler(scaling, ())
+    asleep = replace(seen(0, replicas=0), second=0)
+    assert scaler.wanted(asleep) == 0
+    assert scaler.wanted(replace(asleep, second=15, asked_peak=1)) == 1
+    awake = seen(0, replicas=1)
+    assert scaler.wanted(replace(awake, second=900)) == 1
+    assert scaler.wanted(replace(awake, second=915)) == 0
+    # What is held counts to the load as well.
+    assert KedaScaler(scaling, ()).wanted(replace(awake, asked_peak=int(3 * THRESHOLD))) == 3
+
+
+def test_office_hours_end_with_no_replica_and_begin_with_the_minimum():
+    floor = CronFloor(timezone="UTC", start="0 8 * * *", end="0 18 * * *", replicas=2)
+    start = datetime(2026, 6, 17, tzinfo=ZoneInfo("UTC"))
+    scaler = KedaScaler(replace(SCALING, idle_seconds=900), floor_windows([floor], start, 86400))
+    hours = {hour: scaler.wanted(seen(hour * 3600, replicas=2)) for hour in (0.3, 9, 17.9, 18.1, 18.2)}
+    assert hours == {0.3: 0, 9: 2, 17.9: 2, 18.1: 2, 18.2: 0}
+    assert scaler.wanted(seen(20 * 3600, replicas=0)) == 0
+    assert scaler.wanted(seen(32.5 * 3600 % 86400, replicas=0)) == 2
 
 
 def test_down_only_after_the_window_and_one_at_a_time():
@@ -124,6 +175,19 @@ def test_the_highest_floor_counts():
     ]
     found = floor_windows(floors, start, 86400)
     assert [floor_at(found, hour * 3600) for hour in (7, 8, 13, 14, 20)] == [0, 3, 5, 3, 0]
+
+
+def test_ray_lets_go_of_one_replica_at_a_time_as_planned():
+    scaler = RayScaler(SCALING, {"downscale_delay_s": 600, "downscaling_factor": 1 / 7})
+    replicas, changes = 9, {}
+    for second in range(0, 3000, 15):
+        load = Observation(second=second, running=0, waiting=0, ttft_p99_seconds=0, replicas=replicas, ready=replicas)
+        new = scaler.wanted(load)
+        if new != replicas:
+            changes[second] = new
+        replicas = new
+    assert list(changes.values()) == [8, 7, 6, 5]
+    assert all(later - earlier >= 600 for earlier, later in pairwise(changes))
 
 
 def test_ray_waits_and_then_goes_all_the_way():
