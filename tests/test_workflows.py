@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -29,6 +30,12 @@ def faults(text: str) -> list[str]:
         for line in text.splitlines()
         if "uses:" in line and not re.search(r"uses: [\w./-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+$", line)
     ]
+    for name, job in workflow["jobs"].items():
+        more = {key for key, right in job.get("permissions", {}).items() if right != "read"}
+        # Without a token of its own a job of a tag may still prove to AWS who it is.
+        if more - {"id-token"} or (more and "refs/tags/" not in str(job.get("if", ""))):
+            wrong.append(f"job {name} may write: {', '.join(sorted(more))}")
+        wrong += [f"`{image}` floats" for image in set(workflow.get("env", {}).values()) if "@sha256:" not in image]
     steps = [step for job in workflow["jobs"].values() for step in job["steps"]]
     for step in steps:
         if step.get("uses", "").startswith("actions/checkout@") and step["with"]["persist-credentials"] is not False:
@@ -67,6 +74,27 @@ def test_faults_in_a_workflow_are_found(old, new):
     text = (ROOT / ".github" / "workflows" / "check.yml").read_text(encoding="utf-8")
     assert old in text
     assert faults(text.replace(old, new))
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("id-token: write", "packages: write"),
+        ("if: ${{ startsWith(github.ref, 'refs/tags/images-') }}", "if: always()"),
+        ("@sha256:ae4f3b", ":ae4f3b"),
+    ],
+)
+def test_faults_in_what_pushes_images_are_found(old, new):
+    text = (ROOT / ".github" / "workflows" / "images.yml").read_text(encoding="utf-8")
+    assert old in text
+    assert len(faults(text.replace(old, new))) >= 1
+
+
+def test_every_image_is_built_and_pushed():
+    jobs = yaml.safe_load((ROOT / ".github" / "workflows" / "images.yml").read_text(encoding="utf-8"))["jobs"]
+    bake = json.loads((ROOT / "images" / "docker-bake.json").read_text(encoding="utf-8"))
+    for job in ("build", "push"):
+        assert jobs[job]["strategy"]["matrix"]["image"] == bake["group"]["default"]["targets"]
 
 
 def test_every_stack_is_rehearsed():
