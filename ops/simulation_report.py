@@ -165,14 +165,15 @@ def _requests(result: Replayed) -> object:
             f"{model.arrived:,}",
             f"{model.refused_share:.3%}",
             f"{model.interrupted:,}",
+            f"{model.held:,}",
             f"{model.most_waiting:,}",
             f"{model.replicas_mean:.1f}",
             str(model.replicas_most),
         )
         for model in result.models
     ]
-    columns = ("model", "requests", "refused", "cut off", "most waiting", "replicas", "most")
-    return table("As planned", columns, rows, right=(1, 2, 3, 4, 5, 6))
+    columns = ("model", "requests", "refused", "cut off", "held", "most waiting", "replicas", "most")
+    return table("As planned", columns, rows, right=(1, 2, 3, 4, 5, 6, 7))
 
 
 def _latencies(result: Replayed, refused_share: float) -> object:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from simulation.queues import Counts, StepRecord
+from simulation.queues import Counts, Released, StepRecord
 from simulation.replicas import ReplicaTable
 
 Floats = npt.NDArray[np.float64]
@@ -20,6 +20,8 @@ BINS = 800
 _LOG_GROWTH = float(np.log(_GROWTH))
 _SAMPLES = 4
 """Requests that stand for those of one replica and step; a day has thousands of steps."""
+_HELD_SHARES = (np.arange(64) + 0.5) / 64
+"""Requests that stand for those which an activator held."""
 _BUSIEST = 0.98
 """Above this share of time in prefill, waiting is what the steps count, no longer what M/G/1 says."""
 
@@ -27,10 +29,11 @@ _BUSIEST = 0.98
 class LatencySampler:
     """Draws TTFT and TPOT of the requests of some steps, from the same random numbers in every variant.
 
-    TTFT = wait for a place in the batch (counted by the queues) + prompts before it (M/G/1: mean work x (1 + cv^2) /
-    2 / (1 - busy), exponential) + the rest of the step that runs + its own prefill beside what decodes. TPOT = a decode
-    step + the prompts that came meanwhile / its tokens. Formulas and sources: docs/explanation/performance.md; how near
-    they are to single requests: tests/simulation/test_against_requests.py.
+    TTFT = time that an activator held it, where one did + wait for a place in the batch (both counted by the queues) +
+    prompts before it (M/G/1: mean work x (1 + cv^2) / 2 / (1 - busy), exponential) + the rest of the step that runs +
+    its own prefill beside what decodes. TPOT = a decode step + the prompts that came meanwhile / its tokens.
+    Formulas and sources: docs/explanation/performance.md; how near they are to single requests:
+    tests/simulation/test_against_requests.py.
     """
 
     def __init__(self, table: ReplicaTable, *, variants: int, seconds: float, seed: int) -> None:
@@ -49,6 +52,11 @@ class LatencySampler:
             ahead=np.stack([record.ahead for record in records]),
             rate=np.stack([record.rate for record in records]),
             step_ms=np.stack([record.step_ms for record in records]),
+            released={
+                (step, variant): found
+                for step, record in enumerate(records)
+                for variant, found in record.released.items()
+            },
         )
         return self._ttft(seen), self._tpot(seen)
 
@@ -79,7 +87,14 @@ class LatencySampler:
         own = table.prompts_ms[prompt] + table.prompts_chunks[prompt] * beside
         # About half of the prompts that come while it waits find room in its own last chunk.
         own += before * (1 + busy / 2)
-        _count(found, where[1], waits + own, number[:, 0])
+        times, weights = waits + own, number[:, 0]
+        for (step, variant), released in seen.released.items():
+            rows = (where[0] == step) & (where[1] == variant)
+            before_ms = np.quantile(released.waited_seconds, _HELD_SHARES) * 1e3
+            late = (times[rows][:, :, None] + before_ms).reshape(int(rows.sum()), -1)
+            _count(found, where[1][rows], late, weights[rows])
+            weights = np.where(rows, 0.0, weights)
+        _count(found, where[1], times, weights)
         return found
 
     def _tpot(self, seen: _Seen) -> Floats:
@@ -111,12 +126,15 @@ class _Seen:
     ahead: Counts
     rate: Floats
     step_ms: Floats
+    released: Mapping[tuple[int, int], Released]
+    """(step, variant) -> requests that were held until then."""
 
 
 def _count(into: Floats, variant: Counts, milliseconds: Floats, weights: Floats) -> None:
     """Add samples (request x draw), each draw with its share of the request's weight."""
+    draws = milliseconds.shape[1]
     bins = np.clip((np.log(milliseconds / _LOWEST_MS) / _LOG_GROWTH).astype(np.int64), 0, BINS - 1)
-    shares = np.repeat(weights / _SAMPLES, _SAMPLES)
+    shares = np.repeat(weights / draws, draws)
     flat = np.bincount((variant[:, None] * BINS + bins).ravel(), weights=shares, minlength=into.size)
     into += flat.reshape(into.shape)
 

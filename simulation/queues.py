@@ -3,11 +3,14 @@
 Counts are whole requests, so that none is lost: arrived = served + refused + in flight. Requests leave a batch as in
 M/M/infinity (the number running does not depend on how lengths spread, only on their mean); a full batch makes others
 wait, first come, first served; more waiting than the engine's limit are refused. Requests reach replicas at random, as
-kube-proxy spreads the connections of a Service.
+kube-proxy spreads the connections of a Service. Without a replica they are refused, or held where an activator stands
+before the model; those that are held go to the first replica all at once.
 """
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,6 +29,56 @@ _BUSIEST = 0.97
 """Share of time that prompts may take: beyond, the performance model's largest rate is what limits."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hold:
+    """An activator before a model: requests wait for its first replica."""
+
+    seconds: float
+    """At most, before they are answered with 503."""
+    requests: int
+    """At once; more are answered with 503."""
+
+
+@dataclass(frozen=True, slots=True)
+class Released:
+    """Requests that a first replica gets in one step: those that were held, and those that came in the step."""
+
+    waited_seconds: Floats
+    """Of each request, in ascending order; 0 for those that came in the step."""
+
+
+class _Held:
+    """Requests that wait for a first replica, in one variant."""
+
+    def __init__(self, limits: Hold) -> None:
+        self.limits = limits
+        self.number = 0
+        self._since: deque[tuple[float, int]] = deque()
+
+    def expire(self, second: float) -> int:
+        """Those whose time is over are answered with 503; returns how many."""
+        gone = 0
+        while self._since and second - self._since[0][0] >= self.limits.seconds:
+            gone += self._since.popleft()[1]
+        self.number -= gone
+        return gone
+
+    def add(self, second: float, requests: int) -> int:
+        """More that wait; returns how many find room."""
+        taken = min(requests, self.limits.requests - self.number)
+        if taken:
+            self._since.append((second, taken))
+            self.number += taken
+        return taken
+
+    def release(self, second: float, came: int) -> Released:
+        """All of them, beside those that come just now."""
+        waited = [np.zeros(came), *(np.full(number, second - since) for since, number in self._since)]
+        self._since.clear()
+        self.number = 0
+        return Released(np.sort(np.concatenate(waited)))
+
+
 @dataclass(slots=True)
 class StepRecord:
     """What one step saw, for the latencies. All arrays: variant x replica."""
@@ -41,12 +94,24 @@ class StepRecord:
     """Requests a second that the replica has taken up lately."""
     step_ms: Floats
     """Time of a token."""
+    released: Mapping[int, Released]
+    """By variant, where requests were held until this step."""
 
 
 class Queues:
-    """Replicas of one model. `slots` is the most that there are at once in any variant."""
+    """Replicas of one model. `slots` is the most that there are at once in any variant; `holds` says which variants
+    hold requests while they have no replica, where others refuse them."""
 
-    def __init__(self, table: ReplicaTable, *, variants: int, slots: int, seconds: float, seed: int) -> None:
+    def __init__(
+        self,
+        table: ReplicaTable,
+        *,
+        variants: int,
+        slots: int,
+        seconds: float,
+        seed: int,
+        holds: Sequence[Hold | None] = (),
+    ) -> None:
         shape = (variants, slots)
         self.table, self.seconds = table, seconds
         self.running: Counts = np.zeros(shape, dtype=np.int64)
@@ -59,6 +124,9 @@ class Queues:
         self.served: Counts = np.zeros(variants, dtype=np.int64)
         self.refused: Counts = np.zeros(variants, dtype=np.int64)
         self.interrupted: Counts = np.zeros(variants, dtype=np.int64)
+        self.ever_held: Counts = np.zeros(variants, dtype=np.int64)
+        self._held = {variant: _Held(limits) for variant, limits in enumerate(holds) if limits is not None}
+        self._now = 0.0
         # One stream a variant, all alike: what does not differ between variants goes exactly the same way in each, and
         # none depends on which others run beside it.
         self._randoms = [np.random.default_rng([seed, 1]) for _ in range(variants)]
@@ -84,15 +152,24 @@ class Queues:
         self.rate[variant, slot] = 0.0
 
     @property
+    def held(self) -> Counts:
+        """Requests that wait for a first replica, by variant."""
+        found: Counts = np.zeros_like(self.returned)
+        for variant, held in self._held.items():
+            found[variant] = held.number
+        return found
+
+    @property
     def in_flight(self) -> Counts:
         """Requests that are neither served nor refused, by variant."""
-        return self.running.sum(axis=1) + self.waiting.sum(axis=1) + self.returned
+        return self.running.sum(axis=1) + self.waiting.sum(axis=1) + self.returned + self.held
 
     def step(self, arrivals: int) -> StepRecord:
         """One step with this many new requests, the same in all variants."""
         table = self.table
         offered = self.returned + arrivals
         self.arrived += arrivals
+        released = self._hold(offered) if self._held else {}
         # A Service without endpoints refuses the connection.
         self.refused += np.where(self._open, 0, offered)
         offered = np.where(self._open, offered, 0)
@@ -136,4 +213,22 @@ class Queues:
             ahead=ahead,
             rate=self.rate,
             step_ms=step_ms,
+            released=released,
         )
+
+    def _hold(self, offered: Counts) -> dict[int, Released]:
+        """Takes what must wait out of `offered`, and puts what need not wait any more into it."""
+        found: dict[int, Released] = {}
+        for variant, held in self._held.items():
+            if not self._open[variant]:
+                came = int(offered[variant])
+                self.refused[variant] += held.expire(self._now)
+                taken = held.add(self._now, came)
+                self.ever_held[variant] += taken
+                self.refused[variant] += came - taken
+                offered[variant] = 0
+            elif held.number:
+                found[variant] = held.release(self._now, int(offered[variant]))
+                offered[variant] = len(found[variant].waited_seconds)
+        self._now += self.seconds
+        return found

@@ -47,7 +47,7 @@ class ModelRecorder:
         self._ttft[:, at] += ttft
         self._tpot[:, at] += tpot
         self._seconds[:, at] += seconds
-        waiting = queues.waiting.sum(axis=1)
+        waiting = queues.waiting.sum(axis=1) + queues.held
         for name, value in (
             ("ready", ready),
             ("wanted", wanted),
@@ -72,6 +72,7 @@ class ModelRecorder:
             refused=int(queues.refused[variant]),
             in_flight=int(queues.in_flight[variant]),
             interrupted=int(queues.interrupted[variant]),
+            held=int(queues.ever_held[variant]),
             ttft_p50_ms=_known(quantile(ttft, 0.5)),
             ttft_p99_ms=_known(quantile(ttft, 0.99)),
             tpot_p50_ms=_known(quantile(tpot, 0.5)),

@@ -13,7 +13,7 @@ from planner.plan import ModelPlan, Plan, RungPlan
 from simulation.calendar import minimums_of, seconds_until
 from simulation.capacity import PoolState, ReplicaState, RungConditions
 from simulation.latency import BINS, LatencySampler, quantile
-from simulation.queues import Queues
+from simulation.queues import Hold, Queues, StepRecord
 from simulation.recorder import ModelRecorder, RungRecorder
 from simulation.replicas import ReplicaTable
 from simulation.results import Replayed
@@ -26,6 +26,8 @@ TICK_SECONDS = 15
 _STEPS = (1, 3, 5, 15)
 _TTFT_WINDOW_TICKS = 20
 """The five minutes over which the TTFT trigger's query looks."""
+_PEAK_TICKS = 4
+"""The minute over which the activator keeps its peak (components/scripts/activator.py)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,9 +68,12 @@ class _ModelState:
     """Requests of each time step."""
     per_tick: int
     free_slots: list[list[int]]
-    needs_ttft: bool
+    triggers: frozenset[str]
+    """That any variant has."""
     window: npt.NDArray[np.float64]
     """TTFT histograms of the last ticks: tick x variant x bin."""
+    peaks: npt.NDArray[np.int64]
+    """Most requests at once in each of the last ticks: tick x variant."""
     wanted: list[int] = field(default_factory=list[int])
 
 
@@ -149,21 +154,29 @@ class _Day:
         padded[: self.traffic.seconds] = asked.counts[: self.traffic.seconds]
         seed = self.conditions.seed * 1000 + index
         start, length = self.traffic.start, self.traffic.seconds
-        needs_ttft = any(t.name == "ttft" for plan in plans for t in plan.scaling.triggers)
+        triggers = frozenset(t.name for plan in plans for t in plan.scaling.triggers)
         return _ModelState(
             traffic=asked,
             served=served,
             plans=plans,
             table=table,
-            queues=Queues(table, variants=len(plans), slots=slots, seconds=seconds, seed=seed),
+            queues=Queues(
+                table,
+                variants=len(plans),
+                slots=slots,
+                seconds=seconds,
+                seed=seed,
+                holds=[_hold(plan) for plan in plans],
+            ),
             sampler=LatencySampler(table, variants=len(plans), seconds=seconds, seed=seed),
             scalers=[scaler_of(plan, floor_windows(plan.scaling.floors, start, length)) for plan in plans],
             recorder=ModelRecorder(len(plans), length, keep=self.conditions.series),
             steps=padded.reshape(-1, seconds).sum(axis=1),
             per_tick=TICK_SECONDS // seconds,
             free_slots=[list(range(slots - 1, -1, -1)) for _ in plans],
-            needs_ttft=needs_ttft,
-            window=np.zeros((_TTFT_WINDOW_TICKS if needs_ttft else 1, len(plans), BINS)),
+            triggers=triggers,
+            window=np.zeros((_TTFT_WINDOW_TICKS if "ttft" in triggers else 1, len(plans), BINS)),
+            peaks=np.zeros((_PEAK_TICKS, len(plans)), dtype=np.int64),
         )
 
     def _begin(self) -> None:
@@ -212,13 +225,21 @@ class _Day:
     def _serve(self, state: _ModelState, tick: int) -> npt.NDArray[np.float64]:
         """All steps of one tick; returns the p99 TTFT in seconds of each variant where a trigger asks for it."""
         first = tick * state.per_tick
-        records = [state.queues.step(int(count)) for count in state.steps[first : first + state.per_tick]]
+        records: list[StepRecord] = []
+        peaks = np.zeros(len(self.plans), dtype=np.int64)
+        for count in state.steps[first : first + state.per_tick]:
+            records.append(state.queues.step(int(count)))
+            if "router" in state.triggers:
+                # Those that came and went within the step were there as well.
+                gone = records[-1].finished.sum(axis=1)
+                peaks = np.maximum(peaks, state.queues.in_flight + np.minimum(gone, 1))
+        state.peaks[tick % _PEAK_TICKS] = peaks
         ttft, tpot = state.sampler.histograms(records)
         ready = np.array([self._ready(state, variant) for variant in range(len(self.plans))])
         state.recorder.add(
             tick * TICK_SECONDS, TICK_SECONDS, state.queues, ttft, tpot, ready=ready, wanted=np.array(state.wanted)
         )
-        if not state.needs_ttft:
+        if "ttft" not in state.triggers:
             return np.zeros(len(self.plans))
         state.window[tick % _TTFT_WINDOW_TICKS] = ttft
         recent = state.window.sum(axis=0)
@@ -232,13 +253,20 @@ class _Day:
     def _seen(self, index: int, variant: int, ttft: list[npt.NDArray[np.float64]], now: float) -> Observation:
         state = self.models[index]
         queues = state.queues
+        ready = self._ready(state, variant)
+        used = 0.0
+        if ready and "kv" in state.triggers:
+            shares = queues.running[variant][queues.accepts[variant]] * state.table.kv_share
+            used = float(np.minimum(1.0, shares).mean())
         return Observation(
             second=now,
             waiting=int(queues.waiting[variant].sum()),
             running=int(queues.running[variant].sum()),
             ttft_p99_seconds=float(ttft[index][variant]),
             replicas=state.wanted[variant],
-            ready=self._ready(state, variant),
+            ready=ready,
+            kv_usage=used,
+            asked_peak=int(state.peaks[:, variant].max()),
         )
 
     def _pool_events(self, variant: int, pool: PoolState, now: float, forced: tuple[str, ...]) -> None:
@@ -316,6 +344,15 @@ class _Day:
     @staticmethod
     def _objectives(state: _ModelState) -> tuple[float, float]:
         return state.served.ttft_objective_ms, state.served.tpot_objective_ms
+
+
+def _hold(model: ModelPlan) -> Hold | None:
+    """What the pods of a model's router hold; those of a standby alone do not wait."""
+    router = model.router
+    if router is None or router.activator is None or model.scaling.min_replicas > 0:
+        return None
+    held = router.activator
+    return Hold(seconds=held.hold_seconds, requests=held.held_requests * router.replicas)
 
 
 def base_usd_per_hour(plan: Plan) -> float:

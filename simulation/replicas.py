@@ -60,6 +60,8 @@ class ReplicaTable:
     """Squared coefficient of variation of prompts."""
     requests_per_second: float
     """The most that the replica keeps up with."""
+    kv_share: float
+    """Of the KV cache that a running request takes, in the mean."""
     running: Floats
     """Mean number running at the rates of `rates`."""
     rates: Floats
@@ -119,6 +121,7 @@ def tabulate(
         chunks_per_request=max(1.0, input.mean * (1 - cached_share)) / chunk,
         prompt_cv2=input.cv2,
         requests_per_second=float(rates[-1]),
+        kv_share=(context - prefix) / replica.memory.kv_tokens,
         running=running,
         rates=rates,
     )

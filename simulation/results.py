@@ -53,6 +53,8 @@ class ModelResult:
     """At the end."""
     interrupted: int
     """Requests whose replica went away under them; their clients asked again."""
+    held: int
+    """Requests that an activator held because there was no replica."""
     ttft_p50_ms: float | None
     ttft_p99_ms: float | None
     tpot_p50_ms: float | None

@@ -67,6 +67,12 @@ def scaled(plan: Plan, model: str, **changes: Any) -> Plan:
     )
 
 
+def no_other_trigger(plan: Plan, model: str, name: str) -> Plan:
+    """The plan with one trigger of one model left, and no floors."""
+    triggers = next(m.scaling.triggers for m in plan.models if m.name == model)
+    return scaled(plan, model, triggers=tuple(t for t in triggers if t.name == name), floors=())
+
+
 def fixed(plan: Plan, model: str, replicas: int) -> Plan:
     """The plan with this many replicas of one model and nobody who scales."""
     return scaled(plan, model, owner="none", min_replicas=replicas, max_replicas=replicas, floors=())
