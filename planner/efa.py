@@ -54,6 +54,16 @@ def efa_interfaces(instance: Instance) -> tuple[NetworkInterfacePlan, ...]:
     return (first, *others)
 
 
+def efa_devices(pool: PoolPlan, gpus: int) -> int:
+    """EFA devices of a pod with so many of a node's GPUs: its share."""
+    return pool.hardware.efa_devices * gpus // pool.hardware.gpus
+
+
+def hugepages_mib(pool: PoolPlan, gpus: int) -> int:
+    """Huge pages of such a pod: what AWS gives one in its example, or its share of the node where that is less."""
+    return min(HUGEPAGES_POD_MIB, HUGEPAGES_NODE_MIB * gpus // pool.hardware.gpus // 2 * 2)
+
+
 def max_pods(instance: Instance) -> int:
     """Pods that a managed node takes: what the addresses of card 0 serve, or EKS's cap where that is lower."""
     cap = _MAX_PODS_SMALL if instance.vcpus < _SMALL_NODE_VCPUS else _MAX_PODS_LARGE

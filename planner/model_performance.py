@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from catalog.assumptions import assumed
 from planner.drafts import Draft
 from planner.performance import (
+    MAX_RUNNING,
     Capacity,
     Floor,
     Performance,
@@ -40,7 +41,15 @@ class Predicted:
 
 
 def lengths_of(sketch: Draft) -> tuple[TokenLengths, TokenLengths, float]:
-    """(prompts, answers, cached share): as the stack file states, else assumed and cut to half of the context."""
+    """(prompts, answers, cached share): as the stack file states, else assumed and cut to half of the context.
+
+    A prefill group answers one token, which its engine computes with the prompt.
+    """
+    prompts, answers, cached = _asked(sketch)
+    return prompts, TokenLengths(mean=1.0, p99=1.0) if sketch.role == "prefill" else answers, cached
+
+
+def _asked(sketch: Draft) -> tuple[TokenLengths, TokenLengths, float]:
     traffic = sketch.model.traffic
     if traffic is not None:
         return _lengths(traffic.input_tokens), _lengths(traffic.output_tokens), traffic.cached_share
@@ -68,16 +77,8 @@ def predict(sketch: Draft, pool: PoolPlan, *, max_running: int, findings: Findin
     """Capacity of a replica and latencies at the stated traffic; what cannot be served is a problem."""
     model = sketch.model
     prompts, answers, cached = lengths_of(sketch)
-    replica = replica_of(
-        sketch.card,
-        sketch.facts.node(),
-        sketch.fit,
-        engine=model.engine,
-        precision=matrix_precision(sketch.card, model.quantization),
-        network_gbps=pool.hardware.network_gbps,
-        max_running=max_running,
-        kv_bytes_per_value=sketch.serving.kv_bytes_per_value,
-    )
+    replica = replica_for(sketch, pool, max_running=max_running)
+    prefilled = sketch.role == "decode"
     most = capacity(
         replica,
         input=prompts,
@@ -85,9 +86,12 @@ def predict(sketch: Draft, pool: PoolPlan, *, max_running: int, findings: Findin
         cached_share=cached,
         ttft_p99_ms=model.objectives.ttft_p99_ms,
         tpot_p99_ms=model.objectives.tpot_p99_ms,
+        prefilled=prefilled,
     )
     rate = model.traffic.requests_per_second if model.traffic else 0.0
-    workload = Workload(requests_per_second=rate, input=prompts, output=answers, cached_share=cached)
+    workload = Workload(
+        requests_per_second=rate, input=prompts, output=answers, cached_share=cached, prefilled=prefilled
+    )
     limit = floor(replica, workload)
     _judge_floor(sketch, most, limit, replica, findings)
     needed = _replicas_needed(sketch, most, findings) if rate else None
@@ -98,6 +102,7 @@ def predict(sketch: Draft, pool: PoolPlan, *, max_running: int, findings: Findin
             input=prompts,
             output=answers,
             cached_share=cached,
+            prefilled=prefilled,
         )
         at_traffic = _point(each.requests_per_second, performance(replica, each))
     band = most.performance.band
@@ -115,9 +120,33 @@ def predict(sketch: Draft, pool: PoolPlan, *, max_running: int, findings: Findin
         requests_per_second=rate or None,
         replicas_needed=needed,
         at_traffic=at_traffic,
-        gpu_time=gpu_time(replica, workload, at_traffic.concurrency if at_traffic else most.performance.concurrency),
+        gpu_time=_of_role(
+            sketch,
+            gpu_time(replica, workload, at_traffic.concurrency if at_traffic else most.performance.concurrency),
+        ),
     )
     return Predicted(replica=replica, workload=workload, capacity=most, floor=limit, plan=plan)
+
+
+def replica_for(sketch: Draft, pool: PoolPlan, *, max_running: int = MAX_RUNNING) -> Replica:
+    """One replica of a draft on its pool, as the performance model sees it."""
+    return replica_of(
+        sketch.card,
+        sketch.facts.node(),
+        sketch.fit,
+        engine=sketch.model.engine,
+        precision=matrix_precision(sketch.card, sketch.model.quantization),
+        network_gbps=pool.hardware.network_gbps,
+        max_running=max_running,
+        kv_bytes_per_value=sketch.serving.kv_bytes_per_value,
+    )
+
+
+def _of_role(sketch: Draft, time: GpuTime) -> GpuTime:
+    """Of a request's time, what this group takes: prefill buys the tokens that come in, decode those that go out."""
+    if sketch.role is None:
+        return time
+    return replace(time, decode_ms=0.0) if sketch.role == "prefill" else replace(time, prefill_ms=0.0)
 
 
 def gpu_time(replica: Replica, workload: Workload, concurrency: float) -> GpuTime:

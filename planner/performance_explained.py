@@ -20,9 +20,10 @@ def performance_numbers(sketch: Draft, predicted: Predicted) -> tuple[Explained,
     """Floors, capacity, latencies and throughput, and the replicas that the traffic needs."""
     plan = predicted.plan
     number = _numbers_of("performance")
-    found = [_step(predicted, number), _prefill(sketch, predicted, number)]
+    found = [_step(predicted, number)] if sketch.role != "prefill" else []
+    found += [_prefill(sketch, predicted, number)] if sketch.role != "decode" else []
     objectives = tuple(
-        Input(name=name, value=value, unit="ms", source=f"models[{sketch.index}].objectives, or its default")
+        Input(name=name, value=value, unit="ms", source=_promised(sketch))
         for name, value in (
             ("ttft", sketch.model.objectives.ttft_p99_ms),
             ("tpot", sketch.model.objectives.tpot_p99_ms),
@@ -96,6 +97,11 @@ def performance_numbers(sketch: Draft, predicted: Predicted) -> tuple[Explained,
     return tuple(found)
 
 
+def _promised(sketch: Draft) -> str:
+    whole = f"models[{sketch.index}].objectives, or its default"
+    return whole if sketch.role is None else f"what is this group's of {whole} (section disaggregation)"
+
+
 Number = Callable[..., Explained]
 
 
@@ -111,7 +117,7 @@ def _latencies(predicted: Predicted, at: LoadPoint, where: str, number: Number, 
     if not at.requests_per_second:
         return []
     asked = predicted.workload
-    curve = Curve(predicted.replica, asked.input, asked.output, asked.cached_share)
+    curve = Curve(predicted.replica, asked.input, asked.output, asked.cached_share, prefilled=asked.prefilled)
     waits = curve.waits(at.requests_per_second)
     source = f"queueing model, {_PAGE}"
 

@@ -51,6 +51,10 @@ def quantile(engine: Engine, histogram: str, namespace: str, model: str, *, q: f
     return f"(histogram_quantile({q}, sum by (le) (rate({series}[{window}]))) > 0) or vector(0)"
 
 
+_TRIGGERS_OF_ROLE = {"prefill": {"concurrency", "queue", "ttft"}, "decode": {"concurrency", "queue", "kv"}}
+"""Prompts that wait and the first token are prefill's; what runs and fills the cache is decode's."""
+
+
 def acts_at(limit: float) -> float:
     """Threshold of a `Value` trigger that adds a replica once its metric passes `limit`, however many there are.
 
@@ -95,6 +99,8 @@ def plan_scaling(
     _check(sketch, owner, findings)
     idle = _idle_seconds(model, owner, ready_after)
     triggers = _triggers(model, sketch.engine, namespace, target, goes=idle is not None) if owner == "keda" else ()
+    if sketch.role is not None:
+        triggers = tuple(trigger for trigger in triggers if trigger.name in _TRIGGERS_OF_ROLE[sketch.role])
     return ScalingPlan(
         owner=owner,
         min_replicas=low,

@@ -26,6 +26,7 @@ from planner.plan.cost import (
     SpendGuardPlan,
     TokenCostPlan,
 )
+from planner.plan.disaggregation import DisaggregationPlan, Role
 from planner.plan.explain import Explained, Input
 from planner.plan.images import ImageCachePlan, ImagePullPlan, PullThroughRulePlan
 from planner.plan.karpenter import CapacityType, KarpenterPlan, KarpenterPoolPlan, NodeClassPlan, NodePoolPlan
@@ -97,6 +98,7 @@ __all__ = [
     "CostPlan",
     "CreatedNetworkPlan",
     "CronFloor",
+    "DisaggregationPlan",
     "DrainPlan",
     "EfaGatePlan",
     "EksPlan",
@@ -143,6 +145,7 @@ __all__ = [
     "RayPlan",
     "ReaderShare",
     "RevisionPlan",
+    "Role",
     "RouterPlan",
     "RungCostPlan",
     "RungPlan",

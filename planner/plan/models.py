@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from catalog.types import EngineMetrics
 from planner.plan.cache import RevisionPlan, WeightsPlan
+from planner.plan.disaggregation import DisaggregationPlan
 from planner.plan.explain import Explained
 from planner.plan.kv_tiers import KvTiersPlan, WarmPromptsPlan
 from planner.plan.performance import PerformancePlan
@@ -272,6 +273,8 @@ class ModelPlan:
     kv_tiers: KvTiersPlan | None = None
     """Tiers of the KV cache behind the GPUs' own; None: blocks that leave the GPUs are gone."""
     warm_prompts: WarmPromptsPlan | None = None
+    disaggregation: DisaggregationPlan | None = None
+    """None: every replica computes prompts and answers."""
     gang: Literal["none"] = "none"
     why: Mapping[str, str] = field(default_factory=dict[str, str])
     """Decision -> its reason, for people."""
@@ -281,9 +284,20 @@ class ModelPlan:
     """Its numbers, each with formula, inputs and sources."""
 
     @property
+    def stores(self) -> tuple[ValkeyPlan, ...]:
+        """Stores of the stack that its pods reach."""
+        wanted = (self.ray.gcs_store if self.ray else None, self.kv_tiers.store if self.kv_tiers else None)
+        return tuple(store for store in wanted if store is not None)
+
+    @property
     def pods_per_replica(self) -> int:
         """Pods with GPUs that one replica has."""
         return self.layout.nodes
+
+    @property
+    def is_endpoint(self) -> bool:
+        """Whether clients may ask for it: not for a group that only computes prompts for another."""
+        return self.disaggregation is None or self.disaggregation.role == "decode"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
