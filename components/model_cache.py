@@ -217,7 +217,7 @@ def _pod_spec(args: WarmUpArgs) -> dict[str, Any]:
                 "name": "warm-up",
                 "image": warmup.image,
                 "command": ["python3", f"{_SCRIPT_MOUNT}/{_SCRIPT.name}"],
-                "args": _arguments(warmup),
+                "args": _arguments(warmup, cache),
                 "env": _environment(warmup),
                 # Little, since the model's pods hold most of the node while they wait; it may use what is idle.
                 "resources": {
@@ -250,22 +250,22 @@ def _placement(pool: PoolPlan | None) -> dict[str, Any]:
     return {"nodeSelector": dict(pool.node_selector), "tolerations": tolerations(pool.taints)}
 
 
-def _arguments(warmup: WarmupPlan) -> list[str]:
+def _arguments(warmup: WarmupPlan, cache: CachePlan) -> list[str]:
     weights = warmup.weights
-    source = "hub" if weights.medium == "volume" else "files"
     return [
         f"--model={weights.hub_id}",
         f"--revision={weights.revision}",
         f"--directory={weights.directory}",
-        f"--marker={posixpath.join(weights.directory, weights.ready_marker)}",
-        f"--source={source}",
+        f"--marker={weights.ready_marker}",
+        f"--source={warmup.source}",
         f"--timeout-seconds={warmup.timeout_seconds}",
+        *(f"--shared-directory={posixpath.join(cache.mount_path, one)}" for one in warmup.directories),
     ]
 
 
 def _environment(warmup: WarmupPlan) -> list[Mapping[str, Any]]:
     env: list[Mapping[str, Any]] = [{"name": "HOME", "value": "/tmp"}]  # noqa: S108
-    if warmup.weights.medium == "volume" and warmup.hub_token is not None:
+    if warmup.source == "hub" and warmup.hub_token is not None:
         reference = {"name": warmup.hub_token.name, "key": warmup.hub_token.key}
         env.append({"name": "HF_TOKEN", "valueFrom": {"secretKeyRef": reference}})
     return env

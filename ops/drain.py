@@ -171,10 +171,9 @@ def drain(
         if model.scaling.owner == "keda" and objects.merge(scaler_path(model), _annotation("0")):
             tell(f"{model.name}: autoscaling paused")
     for warmup in plan.warmups:
-        namespace = next(model.namespace for model in plan.models if model.name in warmup.models)
-        job = objects.get(job_path(namespace, warmup.name))
+        job = objects.get(job_path(warmup.namespace, warmup.name))
         if job is not None and not _ended(job):
-            objects.merge(job_path(namespace, warmup.name), {"spec": {"suspend": True}})
+            objects.merge(job_path(warmup.namespace, warmup.name), {"spec": {"suspend": True}})
             tell(f"{warmup.name}: suspended")
     for warm in plan.warm:  # else they would ask for the nodes that are given back
         if objects.merge(placeholders_path(warm), {"spec": {"replicas": 0}}):
@@ -243,10 +242,9 @@ def undo(objects: Objects, plan: Plan) -> tuple[str, ...]:
     """Bring models back to their minimum, scalers last; returns those that have a workload."""
     back: list[str] = []
     for warmup in plan.warmups:
-        namespace = next(model.namespace for model in plan.models if model.name in warmup.models)
-        job = objects.get(job_path(namespace, warmup.name))
+        job = objects.get(job_path(warmup.namespace, warmup.name))
         if job is not None and job["spec"].get("suspend"):
-            objects.merge(job_path(namespace, warmup.name), {"spec": {"suspend": False}})
+            objects.merge(job_path(warmup.namespace, warmup.name), {"spec": {"suspend": False}})
     for warm in plan.warm:
         objects.merge(placeholders_path(warm), {"spec": {"replicas": warm.nodes}})
     for model in plan.models:

@@ -65,8 +65,8 @@ def progress_of(objects: Objects, plan: Plan, model: ModelPlan) -> Progress:
     ready = sum(_is_ready(pod) for pod in pods)
     if ready >= wanted:
         return at("ready", "", ready)
-    warmup = next((one for one in plan.warmups if model.name in one.models), None)
-    broken = _broken_warm_up(objects, model.namespace, warmup)
+    warmups = plan.warmups_of(model.name)
+    broken = next((said for one in warmups if (said := _broken_warm_up(objects, one))), "")
     if broken:
         return at("failed", broken, ready)
     if not pods:
@@ -124,14 +124,14 @@ def _trouble(container: Mapping[str, Any]) -> str:
     return ""
 
 
-def _broken_warm_up(objects: Objects, namespace: str, warmup: WarmupPlan | None) -> str:
+def _broken_warm_up(objects: Objects, warmup: WarmupPlan) -> str:
     """What to say of a warm-up Job that has given up."""
-    job = objects.get(job_path(namespace, warmup.name)) if warmup is not None else None
+    job = objects.get(job_path(warmup.namespace, warmup.name))
     for one in _conditions(job or {}):
-        if one["type"] == "Failed" and one["status"] == "True" and warmup is not None:
+        if one["type"] == "Failed" and one["status"] == "True":
             return (
                 f"warm-up Job {warmup.name} has failed ({one.get('reason')}); its log says why: "
-                f"kubectl --namespace {namespace} logs job/{warmup.name}"
+                f"kubectl --namespace {warmup.namespace} logs job/{warmup.name}"
             )
     return ""
 

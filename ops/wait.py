@@ -70,7 +70,7 @@ def timeout_of(plan: Plan, models: tuple[ModelPlan, ...]) -> int:
     limits: list[float] = []
     for model in models:
         boot = max(rung.boot_seconds for rung in plan.pool(model.pool).rungs)
-        warms = any(model.name in warmup.models for warmup in plan.warmups)
+        warms = bool(plan.warmups_of(model.name))
         # The warm-up Job reads the revision once before pods read it: as long as their load, at least.
         limits.append(boot + 2 * (model.startup_seconds + (model.weights.load.seconds if warms else 0)))
     return int(max(limits))

@@ -9,7 +9,7 @@ from itertools import accumulate
 from math import ceil
 
 from catalog.assumptions import assumed
-from planner.plan import CachePlan, FsxPlan, Hardware, LoadPlan, PoolPlan, VolumeClaimPlan
+from planner.plan import CachePlan, FsxPlan, Hardware, LoadPlan, PoolPlan, ReaderShare, VolumeClaimPlan
 from planner.problems import Findings
 from settings.cache import Cache, FsxLustreCache, S3Cache, VolumeClaimCache
 from settings.root import Settings
@@ -36,6 +36,7 @@ _GBPS_TO_MB_PER_S = 125
 class Reader:
     """One model's share of a start-up: how many nodes read how much, over which network card."""
 
+    model: str = ""
     gigabytes: float
     nodes: int
     hardware: Hardware
@@ -45,7 +46,8 @@ class Crowd:
     """All nodes that read at the same time when a stack starts. Sorted once: every model asks it about itself."""
 
     def __init__(self, readers: Iterable[Reader]) -> None:
-        by_size = sorted(readers, key=lambda reader: reader.gigabytes)
+        self._readers = tuple(readers)
+        by_size = sorted(self._readers, key=lambda reader: reader.gigabytes)
         self._sizes = [reader.gigabytes for reader in by_size]
         self._nodes = [0, *accumulate(reader.nodes for reader in by_size)]
         self._gigabytes = [0.0, *accumulate(reader.nodes * reader.gigabytes for reader in by_size)]
@@ -54,6 +56,12 @@ class Crowd:
     def nodes(self) -> int:
         """Nodes that read."""
         return self._nodes[-1]
+
+    def shares(self, own: float) -> tuple[ReaderShare, ...]:
+        """The same, reader by reader."""
+        return tuple(
+            ReaderShare(model=one.model, nodes=one.nodes, gigabytes=min(one.gigabytes, own)) for one in self._readers
+        )
 
     def served_gigabytes(self, own: float) -> float:
         """What all of them have been given, in GB, when each has min(its bytes, `own`)."""
@@ -86,6 +94,7 @@ def plan_cache(
         claim_name=CLAIM_NAME if fsx or claim else None,
         mount_path=MOUNT_PATH,
         data_repository_path=DATA_REPOSITORY_PATH,
+        keep_revisions=0 if isinstance(cache, S3Cache) else cache.keep_revisions,
     )
 
 
@@ -193,6 +202,21 @@ def _large_enough(cache: FsxLustreCache, megabytes_per_second: float) -> str:
     return f"use {', or '.join(ways[:2])}" if ways else "no file system is that fast: allow more seconds"
 
 
+def network_mbps_per_tib(throughput_mbps_per_tib: int) -> int:
+    """What file servers send from memory, MB/s for each TiB of storage."""
+    return _NETWORK_MBPS_PER_TIB[throughput_mbps_per_tib]
+
+
+def nearest_size(cache: FsxLustreCache | VolumeClaimCache, least_gib: int) -> int:
+    """The smallest size from `least_gib` on that the cache can have, GiB."""
+    if isinstance(cache, VolumeClaimCache):
+        return ceil(least_gib / 10) * 10
+    if not cache.efa and least_gib <= 1200:
+        return 1200
+    step = _FSX_EFA_STEP_GIB[cache.throughput_mbps_per_tib] if cache.efa else _FSX_STEP_GIB
+    return ceil(least_gib / step) * step
+
+
 def check_sharing(settings: Settings, pods: int, nodes: int, findings: Findings) -> None:
     """Refuses a volume that one node mounts where `pods` of the models can come to lie on `nodes` of them."""
     cache = settings.cache
@@ -256,9 +280,12 @@ def plan_load(cache: Cache, plan: CachePlan, medium: str, reader: Reader, everyo
         limits = {"volume": float(cache.read_mb_per_s)}
         seconds = {"volume": served_mb / cache.read_mb_per_s}
     bottleneck = max(seconds, key=lambda name: seconds[name])
+    alone = medium == "s3_stream"
     return LoadPlan(
         gigabytes_per_node=reader.gigabytes,
         readers=readers,
+        shares=() if alone else everyone.shares(reader.gigabytes),
+        served_gigabytes=round(reader.gigabytes * readers if alone else served_mb / 1000, 1),
         bottleneck=bottleneck,
         limits_mb_per_s=limits,
         seconds=round(seconds[bottleneck], 1),

@@ -10,11 +10,11 @@ from catalog.load import Catalog
 from catalog.types import Engine, ModelCard
 from planner.cache import Reader
 from planner.engines.checks import options_of
-from planner.engines.held import predicts, weights_gb
+from planner.engines.held import beside_gb, predicts, weights_gb
 from planner.inline_cards import card_of, contradiction
 from planner.layout import Fit, Node, choose, fit, legal_tensor_degrees, tensor_problem
 from planner.memory import Serving
-from planner.plan import PoolPlan
+from planner.plan import PoolPlan, Role
 from planner.pools import PoolFacts
 from planner.problems import Findings
 from planner.sharing import refuses
@@ -39,6 +39,15 @@ class Draft:
     runtime: Runtime
     serving: Serving
     hub_id: str
+    role: Role | None = None
+    """Of a group of a disaggregated model; `model` then has the group's name, layout, replicas and pool."""
+    serves: str
+    """Name that clients send."""
+
+    @property
+    def uses_efa(self) -> bool:
+        """Whether its pods take EFA devices: over several nodes, or to move the KV cache."""
+        return self.fit.layout.nodes > 1 or self.role is not None
 
     @property
     def path(self) -> Path:
@@ -48,7 +57,8 @@ class Draft:
     def reader(self, pool: PoolPlan) -> Reader:
         """What its minimum replicas read at a start."""
         return Reader(
-            gigabytes=self.card.checkpoint.gigabytes,
+            model=self.model.name,
+            gigabytes=self.card.checkpoint.gigabytes + beside_gb(self.card, options_of(self.model)),
             nodes=max(1, self.model.replicas.min) * self.fit.layout.nodes,
             hardware=pool.hardware,
         )
@@ -108,6 +118,7 @@ def draft(
         runtime=runtime,
         serving=serving,
         hub_id=card.name,
+        serves=model.name,
     )
 
 

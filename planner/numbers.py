@@ -4,14 +4,24 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from catalog.assumptions import assumed
 from planner.drafts import Draft
-from planner.inputs import assumption, from_catalog
+from planner.inputs import assumption
+from planner.load_explained import load_numbers
 from planner.memory import Shards
 from planner.memory_explained import MemoryQuestion
 from planner.memory_explained import memory_numbers as explained_memory
-from planner.plan import DrainPlan, Explained, Input, LoadPlan, MemoryBudget, PoolPlan, ScalingPlan
+from planner.plan import (
+    CachePlan,
+    Explained,
+    Input,
+    MemoryBudget,
+    PoolPlan,
+    ScalingPlan,
+    WarmPromptsPlan,
+    WeightsPlan,
+)
 from planner.scale_up import Step
+from planner.start import StartStep, start_numbers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,10 +30,10 @@ class Sized:
 
     sketch: Draft
     pool: PoolPlan
-    load: LoadPlan
-    startup_seconds: int
-    gate_seconds: int
-    drain: DrainPlan
+    cache: CachePlan
+    weights: WeightsPlan
+    steps: tuple[StartStep, ...]
+    warm_prompts: WarmPromptsPlan | None
     scaling: ScalingPlan
     step: Step
     knee: int
@@ -38,10 +48,9 @@ def model_numbers(sized: Sized) -> tuple[Explained, ...]:
         *_layout(sized),
         *memory_numbers(sized.sketch, sized.sketch.fit.memory),
         *_concurrency(sized),
-        *_load(sized),
+        *load_numbers(sized.sketch, sized.pool, sized.cache, sized.weights),
         *_start(sized),
         sized.step.number,
-        *_drain(sized.drain),
     )
 
 
@@ -141,107 +150,11 @@ def _concurrency(sized: Sized) -> tuple[Explained, ...]:
     return knee, running, target
 
 
-def _load(sized: Sized) -> tuple[Explained, ...]:
-    load = sized.load
-    limits = tuple(
-        Input(
-            name=name, value=round(value, 1), unit="MB/s", source="cache of the stack file, card 0 of the instance type"
-        )
-        for name, value in load.limits_mb_per_s.items()
-    )
-    return (
-        Explained(
-            section="load",
-            name="weights on every node",
-            value=load.seconds,
-            unit=f"s, bound by {load.bottleneck}",
-            formula="max(own / client rate, sum over readers of min(their bytes, own) / server rate)",
-            inputs=(
-                from_catalog(sized.sketch.card, "own", round(load.gigabytes_per_node, 1), "GB a node"),
-                Input(name="readers", value=load.readers, unit="nodes", source="replicas.min of all models together"),
-                *limits,
-            ),
-        ),
-    )
-
-
 def _start(sized: Sized) -> tuple[Explained, ...]:
-    card = sized.sketch.card
-    large = card.moe is not None and card.params_billion >= assumed("large_moe_params_billion")
-    compiling = (
-        (assumption("compile_seconds_large_moe", "compile"),)
-        if large
-        else (
-            assumption("compile_seconds_base", "base"),
-            assumption("compile_seconds_per_10b_active", "per_10b"),
-            from_catalog(card, "active", card.active_params_billion, "billion parameters a token"),
-        )
-    )
-    start = Explained(
-        section="start",
-        name="replica on a node that is there",
-        value=sized.startup_seconds,
-        unit="s",
-        formula=f"image / pull + load + {'compile' if large else 'base + per_10b x active / 10'} + gate",
-        inputs=(
-            assumption("image_gigabytes", "image"),
-            assumption("image_pull_mb_per_s", "pull"),
-            _planned("load", sized.load.seconds, "s", "load"),
-            *compiling,
-            Input(name="gate", value=sized.gate_seconds, unit="s", source="check of EFA before the engine starts"),
-        ),
-    )
-    boot = max(rung.boot_seconds for rung in sized.pool.rungs)
-    ready = Explained(
-        section="start",
-        name="replica on a new node",
-        value=sized.startup_seconds + boot,
-        unit="s",
-        formula="boot + start",
-        inputs=(
-            Input(
-                name="boot",
-                value=boot,
-                unit="s",
-                source=assumption(
-                    "boot_seconds_eight_gpu" if sized.pool.gpus_per_node >= 8 else "boot_seconds_single_gpu"
-                ).source,
-            ),
-            _planned("start", sized.startup_seconds, "s", "start"),
-        ),
-    )
-    probe = Explained(
-        section="start",
-        name="startup probe gives up after",
-        value=2 * sized.startup_seconds,
-        unit="s or a little more, in whole periods",
-        formula="2 x start",
-        inputs=(_planned("start", sized.startup_seconds, "s", "start"),),
-    )
-    return start, ready, probe
-
-
-def _drain(drain: DrainPlan) -> tuple[Explained, ...]:
-    return (
-        Explained(
-            section="drain",
-            name="pod is killed after",
-            value=drain.grace_seconds,
-            unit="s",
-            formula="pre_stop + running + 10",
-            inputs=(
-                Input(
-                    name="pre_stop",
-                    value=drain.pre_stop_seconds,
-                    unit="s",
-                    source="until endpoints forget the pod, planner/serving.py",
-                ),
-                Input(
-                    name="running",
-                    value=drain.drain_seconds,
-                    unit="s for requests that run",
-                    source="on spot all of it fits the notice, " + assumption("spot_notice_seconds").source,
-                ),
-            ),
-        ),
+    boot = "boot_seconds_eight_gpu" if sized.pool.gpus_per_node >= 8 else "boot_seconds_single_gpu"
+    return start_numbers(
+        sized.steps,
+        boot_seconds=max(rung.boot_seconds for rung in sized.pool.rungs),
+        boot_source=assumption(boot).source,
+        prompts=sized.warm_prompts,
     )

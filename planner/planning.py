@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
+from dataclasses import replace
 
 from catalog.load import Catalog, load
 from catalog.types import Region
@@ -11,7 +11,9 @@ from planner.alerts import plan_alerts
 from planner.cache import Crowd, check_load_target, check_sharing, plan_cache, tell_streaming
 from planner.charts import plan_charts
 from planner.cost import Decided, plan_cost
-from planner.drafts import Draft, draft
+from planner.disaggregation import Handoff, drafts_of, findings_of, plan_group, plan_handoffs, with_parts
+from planner.disaggregation_explained import explain_groups
+from planner.drafts import Draft
 from planner.image_cache import plan_image_cache
 from planner.image_pull import plan_image_pulls
 from planner.images import mirrored, tell_tags
@@ -23,30 +25,26 @@ from planner.naming import (
     RETAINED_STORAGE_CLASS,
     SERVING_NAMESPACE,
     STORAGE_CLASS,
-    kubernetes_name,
 )
 from planner.network import control_plane_zones, plan_network
 from planner.plan import (
     CachePlan,
-    EksPlan,
-    ExistingClusterPlan,
     LadderPlan,
     ModelPlan,
     ObservabilityPlan,
     Plan,
     PoolPlan,
     SecretPlan,
-    WarmupPlan,
-    WeightsPlan,
 )
 from planner.pools import PoolFacts, look_up, plan_pool
 from planner.problems import Findings, PlanError
+from planner.revisions import check_cache_size, plan_warmups
 from planner.router import plan_routers
 from planner.serving import plan_model, secret_of
 from planner.spend_guard import plan_spend_guard
 from planner.tags import plan_tags
 from planner.target import check_heads, kubernetes_version, plan_target
-from planner.valkey import plan_valkey, with_clients
+from planner.valkey import check_shared_blocks, plan_kv_store, plan_valkey, with_clients
 from planner.warm import plan_warm
 from settings.errors import REGION_PATH, did_you_mean
 from settings.pools import KarpenterPool
@@ -55,12 +53,6 @@ from settings.target import EksTarget, ExistingClusterTarget
 
 _PROMETHEUS_FILL = 0.8
 """Share of its volume that Prometheus may fill with blocks; the rest is for its write-ahead log."""
-
-_WARMUP_MARGIN = 4
-"""A warm-up reads everything once and checks it; the cache fetches it from S3 meanwhile."""
-
-_HUB_MB_PER_S = 50
-"""What a download from the hub is given at least before it counts as stuck."""
 
 
 def plan(settings: Settings, *, stack: str, region: str | None, catalog: Catalog | None = None) -> Plan:
@@ -82,12 +74,10 @@ def plan(settings: Settings, *, stack: str, region: str | None, catalog: Catalog
     version = kubernetes_version(settings, facts, findings)
     _check_names(settings, findings)
     hardware = _hardware(settings, facts, where, on_eks=on_eks, findings=findings)
-    drafts = [
-        found
-        for index, model in enumerate(settings.models)
-        if (found := draft(index, model, settings, hardware, facts, findings))
-    ]
+    drafts = drafts_of(settings, hardware, facts, findings)
     pools = _pools(drafts, hardware, facts, region, version.name, settings)
+    handoffs = plan_handoffs(drafts, pools, findings)
+    drafts = with_parts(drafts, handoffs)
     check_ladders(settings, tuple(pools.values()), findings)
     zones = tuple(zone for pool in pools.values() for zone in pool.zones)
     network = plan_network(settings, where, zones, findings)
@@ -111,13 +101,16 @@ def plan(settings: Settings, *, stack: str, region: str | None, catalog: Catalog
         uses_fsx=cache.fsx is not None,
         findings=findings,
     )
-    models = _models(drafts, settings, pools, cache, facts, findings)
+    models = _models(drafts, settings, pools, cache, facts, handoffs, findings)
     models = plan_routers(drafts, models, settings, pools, facts, findings)
     valkey = with_clients(plan_valkey(settings, _storage_class(settings)), models, target, findings)
+    kv_store = with_clients(plan_kv_store(settings), models, target, findings)
+    check_shared_blocks(models, findings)
     check_heads(target, models, findings)
     if settings.protection == "all":
         tell_tags((model.container.image for model in models), findings)
     check_load_target(settings, {m.name: m.weights.load for m in models if m.weights.medium == "lustre"}, findings)
+    cache = replace(cache, planned_gigabytes=check_cache_size(settings, models, findings))
     hub_token = _hub_token(settings, drafts, cache, findings)
     cost = plan_cost(
         Decided(target=target, network=network, pools=pools, cache=cache, models=models),
@@ -143,12 +136,7 @@ def plan(settings: Settings, *, stack: str, region: str | None, catalog: Catalog
         network=network,
         pools=tuple(pools.values()),
         cache=cache,
-        warmups=_warmups(
-            models,
-            hub_token,
-            python,
-            _warmup_rate(target, facts),
-        ),
+        warmups=plan_warmups(models, hub_token, python, target, facts),
         models=models,
         charts=plan_charts(
             facts.versions.charts,
@@ -157,9 +145,10 @@ def plan(settings: Settings, *, stack: str, region: str | None, catalog: Catalog
             load_balancers=isinstance(settings.target, EksTarget) and settings.target.load_balancer_controller,
             pools=tuple(pools.values()),
             models=models,
-            valkey=valkey is not None,
+            valkey=valkey is not None or kv_store is not None,
         ),
         valkey=valkey,
+        kv_store=kv_store,
         image_mirror=settings.images.mirror,
         image_cache=image_cache,
         spend_guard=spend_guard,
@@ -222,7 +211,7 @@ def _pools(
     version: str,
     settings: Settings,
 ) -> dict[str, PoolPlan]:
-    spanning = {d.model.pool for d in drafts if d.fit.layout.nodes > 1}
+    spanning = {sketch.model.pool for sketch in drafts if sketch.uses_efa}
     window = settings.target.maintenance_window if isinstance(settings.target, EksTarget) else None
     return {
         name: karpenter.plan_pool(facts, catalog, region, kubernetes_version=version)
@@ -249,6 +238,7 @@ def _models(
     pools: dict[str, PoolPlan],
     cache: CachePlan,
     catalog: Catalog,
+    handoffs: dict[str, Handoff],
     findings: Findings,
 ) -> tuple[ModelPlan, ...]:
     on_file_system = Crowd(
@@ -256,10 +246,20 @@ def _models(
         for sketch in drafts
         if cache.fsx is None or pools[sketch.model.pool].zone == cache.fsx.zone
     )
-    return tuple(
-        plan_model(sketch, settings, pools[sketch.model.pool], cache, catalog, on_file_system, findings)
+    models = tuple(
+        plan_model(
+            sketch,
+            settings,
+            pools[sketch.model.pool],
+            cache,
+            catalog,
+            on_file_system,
+            findings_of(sketch, findings),
+            group=plan_group(sketch, handoffs.get(sketch.serves)),
+        )
         for sketch in drafts
     )
+    return explain_groups(models, handoffs, pools, findings)
 
 
 def _hub_token(settings: Settings, drafts: list[Draft], cache: CachePlan, findings: Findings) -> SecretPlan | None:
@@ -275,46 +275,6 @@ def _hub_token(settings: Settings, drafts: list[Draft], cache: CachePlan, findin
             "give the token's source, for instance `hub_token: {kind: kubernetes_secret, name: hub-token, key: token}`",
         )
     return secret_of(SERVING_NAMESPACE, "hub-token", "token", source) if source is not None else None
-
-
-def _warmups(
-    models: tuple[ModelPlan, ...], hub_token: SecretPlan | None, image: str, megabytes_per_second: float
-) -> tuple[WarmupPlan, ...]:
-    """One Job for each revision that lies on a mounted cache, however many models serve it.
-
-    Lustre is mounted by every node, so its Jobs run on system nodes, with `image`, at what such a node's network
-    sustains. A claim may be bound to the pool's node, and its weights come from the hub.
-    """
-    by_prefix: dict[str, list[ModelPlan]] = {}
-    for model in models:
-        if model.weights.medium != "s3_stream":
-            by_prefix.setdefault(model.weights.object_prefix, []).append(model)
-    return tuple(
-        WarmupPlan(
-            name=_warmup_name(sharing[0].weights),
-            weights=sharing[0].weights,
-            models=tuple(model.name for model in sharing),
-            hub_token=hub_token,
-            timeout_seconds=max(3600, int(_WARMUP_MARGIN * sharing[0].weights.gigabytes * 1000 / megabytes_per_second)),
-            image=image if sharing[0].weights.medium == "lustre" else sharing[0].container.image,
-            pool=None if sharing[0].weights.medium == "lustre" else sharing[0].pool,
-        )
-        for sharing in by_prefix.values()
-    )
-
-
-def _warmup_name(weights: WeightsPlan) -> str:
-    """Unique for each revision of each repository, and short enough for a Job."""
-    digest = hashlib.sha256(weights.object_prefix.encode()).hexdigest()[:4]
-    model = kubernetes_name(weights.hub_id.split("/")[-1], limit=40)
-    return f"warm-{model}-{digest}-{weights.revision[:8]}"
-
-
-def _warmup_rate(target: EksPlan | ExistingClusterPlan, catalog: Catalog) -> float:
-    """MB/s at which a warm-up Job reads: a system node's network, or the hub."""
-    if isinstance(target, EksPlan):
-        return catalog.instances[target.system.instance_type].card0_gbps * 125
-    return _HUB_MB_PER_S
 
 
 def _observability(

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import replace
-
-from catalog.assumptions import assumed
 from catalog.load import Catalog
-from catalog.types import Engine, ModelCard
 from planner.cache import Crowd, medium_of, plan_load
 from planner.drafts import Draft
-from planner.efa import HUGEPAGES_POD_MIB, plan_gate
+from planner.efa import efa_devices, hugepages_mib, plan_gate
 from planner.engines import ray
 from planner.engines.checks import check_options, lora_rank, options_of
-from planner.engines.lines import arguments_of, check_line, env_of, worker_line
+from planner.engines.lines import arguments_of, check_line, env_of
 from planner.engines.request import EngineRequest
-from planner.image_pull import pull_seconds
 from planner.images import mirrored
-from planner.kv_tiers import check_host_cache, plan_warm_prompts, tier_words
+from planner.kv_tiers import Tiered, check_host_cache, plan_kv_tiers, store_words, tier_words
+from planner.life import life_numbers, plan_drain, plan_probes, plan_worker
 from planner.model_performance import mean_tokens, predict
 from planner.naming import SERVING_NAMESPACE, SERVING_PRIORITY, kubernetes_name
 from planner.numbers import Sized, model_numbers
@@ -27,31 +22,28 @@ from planner.plan import (
     AnySecretSource,
     CachePlan,
     ContainerPlan,
-    DrainPlan,
-    LoadPlan,
+    DisaggregationPlan,
     ModelPlan,
     PoolPlan,
-    ProbePlan,
     RayPlan,
     ScalingPlan,
     SecretPlan,
     ValkeyPlan,
-    WeightsPlan,
 )
 from planner.problems import Findings
 from planner.reasons import quantization_words, reasons, running_why, share_why
+from planner.revisions import plan_weights
 from planner.room import check_room
 from planner.scale_up import plan_step
 from planner.scaling import plan_scaling, scaling_words, target_concurrency
+from planner.shards import load_words, plan_shards
 from planner.sharing import kv_cache_bytes, share_of_card, step_tokens
-from planner.valkey import gcs_store, plan_valkey
+from planner.start import startup_seconds, steps_of
+from planner.valkey import gcs_store, plan_kv_store, plan_valkey
+from planner.warm_prompts import plan_warm_prompts, warm_prompts_words
 from settings.root import Settings
 from settings.secrets import KubernetesSecret
 
-_PRE_STOP_SECONDS = 15
-"""Endpoints are removed at the same time as SIGTERM is sent: without a pause, requests arrive at a closing server."""
-_DRAIN_SECONDS = 300
-_PROBE_PERIOD_SECONDS = 10
 _RAY_HEAD_CPU = 2
 _RAY_HEAD_MEMORY_GIB = 8
 
@@ -71,8 +63,10 @@ def plan_model(
     catalog: Catalog,
     everyone: Crowd,
     findings: Findings,
+    *,
+    group: DisaggregationPlan | None = None,
 ) -> ModelPlan:
-    """Second pass: everything that follows from the pool, the cache and all other models."""
+    """Second pass: everything that follows from the pool, the cache and all other models; `group`: of two."""
     model, layout, memory = sketch.model, sketch.fit.layout, sketch.fit.memory
     medium = medium_of(settings, cache, pool.zone)
     if sketch.runtime == "ray_service" and medium == "s3_stream":
@@ -82,7 +76,9 @@ def plan_model(
             "serve from `cache: {kind: fsx_lustre, ...}` in the pool's zone, or use runtime deployment",
         )
     load = plan_load(settings.cache, cache, medium, sketch.reader(pool), everyone)
-    weights = _weights(sketch, cache, medium, load)
+    image, carries_efa = _image(sketch, settings, catalog)
+    shards = plan_shards(sketch, medium, load, everyone, findings)
+    weights = plan_weights(sketch, settings, cache, medium, load, image=image, shards=shards)
     tokens = mean_tokens(sketch)
     options = options_of(model)
     max_running = running_limit(memory.kv_tokens, tokens) if options.max_running == "auto" else int(options.max_running)
@@ -91,14 +87,22 @@ def plan_model(
     gate = plan_gate(
         model.efa_gate, layout, pool, runtime=sketch.runtime, path=(*sketch.path, "efa_gate"), findings=findings
     )
-    startup = startup_seconds(sketch.card, load) + (gate.seconds if gate else 0)
-    image, carries_efa = _image(sketch, settings, catalog)
+    kept = any(one.name == "compiled" for one in weights.directories)
+    steps = steps_of(sketch.card, load, gate_seconds=gate.seconds if gate else 0, shards=shards, kept=kept)
+    startup = startup_seconds(steps)
     uses_efa = layout.nodes > 1
-    if uses_efa and not carries_efa:
+    if sketch.uses_efa and not carries_efa:
+        who = "NCCL" if uses_efa else "the KV cache"
         findings.problem(
             (*sketch.path, "image"),
-            f"{image} carries no EFA software: between nodes NCCL would fall back to TCP in silence",
+            f"{image} carries no EFA software: between nodes {who} would fall back to TCP in silence",
             "build one from images/ (libfabric, aws-ofi-nccl) and name it here with `carries_efa: true`",
+        )
+    if group is not None and not (model.image and model.image.carries_nixl):
+        findings.problem(
+            (*sketch.path, "image"),
+            f"{image} is not known to carry NIXL, which moves the KV cache between prefill and decode",
+            "build one from images/ with its connectors and name it here with `carries_nixl: true`",
         )
     check_room(sketch, pool, findings)
     drain = plan_drain(pool)
@@ -107,13 +111,26 @@ def plan_model(
     target = target_concurrency(model, min(knee, max_running))
     step = plan_step(sketch, pool, predicted.plan, target=target, ready_after=ready_after, findings=findings)
     scaling = plan_scaling(sketch, step, namespace=namespace, target=target, ready_after=ready_after, findings=findings)
-    api_key = secret_of(namespace, f"{model.name}-api-key", "api-key", model.api_key)
+    api_key = secret_of(namespace, f"{sketch.serves}-api-key", "api-key", model.api_key)
     check_options(
         sketch.path, model, sketch.card, sketch.engine, layout, files=medium != "s3_stream", findings=findings
     )
-    why = reasons(sketch, load, predicted.plan, pool)
+    why = {
+        **reasons(sketch, load, predicted.plan, pool),
+        "way of loading": load_words(sketch, medium, load, shards, everyone),
+    }
+    tiered = Tiered(
+        path=sketch.path,
+        model=model,
+        card=sketch.card,
+        runtime=sketch.runtime,
+        layout=layout,
+        memory=memory,
+        options=options,
+    )
+    tiers = plan_kv_tiers(tiered, plan_kv_store(settings), findings)
     request = EngineRequest(
-        name=model.name,
+        name=sketch.serves,
         card=sketch.card,
         engine=sketch.engine,
         layout=layout,
@@ -134,11 +151,16 @@ def plan_model(
         running_why=running_why(options.max_running == "auto", memory.kv_tokens, tokens),
         utilization_why=share_why(options.memory_share == "auto", sketch.engine.name, pool),
         lora_rank=lora_rank(options.lora, sketch.engine),
-        host_cache_gib=model.kv_offload.cpu_gib if model.kv_offload else 0,
+        kv_tiers=tiers,
+        group=group,
     )
     check_line(sketch.path, sketch.engine, request, sketch.runtime, findings)
     container = _container(sketch, request, pool, image)
-    check_host_cache(sketch.path, model, container, findings)
+    if tiers is not None:
+        check_host_cache(sketch.path, model, container, tiers, findings)
+        why = {**why, "kv_offload": tier_words(tiers, memory)}
+        shared = store_words(tiered, tiers, predicted.replica, pool, settings, catalog, findings)
+        why = {**why, "kv_store": shared} if shared else why
     warm_prompts = plan_warm_prompts(
         sketch.path,
         model,
@@ -164,7 +186,7 @@ def plan_model(
         max_running=max_running,
         weights=weights,
         container=container,
-        worker=_worker(request, container) if uses_efa and sketch.runtime == "leader_worker_set" else None,
+        worker=plan_worker(request, container) if uses_efa and sketch.runtime == "leader_worker_set" else None,
         drain=drain,
         startup_seconds=startup,
         scaling=scaling,
@@ -173,18 +195,24 @@ def plan_model(
         service_port=sketch.engine.port,
         priority_class=SERVING_PRIORITY,
         efa_gate=gate,
-        why={**why, "scaling": scaling_words(scaling, step), **tier_words(model, layout, memory, warm_prompts)},
+        why={
+            **why,
+            "scaling": scaling_words(scaling, step),
+            **({"warm_prompts": warm_prompts_words(warm_prompts)} if warm_prompts else {}),
+        },
+        kv_tiers=tiers,
         warm_prompts=warm_prompts,
+        disaggregation=group,
         arguments=arguments_of(request, sketch.runtime),
         performance=predicted.plan,
         numbers=model_numbers(
             Sized(
                 sketch=sketch,
                 pool=pool,
-                load=load,
-                startup_seconds=startup,
-                gate_seconds=gate.seconds if gate else 0,
-                drain=drain,
+                cache=cache,
+                weights=weights,
+                steps=steps,
+                warm_prompts=warm_prompts,
                 scaling=scaling,
                 step=step,
                 knee=knee,
@@ -192,45 +220,8 @@ def plan_model(
                 max_running=max_running,
             )
         )
+        + life_numbers(request, pool, container, drain)
         + performance_numbers(sketch, predicted),
-    )
-
-
-def startup_seconds(card: ModelCard, load: LoadPlan) -> int:
-    """Image pull, load, compile and graph capture of one replica on a node that is there."""
-    pull = pull_seconds()
-    if card.moe is not None and card.params_billion >= assumed("large_moe_params_billion"):
-        compile_time = assumed("compile_seconds_large_moe")
-    else:
-        compile_time = (
-            assumed("compile_seconds_base")
-            + assumed("compile_seconds_per_10b_active") * card.active_params_billion / 10
-        )
-    return math.ceil(pull + load.seconds + compile_time)
-
-
-def plan_drain(pool: PoolPlan) -> DrainPlan:
-    """How pods of a pool go away. On spot everything must fit the two-minute notice."""
-    drain = _DRAIN_SECONDS
-    if any(rung.kind == "spot" for rung in pool.rungs):
-        drain = int(assumed("spot_notice_seconds")) - _PRE_STOP_SECONDS - 15
-    return DrainPlan(
-        pre_stop_seconds=_PRE_STOP_SECONDS, drain_seconds=drain, grace_seconds=_PRE_STOP_SECONDS + drain + 10
-    )
-
-
-def _weights(sketch: Draft, cache: CachePlan, medium: str, load: LoadPlan) -> WeightsPlan:
-    prefix = f"{cache.data_repository_path.strip('/')}/{sketch.hub_id}/{sketch.model.revision}"
-    directory = f"{cache.mount_path}/{prefix}"
-    return WeightsPlan(
-        medium=medium,  # type: ignore[arg-type]
-        hub_id=sketch.hub_id,
-        revision=sketch.model.revision,
-        gigabytes=sketch.card.checkpoint.gigabytes,
-        object_prefix=prefix,
-        directory=f"s3://$(WEIGHTS_BUCKET)/{prefix}" if medium == "s3_stream" else directory,
-        ready_marker=f"{directory}/.ready",
-        load=load,
     )
 
 
@@ -246,6 +237,9 @@ def _image(sketch: Draft, settings: Settings, catalog: Catalog) -> tuple[str, bo
 def _container(sketch: Draft, request: EngineRequest, pool: PoolPlan, image: str) -> ContainerPlan:
     layout, hardware, engine = request.layout, pool.hardware, sketch.engine
     share = layout.gpus_per_node / hardware.gpus
+    probes = plan_probes(engine, request.startup_seconds)
+    # A group of several nodes fills them; the hand-over of a KV cache shares a node's devices by GPUs.
+    takes_efa = request.uses_efa or request.group is not None
     memory = max(4, int(hardware.memory_gib * 0.8 * share))
     shared = 1 if layout.gpus_per_node == 1 else max(2, min(64, memory // 8))
     return ContainerPlan(
@@ -260,48 +254,13 @@ def _container(sketch: Draft, request: EngineRequest, pool: PoolPlan, image: str
         cpu=max(1, int((hardware.vcpus * 0.9 - 1) * share)),
         memory_gib=memory,
         gpus=layout.gpus_per_node,
-        efa_devices=hardware.efa_devices if request.uses_efa else 0,
-        hugepages_mib=HUGEPAGES_POD_MIB if request.uses_efa else 0,
-        shared_memory_gib=shared,
-        capabilities=("IPC_LOCK",) if request.uses_efa else (),
-        **_probes(request, engine),
-    )
-
-
-def _probes(request: EngineRequest, engine: Engine) -> dict[str, ProbePlan]:
-    """KubeRay injects probes of its own into Ray containers; the engines get ours."""
-    if engine.name == "ray-llm":
-        return {"startup": None, "readiness": None, "liveness": None}  # type: ignore[dict-item]
-    timeout = engine.health.timeout_seconds
-    return {
-        # Twice the planned time: a node that shares its link must not be killed for it.
-        "startup": ProbePlan(
-            path=engine.health.startup,
-            port=engine.port,
-            period_seconds=_PROBE_PERIOD_SECONDS,
-            timeout_seconds=timeout,
-            failure_threshold=math.ceil(2 * request.startup_seconds / _PROBE_PERIOD_SECONDS),
-        ),
-        "readiness": ProbePlan(
-            path=engine.health.readiness, port=engine.port, period_seconds=5, timeout_seconds=5, failure_threshold=3
-        ),
-        "liveness": ProbePlan(
-            path=engine.health.liveness,
-            port=engine.port,
-            period_seconds=max(10, timeout),
-            timeout_seconds=timeout,
-            failure_threshold=6,
-        ),
-    }
-
-
-def _worker(request: EngineRequest, leader: ContainerPlan) -> ContainerPlan:
-    """The other pods of a group: alike in everything that the group needs."""
-    if request.engine.name == "vllm":
-        # --headless has no HTTP server to probe; the leader's exit restarts the group.
-        return replace(leader, args=worker_line(request), startup=None, readiness=None, liveness=None)
-    return replace(
-        leader, readiness=replace(leader.readiness, path=request.engine.health.startup) if leader.readiness else None
+        efa_devices=efa_devices(pool, layout.gpus_per_node) if takes_efa else 0,
+        hugepages_mib=hugepages_mib(pool, layout.gpus_per_node) if takes_efa else 0,
+        shared_memory_gib=shared + (request.kv_tiers.region_gib if request.kv_tiers else 0),
+        capabilities=("IPC_LOCK",) if takes_efa else (),
+        startup=probes.startup,
+        readiness=probes.readiness,
+        liveness=probes.liveness,
     )
 
 

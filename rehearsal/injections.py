@@ -66,7 +66,7 @@ class Injection:
 
 def healthy_world(plan: Plan, capacity: Mapping[str, int]) -> World:
     """A world in which all goes as planned, but for machines that the caller withholds."""
-    jobs = {warmup.name: JobOutcome(seconds=warmup.weights.load.seconds) for warmup in plan.warmups}
+    jobs = {warmup.name: JobOutcome(seconds=warmup.seconds) for warmup in plan.warmups}
     return World(plan=plan, jobs=jobs, capacity=capacity)
 
 
@@ -75,7 +75,7 @@ def planned_secrets(plan: Plan) -> list[SecretPlan]:
     # Ray Serve LLM checks no key, so a RayService has none.
     found = [model.api_key for model in plan.models if model.runtime != "ray_service"]
     found += [secret for secret in (plan.hub_token, plan.observability.grafana_admin) if secret is not None]
-    found += [plan.valkey.password] if plan.valkey else []
+    found += [store.password for store in (plan.valkey, plan.kv_store) if store]
     return list({(secret.namespace, secret.name, secret.key): secret for secret in found}.values())
 
 
@@ -95,7 +95,7 @@ def _wrong_weights(world: World) -> World:
         raise NotApplicableError("this stack streams its weights: no warm-up Job checks them")
     first = world.plan.warmups[0]
     outcome = JobOutcome(
-        seconds=first.weights.load.seconds,
+        seconds=first.seconds,
         exit_code=BROKEN_WEIGHTS,
         message="model-00001.safetensors: sha256 differs from the manifest",
     )

@@ -31,8 +31,6 @@ class Startup:
 
     seconds: float
     """Image, weights, compilation and graph capture."""
-    warmup: Key | None
-    """The Job that makes the weights ready."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,10 +93,7 @@ class Kubelet:
             size = int(pod["metadata"].get("annotations", {}).get(GROUP_SIZE, "1"))
             if placed < size:
                 return f"{placed} of the {size} pods of its group have a node"
-        startup = self._startups.get(_model(pod))
-        if startup and startup.warmup and not _complete(caches.get(JOBS, startup.warmup)):
-            return f"the warm-up Job {startup.warmup[1]} has not made the weights ready"
-        return None
+        return _weights_missing(pod, caches)
 
     def _start(self, pod: Json) -> None:
         startup = self._startups.get(_model(pod))
@@ -115,6 +110,31 @@ class Kubelet:
             seconds = allowed
         at = datetime.now(UTC) + timedelta(seconds=seconds / self._compression)
         self._kube.patch(PODS, key_of(pod), {"metadata": {"annotations": {annotation: at.isoformat()}}})
+
+
+def _weights_missing(pod: Mapping[str, Any], caches: Caches) -> str | None:
+    """What the pod's own init container waits for: each marker is made by the Job that names it, or by none."""
+    for marker in markers_of(pod["spec"]):
+        argument = f"--marker={marker}"
+        job = next((job for job in caches.all(JOBS) if argument in _job_arguments(job)), None)
+        if job is None:
+            return f"what makes {marker} does not exist"
+        if not _complete(job):
+            return f"the warm-up Job {job['metadata']['name']} has not made {marker}"
+    return None
+
+
+def markers_of(spec: Mapping[str, Any]) -> tuple[str, ...]:
+    """Markers that a pod waits for: of its weights, its draft model and its adapters."""
+    for one in spec.get("initContainers", ()):
+        for variable in one.get("env", ()):
+            if variable["name"] == "READY_MARKERS":
+                return tuple(variable["value"].split())
+    return ()
+
+
+def _job_arguments(job: Mapping[str, Any]) -> Sequence[str]:
+    return [text for one in job["spec"]["template"]["spec"]["containers"] for text in one.get("args", ())]
 
 
 def _waits(pod: Mapping[str, Any]) -> bool:

@@ -93,15 +93,8 @@ class Operators:
 def operators(kube: Kube, world: World, *, compression: float, plane: ControlPlane | None = None) -> Operators:
     """The stand-ins for a world; processes of their own run beside those of `plane`."""
     plan = world.plan
-    warmups = {model: warmup.name for warmup in plan.warmups for model in warmup.models}
     seconds = {model.name: model.startup_seconds * world.startup_factor for model in plan.models}
-    startups = {
-        model.name: Startup(
-            seconds=seconds[model.name],
-            warmup=(model.namespace, warmups[model.name]) if model.name in warmups else None,
-        )
-        for model in plan.models
-    }
+    startups = {model.name: Startup(seconds=seconds[model.name]) for model in plan.models}
     groups = node_groups(plan, absent=world.absent_devices)
     return Operators(
         autoscaler=Autoscaler(

@@ -122,11 +122,11 @@ def _why(
         return (_killed_words(killed[0]),), "startup"
     autoscaler = operators.autoscaler
     keys = [key_of(pod) for pod in pods if not is_ready(pod)]
-    warmup = next((w for w in plan.warmups if model.name in w.models), None)
+    jobs = {warmup.name for warmup in plan.warmups_of(model.name)}
     warmup_pods = [
         key_of(pod)
         for pod in caches.all(PODS)
-        if warmup and pod["metadata"].get("labels", {}).get("batch.kubernetes.io/job-name") == warmup.name
+        if pod["metadata"].get("labels", {}).get("batch.kubernetes.io/job-name") in jobs
     ]
     no_node = {reason for key in (*keys, *warmup_pods) if (reason := autoscaler.waiting.get(key))}
     held = {reason for key in keys if (reason := operators.kubelet.held.get(key))}
@@ -135,8 +135,8 @@ def _why(
             return tuple(sorted(no_node)), None  # the ladder keeper gives the rung up
         lacks = any(f"{group} has no capacity" in reason for reason in no_node for group in autoscaler.no_capacity)
         return tuple(sorted(no_node)), "capacity" if lacks else "other"
-    if warmup and _failed(caches.get(JOBS, (model.namespace, warmup.name))):
-        return (f"the warm-up Job {warmup.name} failed", *sorted(held)), "other"
+    if failed := sorted(job for job in jobs if _failed(caches.get(JOBS, (model.namespace, job)))):
+        return (*(f"the warm-up Job {job} failed" for job in failed), *sorted(held)), "other"
     # Companions and weights come by themselves; what does not exist will not.
     final = any("does not exist" in reason or "has no key" in reason for reason in held)
     return tuple(sorted(held)), "other" if final else None

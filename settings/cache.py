@@ -9,7 +9,19 @@ from pydantic import Field
 from settings.base import AvailabilityZone, Section
 
 
-class FsxLustreCache(Section):
+class _MountedCache(Section):
+    """What files that pods mount can hold beside the weights that are served."""
+
+    keep_revisions: int = Field(default=1, ge=0, le=20)
+    """Earlier revisions of each repository that stay, ready to be gone back to: room for them is planned, and
+    `python -m ops models evict` leaves the newest so many."""
+    compiled_kernels: Literal["shared", "pod"] = "shared"
+    """Where kernels go that engines compile at their first start: `shared` keeps them on the cache for later pods of
+    the same model, image, layout and GPU, in a directory that pods of no other model mount; `pod` loses them with the
+    pod, so that every start compiles."""
+
+
+class FsxLustreCache(_MountedCache):
     """FSx for Lustre (PERSISTENT_2, SSD) in front of a versioned S3 bucket of weights."""
 
     kind: Literal["fsx_lustre"]
@@ -33,7 +45,7 @@ class S3Cache(Section):
     kind: Literal["s3"]
 
 
-class VolumeClaimCache(Section):
+class VolumeClaimCache(_MountedCache):
     """A PersistentVolumeClaim of the target cluster, filled from the model hub by the warm-up Job."""
 
     kind: Literal["volume_claim"]

@@ -177,7 +177,7 @@ def verify(directory: Path, manifest: Manifest, *, workers: int, deadline: float
             missing.append(entry.path)
             continue
         if stats[entry.path].st_size != entry.size:
-            broken[entry.path] = f"{stats[entry.path].st_size} bytes instead of {entry.size}"
+            broken[entry.path] = f"found {stats[entry.path].st_size} bytes, expected {entry.size}"
     _refuse(broken)
     if missing:
         raise TryAgainError(f"{len(missing)} file(s) are not there yet, the first is {missing[0]}")
@@ -191,7 +191,7 @@ def verify(directory: Path, manifest: Manifest, *, workers: int, deadline: float
             raise TryAgainError("time is up; the next try goes on with the files that are left")
         found = sha256_of(directory / entry.path)
         if found != entry.sha256:
-            broken[entry.path] = f"sha256 {found} instead of {entry.sha256}"
+            broken[entry.path] = f"found sha256 {found}, expected {entry.sha256}"
             return
         journal.add(entry, stats[entry.path])
         log.info("checked %s", entry.path)
@@ -279,7 +279,7 @@ def download(directory: Path, model: str, revision: str, *, workers: int, hub: A
         sha256 = sha256_of(path)
         large = getattr(sibling, "lfs", None)
         if large is not None and sha256 != large.sha256:
-            broken[sibling.rfilename] = f"sha256 {sha256} instead of {large.sha256}"
+            broken[sibling.rfilename] = f"found sha256 {sha256}, expected {large.sha256}"
         if large is None and git_blob_sha1(path) != sibling.blob_id:
             broken[sibling.rfilename] = f"not the git blob {sibling.blob_id}"
         files.append({"path": sibling.rfilename, "bytes": path.stat().st_size, "sha256": sha256})
@@ -289,8 +289,20 @@ def download(directory: Path, model: str, revision: str, *, workers: int, hub: A
     return raw
 
 
+def make_shared(directory: Path) -> None:
+    """A directory that pods of one model write: theirs is the only mount of it, so its mode lets any user in.
+
+    The engines' images run as different users, none of whom may make it: the cache belongs to root.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    if directory.stat().st_mode & 0o777 != 0o777:
+        directory.chmod(0o777)
+
+
 def warm_up(options: argparse.Namespace) -> None:
     """All of it, for one revision."""
+    for shared in options.shared_directory:
+        make_shared(Path(shared))
     directory, marker = Path(options.directory), Path(options.marker)
     deadline = time.monotonic() + options.timeout_seconds
     if options.source == "files":
@@ -342,6 +354,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--source", choices=["files", "hub"], required=True)
     parser.add_argument("--timeout-seconds", type=int, required=True)
     parser.add_argument("--workers", type=int, default=16)
+    parser.add_argument("--shared-directory", action="append", default=[], help="one that pods of the model write")
     options = parser.parse_args(arguments)
     logging.basicConfig(stream=sys.stdout, level=logging.INFO, format="%(asctime)s %(message)s")
     try:

@@ -12,14 +12,16 @@ from components.model_cache import FileSystem, ModelCache, ModelCacheArgs, WarmU
 from components.serving.efa_gate import EfaGate
 from components.serving.model_server import ModelServer, ModelServerArgs, Monitoring, WeightsBucket
 from planner.naming import SERVING_NAMESPACE
-from planner.plan import ModelPlan, Plan, WarmupPlan
+from planner.plan import Plan
 
 _OTHER_RUNTIMES = {
-    "deployment": {"lws", "kuberay-operator", "valkey"},
-    "leader_worker_set": {"kuberay-operator", "valkey"},
+    "deployment": {"lws", "kuberay-operator"},
+    "leader_worker_set": {"kuberay-operator"},
     "ray_service": {"lws", "keda"},
 }
 """Charts that a runtime does without: its models need not wait for them."""
+_STORES = {"valkey", "kv-store"}
+"""Awaited by models that reach them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,15 +78,15 @@ def declare(args: ServingArgs, opts: pulumi.ResourceOptions) -> ServingOutputs:
         gate = EfaGate("efa-gate", SERVING_NAMESPACE, everything, opts)
     servers: dict[str, ModelServer] = {}
     for model in plan.models:
-        warmup = _warmup_of(plan, model)
+        warmups = plan.warmups_of(model.name)
         prepared: list[pulumi.Resource] = []
         if cache is not None and model.weights.medium != "s3_stream":
             prepared.append(cache.claim)
-        if warmup is not None:
-            prepared.append(warm_ups[warmup.name])
+        prepared += [warm_ups[warmup.name] for warmup in warmups]
         if gate is not None and model.efa_gate is not None:
             prepared.append(gate.script)
-        needed = [resource for name, resource in args.platform.items() if name not in _OTHER_RUNTIMES[model.runtime]]
+        without = _OTHER_RUNTIMES[model.runtime] | (_STORES - {store.name for store in model.stores})
+        needed = [resource for name, resource in args.platform.items() if name not in without]
         servers[model.name] = ModelServer(
             model.name,
             ModelServerArgs(
@@ -97,7 +99,7 @@ def declare(args: ServingArgs, opts: pulumi.ResourceOptions) -> ServingOutputs:
                     labels=args.prometheus_labels,
                 ),
                 secrets=args.secrets,
-                ready_timeout_seconds=warmup.timeout_seconds if warmup else None,
+                ready_timeout_seconds=max((warmup.timeout_seconds for warmup in warmups), default=None),
                 bucket=args.bucket,
                 after=(*needed, *args.node_groups.get(model.pool, ()), *prepared),
             ),
@@ -117,14 +119,13 @@ def _warm_ups(args: ServingArgs, cache: ModelCache | None, opts: pulumi.Resource
     for token in tokens:
         secret = declare_secret("hub-token", token, values=args.secrets, after=before, parent=cache)
         before += [secret] if secret is not None else []
-    models = {model.name: model for model in plan.models}
     return {
         warmup.name: WarmUp(
             warmup.name,
             WarmUpArgs(
                 warmup=warmup,
-                namespace=SERVING_NAMESPACE,
-                priority_class=models[warmup.models[0]].priority_class,
+                namespace=warmup.namespace,
+                priority_class=warmup.priority_class,
                 pool=plan.pool(warmup.pool) if warmup.pool else None,
                 cache=plan.cache,
                 after=(*before, *(args.node_groups.get(warmup.pool, ()) if warmup.pool else ())),
@@ -133,7 +134,3 @@ def _warm_ups(args: ServingArgs, cache: ModelCache | None, opts: pulumi.Resource
         )
         for warmup in plan.warmups
     }
-
-
-def _warmup_of(plan: Plan, model: ModelPlan) -> WarmupPlan | None:
-    return next((warmup for warmup in plan.warmups if model.name in warmup.models), None)

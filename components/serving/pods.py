@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import posixpath
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -10,6 +9,8 @@ from typing import Any, Literal
 import pulumi
 
 from components.serving import efa_gate, warm_prompts
+from components.serving.store_access import certificate
+from planner.engines.lmcache import STORE_CA_DIRECTORY
 from planner.engines.request import CACHE_DIRECTORY
 from planner.naming import GROUP_ROLE_LABEL, MODEL_LABEL, PART_OF_LABEL, PROJECT, RUNG_LABEL
 from planner.plan import CachePlan, ContainerPlan, EnvVar, ModelPlan, PoolPlan, ProbePlan, Taint
@@ -35,15 +36,17 @@ _RAY_USER = {"runAsNonRoot": True, "runAsUser": 1000}
 
 _WAIT_FOR_WEIGHTS = """\
 deadline=$(( $(date +%s) + LIMIT_SECONDS ))
-until [ -f "$READY_MARKER" ]; do
-  if [ "$(date +%s)" -ge "$deadline" ]; then
-    echo "No $READY_MARKER after ${LIMIT_SECONDS} s: the warm-up Job of this revision has not finished." \
+for marker in $READY_MARKERS; do
+  until [ -f "$marker" ]; do
+    if [ "$(date +%s)" -ge "$deadline" ]; then
+      echo "No $marker after ${LIMIT_SECONDS} s: the warm-up Job of this revision has not finished." \
 "Its log says why: kubectl -n $NAMESPACE logs -l $WARMUP_SELECTOR --tail=20" |
-      tee "${TERMINATION_LOG:-/dev/termination-log}" >&2
-    exit 1
-  fi
-  echo "waiting for $READY_MARKER"
-  sleep 10
+        tee "${TERMINATION_LOG:-/dev/termination-log}" >&2
+      exit 1
+    fi
+    echo "waiting for $marker"
+    sleep 10
+  done
 done
 """
 
@@ -98,12 +101,6 @@ def pod_labels(model: ModelPlan, role: Role) -> dict[str, str]:
 def warmup_labels(job: str) -> dict[str, str]:
     """Labels of a warm-up Job's pods."""
     return {MODEL_LABEL: job, COMPONENT_LABEL: WARMUP_COMPONENT}
-
-
-def ready_marker(context: PodContext) -> str:
-    """Path of the marker in the pod."""
-    weights = context.model.weights
-    return posixpath.join(weights.directory, weights.ready_marker)
 
 
 def tolerations(taints: tuple[Taint, ...]) -> list[dict[str, Any]]:
@@ -187,9 +184,19 @@ def _volumes(context: PodContext, plan: ContainerPlan) -> tuple[list[dict[str, A
         size = f"{plan.shared_memory_gib}Gi"
         volumes.append({"name": "shared-memory", "emptyDir": {"medium": "Memory", "sizeLimit": size}})
         mounts.append({"name": "shared-memory", "mountPath": "/dev/shm"})  # noqa: S108
+    tiers = context.model.kv_tiers
+    if tiers is not None and tiers.store is not None:
+        volume, mount = certificate(tiers.store, STORE_CA_DIRECTORY)
+        volumes.append(volume)
+        mounts.append(mount)
     if context.mounts_cache and plan.gpus:
         volumes.append(cache_volume(context.cache))
         mounts.append({"name": "models", "mountPath": context.cache.mount_path, "readOnly": True})
+        # The warm-up Job has made them; what pods of other models compile is out of reach.
+        mounts += [
+            {"name": "models", "mountPath": one.mount_path, "subPath": one.sub_path}
+            for one in context.model.weights.directories
+        ]
     return volumes, mounts
 
 
@@ -208,7 +215,8 @@ def _wait_for_weights(context: PodContext, plan: ContainerPlan, limit_seconds: i
         "image": plan.image,
         "command": ["/bin/sh", "-c", _WAIT_FOR_WEIGHTS],
         "env": [
-            {"name": "READY_MARKER", "value": ready_marker(context)},
+            # Paths of hub ids and commits: none has a space.
+            {"name": "READY_MARKERS", "value": " ".join(one.ready_marker for one in context.model.weights.read)},
             {"name": "LIMIT_SECONDS", "value": str(limit_seconds)},
             {"name": "NAMESPACE", "value": context.model.namespace},
             {"name": "WARMUP_SELECTOR", "value": selector},

@@ -30,8 +30,19 @@ def adapters_gb(card: ModelCard, lora: Lora | None) -> float:
     if lora is None:
         return 0.0
     rank = max([adapter.rank for adapter in lora.adapters] + [0 if lora.max_rank == "auto" else int(lora.max_rank)])
+    return lora.concurrent * adapter_files_gb(card, rank)
+
+
+def adapter_files_gb(card: ModelCard, rank: int) -> float:
+    """Decimal GB of one adapter's files, if it changes every such layer and is published in 16 bits."""
     queries, keys = card.heads * card.head_dim, card.kv_heads * card.head_dim
     attention = 2 * (card.hidden + queries) + 2 * (card.hidden + keys)
     dense = 3 * (card.hidden + card.intermediate)
     values = card.layers * attention + card.dense_layers * dense
-    return lora.concurrent * rank * values * 2 / 1e9
+    return rank * values * 2 / 1e9
+
+
+def beside_gb(card: ModelCard, options: VllmOptions | SglangOptions) -> float:
+    """Decimal GB of files that a start reads beside the model's own: of a draft model and of every adapter."""
+    drafted = options.speculation.gigabytes if isinstance(options.speculation, DraftSpeculation) else 0.0
+    return drafted + sum(adapter_files_gb(card, one.rank) for one in (options.lora.adapters if options.lora else ()))

@@ -204,6 +204,13 @@ _OPTIONS: tuple[Case, ...] = (
         runtime="leader_worker_set",
     ),
     Case(
+        name="shards of two nodes on SGLang", model="deepseek-ai/DeepSeek-R1-0528", instance="p5.48xlarge",
+        engine="sglang",
+        entry={"layout": {"tensor": 16}, "engine_options": {
+            "engine": "sglang", "load": "sharded", "speculation": {"kind": "mtp", "tokens": 3},
+        }},
+    ),
+    Case(
         name="streamed from S3, vLLM", model="meta-llama/Llama-3.1-8B-Instruct", instance="g6e.xlarge",
         entry={"cache": {"kind": "s3"}},
     ),

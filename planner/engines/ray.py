@@ -13,7 +13,7 @@ from typing import Any
 from catalog.engine_flags import Flag, parser_data
 from catalog.types import Gpu
 from planner.engines import vllm
-from planner.engines.request import CACHE_DIRECTORY, EngineRequest, shared_env
+from planner.engines.request import EngineRequest, shared_env
 from planner.plan import EnvVar, ScalingPlan
 from settings.engines import VllmOptions
 
@@ -75,6 +75,8 @@ def engine_kwargs(request: EngineRequest) -> dict[str, Any]:
         "gpu_memory_utilization": round(request.utilization, 2),
         "safetensors_load_strategy": "prefetch",
     }
+    if request.patient:
+        found["distributed_timeout_seconds"] = request.patience_seconds
     found.update(_layout(request, options))
     found.update(_numbers(request, options))
     if request.reasoning_parser:
@@ -104,8 +106,8 @@ def _numbers(request: EngineRequest, options: VllmOptions) -> Iterator[tuple[str
         yield "quantization", options.quantization_method
     if request.kv_cache == "fp8":
         yield "kv_cache_dtype", "fp8"
-    if request.host_cache_gib:
-        yield "kv_offloading_size", float(request.host_cache_gib * request.layout.nodes)
+    if request.kv_tiers is not None:
+        yield "kv_offloading_size", float(request.kv_tiers.cpu_gib * request.layout.nodes)
         yield "kv_offloading_backend", "native"
     if request.kv_cache_bytes is not None:
         yield "kv_cache_memory_bytes", request.kv_cache_bytes
@@ -158,7 +160,8 @@ def env(request: EngineRequest) -> tuple[EnvVar, ...]:
     """Environment of the worker pods."""
     return (
         *shared_env(request),
-        EnvVar(name="VLLM_CACHE_ROOT", value=f"{CACHE_DIRECTORY}/vllm"),
+        *vllm.compile_caches(request),
         EnvVar(name="VLLM_NO_USAGE_STATS", value="1"),
-        EnvVar(name="RAYLLM_ENGINE_START_TIMEOUT_S", value=str(max(600, 2 * request.startup_seconds))),
+        EnvVar(name="VLLM_ENGINE_READY_TIMEOUT_S", value=str(request.patience_seconds)),
+        EnvVar(name="RAYLLM_ENGINE_START_TIMEOUT_S", value=str(request.patience_seconds)),
     )

@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import Literal
 
 from catalog.types import Engine, ModelCard
-from planner.plan import EnvVar, LayoutPlan, SecretPlan, WeightsPlan
+from planner.plan import DisaggregationPlan, EnvVar, KvTiersPlan, LayoutPlan, SecretPlan, WeightsPlan
 from settings.engines import SglangOptions, VllmOptions
 
 CACHE_DIRECTORY = "/var/cache/engine"
-"""Where compiled kernels and graphs are kept; on the node's NVMe."""
+"""The engine's home, on the node's NVMe: gone with the pod."""
+
+COMPILED_DIRECTORY = "/var/cache/compiled"
+"""Where kernels and graphs that it compiles are kept for later pods."""
+
+SHARDS_DIRECTORY = "/var/cache/shards"
+"""Where it keeps what each rank holds."""
 
 RENDEZVOUS_PORT = 20000
 """Where the ranks of a multi-node group meet."""
+
+NCCL_SECONDS = 600
+"""PyTorch's own limit for a collective of NCCL. Source: torch.distributed.init_process_group."""
+
+GLOO_SECONDS = 1800
+"""The same for groups of CPUs. Source: as above."""
 
 BUCKET_VARIABLE = "WEIGHTS_BUCKET"
 
@@ -47,8 +60,10 @@ class EngineRequest:
     utilization_why: str
     lora_rank: int = 0
     """That memory is set aside for."""
-    host_cache_gib: int = 0
-    """RAM of each pod that keeps KV blocks; 0: none."""
+    kv_tiers: KvTiersPlan | None = None
+    """Where KV blocks go that leave the GPUs; None: nowhere."""
+    group: DisaggregationPlan | None = None
+    """Which of two phases it does; None: both."""
 
     @property
     def multi_node(self) -> bool:
@@ -78,9 +93,36 @@ class EngineRequest:
         return "the model's card" if getattr(self.options, field) == "card" else f"engine_options.{field}"
 
     def directory_of(self, hub_id: str, revision: str) -> str:
-        """Where further weights (a draft model, an adapter) lie on the cache: as the model's own do."""
-        own = f"{self.weights.hub_id}/{self.weights.revision}"
-        return self.weights.directory.removesuffix(own) + f"{hub_id}/{revision}"
+        """Where further weights (a draft model, an adapter) lie on the cache."""
+        wanted = (hub_id, revision)
+        return next(one.directory for one in self.weights.beside if (one.hub_id, one.revision) == wanted)
+
+    @property
+    def patience_seconds(self) -> int:
+        """How long ranks wait for each other: twice the planned start, and at least what the engines wait by default.
+        Ranks that load or compile at different speed are not dead."""
+        return max(NCCL_SECONDS, 2 * self.startup_seconds)
+
+    @property
+    def patient(self) -> bool:
+        """Whether ranks must be told to wait longer than NCCL does by default, or wait across nodes."""
+        return self.multi_node or (self.layout.gpus > 1 and self.patience_seconds > NCCL_SECONDS)
+
+    @property
+    def compiled_directory(self) -> str:
+        """Where compiled kernels go: what outlives the pod, or its own home."""
+        kept = any(one.name == "compiled" for one in self.weights.directories)
+        return COMPILED_DIRECTORY if kept else CACHE_DIRECTORY
+
+
+def compact(value: object) -> str:
+    """JSON without spaces."""
+    return json.dumps(value, separators=(",", ":"))
+
+
+def compiles_deep_gemm(card: ModelCard) -> bool:
+    """Whether engines compile DeepGEMM's kernels for a model: FP8 in blocks of 128, as DeepSeek publishes it."""
+    return card.checkpoint.format == "fp8_block128"
 
 
 def sglang_gigabytes(cpu_gib: int, gpus: int) -> int:

@@ -7,8 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from planner.engines import nixl
 from planner.engines.arguments import Argument, line_of, option, switch
-from planner.engines.request import CACHE_DIRECTORY, RENDEZVOUS_PORT, EngineRequest, sglang_gigabytes, shared_env
+from planner.engines.request import (
+    RENDEZVOUS_PORT,
+    SHARDS_DIRECTORY,
+    EngineRequest,
+    compact,
+    compiles_deep_gemm,
+    sglang_gigabytes,
+    shared_env,
+)
 from planner.plan import EnvVar
 from settings.engines import DraftSpeculation, SglangOptions
 
@@ -38,6 +47,8 @@ def _arguments(request: EngineRequest) -> Iterator[Argument]:
     yield option("--mem-fraction-static", f"{request.utilization:.2f}", request.utilization_why)
     yield option("--api-key", "$(SGLANG_API_KEY)", "models[].api_key; the kubelet puts it in")
     yield switch("--enable-metrics", "off by default, and alerts and scaling read them")
+    if request.group is not None:
+        yield from nixl.sglang_arguments(request.group)
     yield from _layout(request, options)
     yield from _numbers(request, options)
     yield from _loading(request)
@@ -48,8 +59,9 @@ def _arguments(request: EngineRequest) -> Iterator[Argument]:
         yield option("--nnodes", "$(LWS_GROUP_SIZE)", f"{request.layout.nodes} pods make one replica")
         yield option("--node-rank", "$(LWS_WORKER_INDEX)", "set by LeaderWorkerSet")
         yield option("--dist-init-addr", f"$(LWS_LEADER_ADDRESS):{RENDEZVOUS_PORT}", "where the ranks meet")
-        wait = max(600, 2 * request.startup_seconds)
-        yield option("--dist-timeout", wait, "ranks that load at different speed are not dead")
+    if request.patient:
+        why = "twice the planned start: ranks that load at different speed are not dead"
+        yield option("--dist-timeout", request.patience_seconds, why)
     for text in options.extra_args:
         yield Argument(tokens=(text,), why="engine_options.extra_args")
 
@@ -74,17 +86,22 @@ def _numbers(request: EngineRequest, options: SglangOptions) -> Iterator[Argumen
         yield option("--quantization", options.quantization_method, "engine_options.quantization_method")
     if request.kv_cache == "fp8":
         yield option("--kv-cache-dtype", "fp8_e4m3", "models[].kv_cache")
-    if request.host_cache_gib:
+    if request.kv_tiers is not None:
         yield switch("--enable-hierarchical-cache", "models[].kv_offload")
-        each = sglang_gigabytes(request.host_cache_gib, request.layout.gpus_per_node)
+        each = sglang_gigabytes(request.kv_tiers.cpu_gib, request.layout.gpus_per_node)
         yield option("--hicache-size", each, "models[].kv_offload: decimal GB of RAM of each rank")
 
 
 def _loading(request: EngineRequest) -> Iterator[Argument]:
     if request.weights.medium == "s3_stream":
         yield option("--load-format", "runai_streamer", "streams from S3 without a copy on disk")
-    else:
-        yield switch("--weight-loader-prefetch-checkpoints", "one read of the checkpoint a node instead of one a rank")
+        return
+    if request.weights.shards is not None:
+        yield option("--load-format", "presharded", "engine_options.load: each rank reads what it holds, once written")
+        where = {"presharded_path": SHARDS_DIRECTORY, "draft_presharded_path": f"{SHARDS_DIRECTORY}/draft"}
+        config = compact({**where, "verify_on_load": True})
+        yield option("--model-loader-extra-config", config, "where they lie; their checksums are compared at each start")
+    yield switch("--weight-loader-prefetch-checkpoints", "one read of the checkpoint a node instead of one a rank")
 
 
 def _scheduling(options: SglangOptions) -> Iterator[Argument]:
@@ -143,13 +160,27 @@ def _options(request: EngineRequest) -> SglangOptions:
     return request.options
 
 
+def _compiled(request: EngineRequest) -> Iterator[EnvVar]:
+    """Where SGLang keeps what is compiled: it sends Triton, Inductor, FlashInfer and TileLang below its own directory
+    (sglang/srt/environ.py of 0.5.23)."""
+    root = f"{request.compiled_directory}/sglang"
+    yield EnvVar(name="SGLANG_CACHE_DIR", value=root)
+    yield EnvVar(name="SGLANG_JIT_CACHE_DIR", value=f"{root}/jit")
+    yield EnvVar(name="SGLANG_DG_CACHE_DIR", value=f"{root}/deep_gemm")
+    # DeepGEMM reads its own name when it is imported, which may be before SGLang sets it.
+    yield EnvVar(name="DG_JIT_CACHE_DIR", value=f"{root}/deep_gemm")
+    if compiles_deep_gemm(request.card):
+        # Every number of tokens up to 16,384 has a kernel: half an hour on a cold cache. A sample of them takes 3 minutes.
+        yield EnvVar(name="SGLANG_JIT_DEEPGEMM_FAST_WARMUP", value="1")
+
+
 def env(request: EngineRequest) -> tuple[EnvVar, ...]:
     """Environment of every pod."""
     return (
         *shared_env(request),
         EnvVar(name="SGLANG_API_KEY", secret=(request.api_key.name, request.api_key.key)),
-        EnvVar(name="SGLANG_CACHE_DIR", value=f"{CACHE_DIRECTORY}/sglang"),
-        EnvVar(name="SGLANG_DG_CACHE_DIR", value=f"{CACHE_DIRECTORY}/deep_gemm"),
+        *_compiled(request),
         # Liveness generates a token; the default gives it 20 s, which our probe waits out.
         EnvVar(name="SGLANG_HEALTH_CHECK_TIMEOUT", value="20"),
+        *(nixl.env(request.group, "sglang") if request.group else ()),
     )

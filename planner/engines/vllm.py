@@ -5,13 +5,13 @@ Each option is held to catalog/engine_flags/vllm.json, recorded from that versio
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from typing import Any
 
 from catalog.engine_flags import parser_data
+from planner.engines import lmcache, nixl
 from planner.engines.arguments import Argument, line_of, option, switch
-from planner.engines.request import CACHE_DIRECTORY, RENDEZVOUS_PORT, EngineRequest, shared_env
+from planner.engines.request import GLOO_SECONDS, RENDEZVOUS_PORT, EngineRequest, compact, shared_env
 from planner.plan import EnvVar
 from settings.engines import DraftSpeculation, NgramSpeculation, VllmOptions
 
@@ -43,6 +43,9 @@ def _arguments(request: EngineRequest) -> Iterator[Argument]:
     yield option("--gpu-memory-utilization", f"{request.utilization:.2f}", request.utilization_why)
     yield option("--shutdown-timeout", request.drain_seconds, "without it SIGTERM aborts what runs")
     yield option("--disable-access-log-for-endpoints", "/health,/metrics", "probes and scrapes would fill the log")
+    if request.group is not None:
+        why = f"models[].disaggregated: this group does {request.group.role} alone"
+        yield option("--kv-transfer-config", compact(nixl.vllm_connector(request.group)), why)
     yield from _layout(request, options)
     yield from _numbers(request, options)
     yield from _loading(request)
@@ -54,8 +57,11 @@ def _arguments(request: EngineRequest) -> Iterator[Argument]:
         yield option("--node-rank", "$(LWS_WORKER_INDEX)", "set by LeaderWorkerSet")
         yield option("--master-addr", "$(LWS_LEADER_ADDRESS)", "set by LeaderWorkerSet")
         yield option("--master-port", RENDEZVOUS_PORT, "where the ranks meet")
-        wait = max(600, 2 * request.startup_seconds)
-        yield option("--distributed-timeout-seconds", wait, "ranks that load at different speed are not dead")
+    if request.patient:
+        wait, why = request.patience_seconds, "twice the planned start: ranks that load at different speed are not dead"
+        yield option("--distributed-timeout-seconds", wait, why)
+        if wait > GLOO_SECONDS:
+            yield option("--cpu-distributed-timeout-seconds", wait, why)
     for text in options.extra_args:
         yield Argument(tokens=(text,), why="engine_options.extra_args")
 
@@ -83,9 +89,13 @@ def _numbers(request: EngineRequest, options: VllmOptions) -> Iterator[Argument]
         # vllm-project/vllm#55827.
         why = "time slices of one card: engines that start together count each other's memory as their own"
         yield option("--kv-cache-memory-bytes", request.kv_cache_bytes, why)
-    if request.host_cache_gib:
+    tiers = request.kv_tiers
+    if tiers is not None and tiers.through == "lmcache":
+        why = "models[].kv_offload.through: LMCache keeps blocks; its environment says where"
+        yield option("--kv-transfer-config", compact(lmcache.CONNECTOR), why)
+    elif tiers is not None:
         # One number for all ranks of an engine, which share it evenly.
-        total = request.host_cache_gib * request.layout.nodes / request.layout.data
+        total = tiers.cpu_gib * request.layout.nodes / request.layout.data
         yield option("--kv-offloading-size", f"{total:g}", "models[].kv_offload: GiB of RAM over all ranks")
         yield option("--kv-offloading-backend", "native", "needs nothing that the image lacks")
     if request.step_tokens is not None and options.prefill_chunk_tokens == "auto":
@@ -153,11 +163,6 @@ def speculative_config(request: EngineRequest) -> dict[str, Any] | None:
     return config
 
 
-def compact(value: object) -> str:
-    """JSON without spaces."""
-    return json.dumps(value, separators=(",", ":"))
-
-
 def rank_for(rank: int, engine: str = "vllm") -> int | None:
     """The smallest LoRA rank that vLLM can set memory aside for; None where it cannot for this one."""
     flag = parser_data(engine).by_dest["max_lora_rank"]
@@ -174,13 +179,33 @@ def _options(request: EngineRequest) -> VllmOptions:
     return request.options
 
 
+def compile_caches(request: EngineRequest) -> tuple[EnvVar, ...]:
+    """Where vLLM and what it calls keep what they compile; below its root are torch.compile's graphs and DeepGEMM's
+    kernels (vllm/compilation/backends.py, vllm/utils/deep_gemm.py of 0.33.0), the others have places of their own."""
+    root = request.compiled_directory
+    return (
+        EnvVar(name="VLLM_CACHE_ROOT", value=f"{root}/vllm"),
+        EnvVar(name="TRITON_CACHE_DIR", value=f"{root}/triton"),
+        EnvVar(name="TORCHINDUCTOR_CACHE_DIR", value=f"{root}/inductor"),
+        EnvVar(name="FLASHINFER_WORKSPACE_BASE", value=root),
+    )
+
+
 def env(request: EngineRequest) -> tuple[EnvVar, ...]:
     """Environment of every pod."""
     return (
         *shared_env(request),
         EnvVar(name="VLLM_API_KEY", secret=(request.api_key.name, request.api_key.key)),
         EnvVar(name="VLLM_HOST_IP", field_path="status.podIP"),
-        EnvVar(name="VLLM_CACHE_ROOT", value=f"{CACHE_DIRECTORY}/vllm"),
-        EnvVar(name="VLLM_ENGINE_READY_TIMEOUT_S", value=str(max(600, 2 * request.startup_seconds))),
+        *compile_caches(request),
+        EnvVar(name="VLLM_ENGINE_READY_TIMEOUT_S", value=str(request.patience_seconds)),
         EnvVar(name="VLLM_NO_USAGE_STATS", value="1"),
+        *(nixl.env(request.group, "vllm") if request.group else ()),
+        *_lmcache_env(request),
     )
+
+
+def _lmcache_env(request: EngineRequest) -> Iterator[EnvVar]:
+    tiers = request.kv_tiers
+    if tiers is not None and tiers.through == "lmcache":
+        yield from lmcache.env(tiers, request.layout, latent=request.card.mla is not None)

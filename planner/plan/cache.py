@@ -43,6 +43,20 @@ class CachePlan:
     mount_path: str
     data_repository_path: str
     """Directory of the file system that mirrors the bucket's prefix of the same name."""
+    keep_revisions: int = 0
+    """Earlier revisions of each repository that stay on the cache."""
+    planned_gigabytes: float = 0.0
+    """All that lies on the cache: revisions that are served or come next, earlier ones, shards, kernels."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReaderShare:
+    """Nodes of one model that read while another one does."""
+
+    model: str
+    nodes: int
+    gigabytes: float
+    """Of each: all of its own, or as much as the one that is looked at."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +66,10 @@ class LoadPlan:
     gigabytes_per_node: float
     readers: int
     """Nodes that read at the same time when all minimum replicas start together."""
+    shares: tuple[ReaderShare, ...] = ()
+    """What each of them has been given when this one is done."""
+    served_gigabytes: float = 0.0
+    """By the medium until then, to all together."""
     bottleneck: str
     """Which of the limits binds, in words."""
     limits_mb_per_s: Mapping[str, float]
@@ -60,17 +78,64 @@ class LoadPlan:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class WeightsPlan:
-    """Where a model's weights come from and how they get into GPU memory."""
+class RevisionPlan:
+    """One repository at one commit: a model, its draft model or an adapter."""
 
-    medium: Literal["lustre", "s3_stream", "volume"]
+    kind: Literal["model", "draft", "adapter"] = "model"
     hub_id: str
     revision: str
     gigabytes: float
     object_prefix: str
     """Prefix in the bucket: `models/<hub id>/<revision>`."""
     directory: str
-    """Path in the pod; for `s3_stream` the directory of the mount is not used."""
+    """Path in the pod; for weights that are streamed, the bucket's own."""
     ready_marker: str
     """File that the warm-up Job writes when the revision is complete."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SharedDirectoryPlan:
+    """A directory of the cache that pods of one model write: a mount of its own beside the read-only weights."""
+
+    name: Literal["compiled", "shards"]
+    sub_path: str
+    """Below the cache's root; its last part is a digest of all that must be alike for pods to share it."""
+    mount_path: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShardsPlan:
+    """What ranks hold, written by the first start: later ones read that alone."""
+
+    gigabytes: float
+    """On the cache, beside the checkpoint."""
+    gigabytes_per_node: float
+    seconds: float
+    """Until every node has its part, once they are written."""
+    write_seconds: float
+    """What the first start takes longer."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WeightsPlan(RevisionPlan):
+    """Where a model's weights come from and how they get into GPU memory."""
+
+    medium: Literal["lustre", "s3_stream", "volume"]
     load: LoadPlan
+    beside: tuple[RevisionPlan, ...] = ()
+    """Its draft model and adapters: read by the same pods, and waited for as the weights are."""
+    upcoming: RevisionPlan | None = None
+    """Staged and warmed, not served yet."""
+    shards: ShardsPlan | None = None
+    directories: tuple[SharedDirectoryPlan, ...] = ()
+    """What its pods write to the cache."""
+
+    @property
+    def read(self) -> tuple[RevisionPlan, ...]:
+        """All that a pod needs before its engine starts."""
+        return (self, *self.beside)
+
+    @property
+    def held(self) -> tuple[RevisionPlan, ...]:
+        """All that must lie in the bucket and on the cache."""
+        return (*self.read, self.upcoming) if self.upcoming else self.read

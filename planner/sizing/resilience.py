@@ -14,7 +14,7 @@ from catalog.interruptions import interruptions
 from catalog.types import Instance, ModelCard
 from planner.cost.lines import HOURS_PER_MONTH
 from planner.plan import LoadPlan
-from planner.serving import startup_seconds
+from planner.start import startup_seconds, steps_of
 
 _NEGLIGIBLE = 1e-9
 """Of the time: how often more units are gone than are weighed."""
@@ -75,7 +75,7 @@ def risk_of(card: ModelCard, instance: Instance, region: str, nodes: int) -> Ris
         nodes=nodes,
         failures_per_hour=1 / assumed("gpu_node_hours_between_failures"),
         reclaims_per_hour=interruptions().of(instance.name, region).per_hour,
-        back_seconds=boot + startup_seconds(card, load),
+        back_seconds=boot + startup_seconds(steps_of(card, load)),
     )
 
 

@@ -14,7 +14,7 @@ from rehearsal.snapshot import Snapshot, subject
 
 def jobs(snapshot: Snapshot, plan: Plan) -> Iterator[Finding]:
     """No Job failed, not even one pod of it."""
-    waiting_for = {warmup.name: ", ".join(warmup.models) for warmup in plan.warmups}
+    waiting_for = {warmup.name: ", ".join(warmup.models) or "no model yet" for warmup in plan.warmups}
     for job in snapshot.all("Job"):
         dead = [pod for pod in snapshot.all("Pod") if owned_by(pod, job) and _exit_code(pod)]
         if not dead and not job.get("status", {}).get("failed"):

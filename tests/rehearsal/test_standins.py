@@ -228,6 +228,12 @@ class TestRayServices:
         assert names(kube) == before
 
 
+def warm_up(name: str, marker: str, status: Json) -> Json:
+    script = container(args=[f"--marker={marker}"])
+    spec = {"template": {"spec": {"containers": [script]}}}
+    return {"metadata": {"name": name, "namespace": NAMESPACE}, "spec": spec, "status": status}
+
+
 class TestKubelet:
     def placed(self, name: str = "a", **changes: Any) -> Json:
         limits = {"limits": {GPU: "8"}}
@@ -236,9 +242,8 @@ class TestKubelet:
         labels = {MODEL_LABEL: "m", **changes.pop("labels", {})}
         return pod(name, labels=labels, nodeName="node", containers=[engine], **changes)
 
-    def kubelet(self, kube: FakeKube, seconds: float = 300.0, *, warmup: bool = False) -> Kubelet:
-        startup = Startup(seconds=seconds, warmup=(NAMESPACE, "warm") if warmup else None)
-        return Kubelet(kube, {"m": startup}, compression=60.0)  # type: ignore[arg-type]
+    def kubelet(self, kube: FakeKube, seconds: float = 300.0) -> Kubelet:
+        return Kubelet(kube, {"m": Startup(seconds=seconds)}, compression=60.0)  # type: ignore[arg-type]
 
     def test_starts_what_can_start(self, kube: FakeKube) -> None:
         kube.create(PODS, self.placed())
@@ -270,17 +275,24 @@ class TestKubelet:
         assert kubelet.held == {}
 
     def test_waits_for_companions_and_weights(self, kube: FakeKube) -> None:
-        group = {"labels": {GROUP_KEY: "g"}, "annotations": {GROUP_SIZE: "2"}}
+        waiting = {"name": "wait", "env": [{"name": "READY_MARKERS", "value": "/m/.ready /adapter/.ready"}]}
+        group = {"labels": {GROUP_KEY: "g"}, "annotations": {GROUP_SIZE: "2"}, "initContainers": [waiting]}
         kube.add(PODS, [self.placed("a", **copy.deepcopy(group)), self.placed("b", **copy.deepcopy(group))])
         del by_name(kube, "b")["spec"]["nodeName"]
-        kubelet = self.kubelet(kube, warmup=True)
+        kubelet = self.kubelet(kube)
         look(kubelet, kube)
         assert kubelet.held == {(NAMESPACE, "a"): "1 of the 2 pods of its group have a node"}
         by_name(kube, "b")["spec"]["nodeName"] = "other"
         look(kubelet, kube)
-        assert "warm-up Job warm" in kubelet.held[NAMESPACE, "b"]
+        assert kubelet.held[NAMESPACE, "b"] == "what makes /m/.ready does not exist"
         done = {"conditions": [{"type": "Complete", "status": "True"}]}
-        kube.create(JOBS, {"metadata": {"name": "warm", "namespace": NAMESPACE}, "status": done})
+        kube.create(JOBS, warm_up("weights", "/m/.ready", {}))
+        look(kubelet, kube)
+        assert kubelet.held[NAMESPACE, "b"] == "the warm-up Job weights has not made /m/.ready"
+        by_name(kube, "weights", JOBS)["status"] = done
+        look(kubelet, kube)
+        assert kubelet.held[NAMESPACE, "b"] == "what makes /adapter/.ready does not exist"
+        kube.create(JOBS, warm_up("adapter", "/adapter/.ready", done))
         look(kubelet, kube)
         assert kubelet.held == {}
 

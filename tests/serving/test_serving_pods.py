@@ -129,12 +129,16 @@ def test_nodes_that_exist_need_no_rung_label() -> None:
 
 def test_weights_are_mounted_read_only_and_waited_for() -> None:
     (template,) = templates("prod", "llama-8b")
-    mounts = {mount["name"]: mount for mount in engine(template)["volumeMounts"]}
-    assert mounts["models"]["readOnly"] is True
+    weights = of_stack("prod", "llama-8b").weights
+    mounts = {mount["mountPath"]: mount for mount in engine(template)["volumeMounts"] if mount["name"] == "models"}
+    assert mounts.pop("/cache") == {"name": "models", "mountPath": "/cache", "readOnly": True}
+    # What it may write is its own alone.
+    assert {mount["subPath"] for mount in mounts.values()} == {one.sub_path for one in weights.directories}
+    assert all("/llama-8b/" in mount["subPath"] for mount in mounts.values())
     (waiting,) = template["spec"]["initContainers"]
     env = {item["name"]: item["value"] for item in waiting["env"]}
-    assert env["READY_MARKER"] == of_stack("prod", "llama-8b").weights.ready_marker
-    assert env["READY_MARKER"].startswith(mounts["models"]["mountPath"])
+    assert env["READY_MARKERS"] == weights.ready_marker
+    assert env["READY_MARKERS"].startswith("/cache/")
     assert waiting["image"] == engine(template)["image"]
 
 
@@ -202,7 +206,7 @@ def waiting_script(tmp_path: Path, *, limit: int) -> tuple[subprocess.CompletedP
     (container,) = template["spec"]["initContainers"]
     marker, note = tmp_path / ".ready", tmp_path / "termination-log"
     env = {item["name"]: item["value"] for item in container["env"]}
-    env |= {"READY_MARKER": str(marker), "LIMIT_SECONDS": str(limit), "TERMINATION_LOG": str(note)}
+    env |= {"READY_MARKERS": f"{marker} {tmp_path / '.adapter'}", "LIMIT_SECONDS": str(limit), "TERMINATION_LOG": str(note)}
     env |= {"PATH": os.environ["PATH"]}
     return subprocess.run(container["command"], env=env, capture_output=True, text=True, check=False, timeout=30), note
 
@@ -215,5 +219,9 @@ def test_a_pod_waits_no_longer_than_its_limit_and_says_where_to_look(tmp_path: P
 
 def test_a_pod_goes_on_once_its_weights_are_ready(tmp_path: Path) -> None:
     (tmp_path / ".ready").touch()
+    done, note = waiting_script(tmp_path, limit=0)
+    assert done.returncode == 1  # an adapter's marker is waited for as well
+    assert ".adapter" in note.read_text()
+    (tmp_path / ".adapter").touch()
     done, _ = waiting_script(tmp_path, limit=0)
     assert done.returncode == 0

@@ -86,7 +86,7 @@ def test_a_changed_byte_is_named_and_makes_nothing_ready(directory: Path, termin
     (directory / "model-1.safetensors").write_bytes(broken)
     assert run(directory) == warm_up.EXIT_BROKEN
     assert not (directory / ".ready").exists()
-    assert "model-1.safetensors: sha256" in termination_log.read_text()
+    assert "model-1.safetensors: found sha256" in termination_log.read_text()
     assert "config.json" not in termination_log.read_text()
 
 
@@ -94,7 +94,7 @@ def test_a_short_file_is_found_without_reading(directory: Path, termination_log:
     stage(directory, FILES)
     (directory / "model-1.safetensors").write_bytes(b"short")
     assert run(directory) == warm_up.EXIT_BROKEN
-    assert "5 bytes instead of 3000000" in termination_log.read_text()
+    assert "found 5 bytes, expected 3000000" in termination_log.read_text()
 
 
 def test_a_missing_file_is_worth_another_try(directory: Path, termination_log: Path) -> None:
