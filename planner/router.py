@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from catalog.load import Catalog
 from planner.cost.lines import HOURS_PER_MONTH
+from planner.disaggregation import KV_CONNECTOR_ANNOTATION
 from planner.drafts import Draft
 from planner.images import mirrored
 from planner.naming import GROUP_ROLE_LABEL, MODEL_LABEL, SERVING_PRIORITY
@@ -45,6 +46,16 @@ _POLICIES: Mapping[RoutingPolicy, tuple[str, ...]] = {
     "round_robin": ("--policy=round_robin",),
     "session": ("--policy=consistent_hashing",),
 }
+
+
+_OF_TWO_GROUPS = (
+    "--pd-disaggregation",
+    f"--kv-connector-annotation={KV_CONNECTOR_ANNOTATION}",
+    # Prefixes lie with prefill; decode gets each cache whole and wants room.
+    "--decode-policy=power_of_two",
+    "--power-of-two-load-metric=least_requests",
+)
+"""In the order of things: vLLM's prefill answers with what decode needs; SGLang's two meet at the bootstrap port."""
 
 
 def router_name(model: str) -> str:
@@ -115,7 +126,7 @@ def _routed(
         name=router_name(model.name),
         image=image,
         command=("python3", "-m", "smg.launch_router"),
-        args=_args(sketch, model),
+        args=_args(sketch, model, by_name),
         policy=sketch.model.routing.policy,
         port=_PORT,
         metrics_port=_METRICS_PORT,
@@ -141,6 +152,8 @@ def _routed(
 def _reason(sketch: Draft, findings: Findings) -> str | None:
     """Why the model has a router; None where it has none."""
     model, routing = sketch.model, sketch.model.routing
+    if sketch.role is not None:
+        return "a request goes to prefill first, then to decode" if sketch.role == "decode" else None
     path = (*sketch.path, "routing", "kind")
     if sketch.runtime == "ray_service":
         _refuse_beside_ray(sketch, findings)
@@ -192,16 +205,13 @@ def _refuse_beside_ray(sketch: Draft, findings: Findings) -> None:
         )
 
 
-def _args(sketch: Draft, model: ModelPlan) -> tuple[str, ...]:
+def _args(sketch: Draft, model: ModelPlan, by_name: Mapping[str, ModelPlan]) -> tuple[str, ...]:
     """Options of the router; each is in catalog/router_flags, which the tests hold them to.
 
     Pods are found by label, taken when they are ready and left when their end begins, so what they do in `preStop`
     is only to wait for those that learn it later.
     """
     engine = sketch.engine
-    selector = [f"{MODEL_LABEL}={model.name}", f"{COMPONENT_LABEL}={MODEL_SERVER}"]
-    if model.runtime == "leader_worker_set":
-        selector += [f"{GROUP_ROLE_LABEL}=leader", f"{WORKER_INDEX_LABEL}=0"]
     return (
         "--host=0.0.0.0",
         f"--port={_PORT}",
@@ -209,12 +219,11 @@ def _args(sketch: Draft, model: ModelPlan) -> tuple[str, ...]:
         f"--prometheus-port={_METRICS_PORT}",
         "--log-level=warn",
         "--log-json",
-        *_POLICIES[sketch.model.routing.policy],
+        *dict.fromkeys((*_POLICIES[sketch.model.routing.policy], *(_OF_TWO_GROUPS if model.disaggregation else ()))),
         "--service-discovery",
         f"--service-discovery-namespace={model.namespace}",
         f"--service-discovery-port={model.container.port}",
-        "--selector",
-        *selector,
+        *_selectors(model, by_name),
         # A pod is ready before it is found, so the first look succeeds; the default would wait 30 s for a second one.
         "--worker-startup-check-interval=2",
         f"--health-check-endpoint={engine.health.readiness}",
@@ -237,6 +246,21 @@ def _args(sketch: Draft, model: ModelPlan) -> tuple[str, ...]:
     )
 
 
+def _selectors(model: ModelPlan, by_name: Mapping[str, ModelPlan]) -> tuple[str, ...]:
+    """Which pods are asked; of two groups, those of each."""
+    if model.disaggregation is None:
+        return "--selector", *_pods(model)
+    prefill = by_name[model.disaggregation.peer]
+    return "--prefill-selector", *_pods(prefill), "--decode-selector", *_pods(model)
+
+
+def _pods(model: ModelPlan) -> tuple[str, ...]:
+    of_groups = (
+        (f"{GROUP_ROLE_LABEL}=leader", f"{WORKER_INDEX_LABEL}=0") if model.runtime == "leader_worker_set" else ()
+    )
+    return f"{MODEL_LABEL}={model.name}", f"{COMPONENT_LABEL}={MODEL_SERVER}", *of_groups
+
+
 def _standby(
     sketch: Draft, by_name: Mapping[str, ModelPlan], pools: Mapping[str, PoolPlan], findings: Findings
 ) -> StandbyPlan | None:
@@ -255,6 +279,12 @@ def _standby(
         )
         return None
     other = by_name[wanted.model]
+    if other.disaggregation is not None:
+        findings.problem(
+            (*path, "model"),
+            f"`{other.name}` has prefill and decode apart, which was never tried as a standby",
+            "name a model whose replicas do both",
+        )
     if other.scaling.min_replicas < wanted.replicas:
         findings.problem(
             (*path, "replicas"),

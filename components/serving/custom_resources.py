@@ -380,6 +380,8 @@ class PodMonitor(NamespacedObject):
     port: str
     path: str
     interval: str
+    renames: tuple[str, str, str] | None = None
+    """(label, value, new value): series with that value get the new one."""
     api_version: str = field(default="monitoring.coreos.com/v1", init=False)
     kind: str = field(default="PodMonitor", init=False)
 
@@ -393,7 +395,10 @@ class PodMonitor(NamespacedObject):
 
     def spec(self) -> dict[str, Any]:
         """The spec, as the API has it."""
-        return {
-            "selector": {"matchLabels": dict(self.match_labels)},
-            "podMetricsEndpoints": [{"port": self.port, "path": self.path, "interval": self.interval}],
-        }
+        endpoint: dict[str, Any] = {"port": self.port, "path": self.path, "interval": self.interval}
+        if self.renames is not None:
+            label, value, new = self.renames
+            endpoint["metricRelabelings"] = [
+                {"sourceLabels": [label], "regex": re.escape(value), "targetLabel": label, "replacement": new}
+            ]
+        return {"selector": {"matchLabels": dict(self.match_labels)}, "podMetricsEndpoints": [endpoint]}

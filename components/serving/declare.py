@@ -51,7 +51,7 @@ class ServingOutputs:
     @property
     def urls(self) -> dict[str, pulumi.Output[str]]:
         """Base URL of each model inside the cluster."""
-        return {name: server.url for name, server in self.servers.items()}
+        return {name: server.url for name, server in self.servers.items() if server.url is not None}
 
 
 def declare(args: ServingArgs, opts: pulumi.ResourceOptions) -> ServingOutputs:

@@ -69,8 +69,8 @@ class ModelServer(pulumi.ComponentResource):
     whole blast radius.
     """
 
-    url: pulumi.Output[str]
-    """Base URL inside the cluster."""
+    url: pulumi.Output[str] | None = None
+    """Base URL inside the cluster; None of a group that clients do not ask."""
     workload: pulumi.Resource
 
     def __init__(self, name: str, args: ModelServerArgs, opts: pulumi.ResourceOptions | None = None) -> None:
@@ -91,8 +91,9 @@ class ModelServer(pulumi.ComponentResource):
                 opts=first,
             ),
         ]
-        # Ray Serve LLM checks no key: a Secret that nothing enforces would only look like a guard.
-        if model.runtime != "ray_service":
+        # Ray Serve LLM checks no key: a Secret that nothing enforces would only look like a guard. Of two groups, the
+        # one with the endpoint has the key of both.
+        if model.runtime != "ray_service" and model.is_endpoint:
             key = declare_secret(f"{name}-api-key", model.api_key, values=args.secrets, after=args.after, parent=self)
             guards += [key] if key is not None else []
         if args.bucket is not None and model.weights.medium == "s3_stream":
@@ -122,13 +123,8 @@ class ModelServer(pulumi.ComponentResource):
                 after=(*args.after, *guards),
                 opts=pulumi.ResourceOptions(parent=self),
             )
-        service = k8s.core.v1.Service(
-            f"{name}-service",
-            # Awaiting it would wait for a ready pod.
-            metadata=_metadata(model, annotations=SKIP_AWAIT),
-            spec=_as_input(service_spec(model)),
-            opts=first,
-        )
+        if model.is_endpoint:
+            self.url = self._endpoint(name, model, first)
         k8s.policy.v1.PodDisruptionBudget(
             f"{name}-disruption-budget", metadata=_metadata(model), spec=_as_input(disruption_budget(model)), opts=first
         )
@@ -137,10 +133,19 @@ class ModelServer(pulumi.ComponentResource):
         if model.scaling.owner == "keda":
             scaler = scaled_object(model, args.monitoring.url)
             custom_resource(f"{name}-scaler", scaler, parent=self, after=(*args.after, self.workload))
-        self.url = service.metadata.apply(
+        self.register_outputs({"url": self.url})
+
+    def _endpoint(self, name: str, model: ModelPlan, opts: pulumi.ResourceOptions) -> pulumi.Output[str]:
+        service = k8s.core.v1.Service(
+            f"{name}-service",
+            # Awaiting it would wait for a ready pod.
+            metadata=_metadata(model, annotations=SKIP_AWAIT),
+            spec=_as_input(service_spec(model)),
+            opts=opts,
+        )
+        return service.metadata.apply(
             lambda metadata: f"http://{metadata.name}.{metadata.namespace}.svc:{model.service_port}/v1"
         )
-        self.register_outputs({"url": self.url})
 
     def _workload(self, name: str, args: ModelServerArgs, after: Sequence[pulumi.Resource]) -> pulumi.Resource:
         model, bucket = args.model, args.bucket

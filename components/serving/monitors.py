@@ -14,6 +14,9 @@ def pod_monitor(model: ModelPlan, interval_seconds: int, prometheus_labels: Mapp
 
     `prometheus_labels` are those by which Prometheus picks its monitors.
     """
+    group = model.disaggregation
+    # Both groups answer to one name, and their series would be added up.
+    apart = group is not None and group.serves != model.name
     same_port = model.container.metrics_port == model.container.port
     return PodMonitor(
         name=model.name,
@@ -23,4 +26,5 @@ def pod_monitor(model: ModelPlan, interval_seconds: int, prometheus_labels: Mapp
         port=HTTP_PORT if same_port else METRICS_PORT,
         path="/metrics",
         interval=f"{interval_seconds}s",
+        renames=(model.metrics.model_label, group.serves, model.name) if group is not None and apart else None,
     )

@@ -308,6 +308,7 @@ def pod_template(
         "karpenter.sh/do-not-disrupt": "true",
         # Other prompts are other pods: a ConfigMap that changes restarts nothing.
         **({warm_prompts.ANNOTATION: warm_prompts.digest(model.warm_prompts)} if model.warm_prompts else {}),
+        **(model.disaggregation.annotations if model.disaggregation else {}),
     }
     return {"metadata": {"labels": pod_labels(model, role), "annotations": annotations}, "spec": spec}
 

@@ -169,7 +169,10 @@ def network_policy(model: ModelPlan, router: RouterPlan) -> dict[str, Any]:
     system = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": SYSTEM_NAMESPACE}}}
     observed = [router.metrics_port, *([router.activator.metrics_port] if router.activator else [])]
     egress: list[dict[str, Any]] = [
-        {"to": [{"podSelector": {"matchLabels": selector_labels(model)}}], "ports": _tcp(model.container.port)},
+        *(
+            {"to": [{"podSelector": {"matchLabels": labels}}], "ports": _tcp(model.container.port)}
+            for labels in _asked(model)
+        ),
         {"to": [system], "ports": dns},
         # Discovery watches the API server: 443, or 6443 outside EKS.
         {"ports": _tcp(443, 6443)},
@@ -189,6 +192,12 @@ def network_policy(model: ModelPlan, router: RouterPlan) -> dict[str, Any]:
         ],
         "egress": egress,
     }
+
+
+def _asked(model: ModelPlan) -> list[dict[str, str]]:
+    """Labels of the pods that requests go to."""
+    own = selector_labels(model)
+    return [own, *([{**own, MODEL_LABEL: model.disaggregation.peer}] if model.disaggregation else [])]
 
 
 def service_spec(model: ModelPlan) -> dict[str, Any]:
