@@ -285,6 +285,9 @@ def size(
 def stage(
     stack: Stack = "dev",
     models: Models = None,
+    repository: Annotated[
+        str | None, typer.Option(help="One of what they need, by hub id: their own, a draft model, an adapter.")
+    ] = None,
     folder: Annotated[Path | None, typer.Option("--from", help="A folder with the revision; the hub if none.")] = None,
     bucket: Annotated[str | None, typer.Option(help="Bucket; the stack's output weights_bucket if none.")] = None,
     scratch: Annotated[Path | None, typer.Option(help="Where downloads from the hub are kept meanwhile.")] = None,
@@ -292,10 +295,21 @@ def stage(
     abort: Annotated[bool, typer.Option("--abort", help="Drop unfinished uploads, upload nothing.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Bring weights into the stack's bucket, manifest last; run it again to go on after an interruption."""
+    """Bring what models need into the stack's bucket: weights, draft models, adapters, manifest last.
+
+    Run it again to go on after an interruption.
+    """
     from ops.staging import StageOptions, show_stage
 
-    options = StageOptions(models=models, folder=folder, bucket=bucket, scratch=scratch, replace=replace, abort=abort)
+    options = StageOptions(
+        models=models,
+        repository=repository,
+        folder=folder,
+        bucket=bucket,
+        scratch=scratch,
+        replace=replace,
+        abort=abort,
+    )
     raise typer.Exit(show_stage(stack, options, as_json=as_json))
 
 

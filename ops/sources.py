@@ -12,7 +12,7 @@ import subprocess
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Protocol, cast
+from typing import Any, Final, Literal, Protocol, cast
 
 from components.scripts import warm_up
 from ops.errors import FindingsError, MissingError, OpsError, UsageError
@@ -23,6 +23,14 @@ NOT_SERVED: Final = warm_up.NOT_SERVED  # pyright: ignore[reportPrivateUsage]
 _SPARE_BYTES: Final = 2 * 1024**3
 """Room on the disk that a download must leave."""
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+Kind = Literal["model", "draft", "adapter"]
+_WEIGHTS: Final[dict[Kind, tuple[str, tuple[str, ...]]]] = {
+    "model": ("config.json", (".safetensors",)),
+    # Heads of EAGLE are often published as PyTorch wrote them; both engines read that, too.
+    "draft": ("config.json", (".safetensors", ".bin")),
+    "adapter": ("adapter_config.json", (".safetensors", ".bin")),
+}
+"""What engines cannot do without: a configuration, and weights in one of these formats."""
 _INSTALL_HUB = (
     "`.venv/bin/pip install -r requirements-hub.txt`, or download the revision yourself and use --from FOLDER"
 )
@@ -62,10 +70,11 @@ class Source(Protocol):
 class FolderSource:
     """A folder that holds one revision; nothing in it is changed."""
 
-    def __init__(self, folder: Path, revision: str) -> None:
+    def __init__(self, folder: Path, revision: str, kind: Kind = "model") -> None:
         """`revision` is the commit that the stack file names."""
         self._folder = folder
         self._revision = revision
+        self._kind: Kind = kind
 
     def files(self) -> tuple[Candidate, ...]:
         """All files that are served.
@@ -80,9 +89,9 @@ class FolderSource:
             path = file.relative_to(self._folder).as_posix()
             if is_served(path) and file.is_file():
                 found.append(Candidate(path=path, size=file.stat().st_size))
-        check_complete((one.path for one in found), str(self._folder))
+        check_complete((one.path for one in found), str(self._folder), self._kind)
         self._check_shards({one.path for one in found})
-        told = self._told_revision()
+        told = told_revision(self._folder)
         if told is not None and told != self._revision:
             raise UsageError(
                 f"{self._folder} holds revision {told}, the stack file names {self._revision}",
@@ -115,25 +124,28 @@ class FolderSource:
                 help="finish the download",
             )
 
-    def _told_revision(self) -> str | None:
-        """The commit that the folder says of itself: as the hub's tools or git leave it; None where nothing does."""
-        if self._folder.parent.name == "snapshots" and _COMMIT.fullmatch(self._folder.name):
-            return self._folder.name
-        for note in sorted(self._folder.glob(".cache/huggingface/download/**/*.metadata")):
-            first = note.read_text(encoding="utf-8", errors="replace").splitlines()[:1]
-            if first and _COMMIT.fullmatch(first[0]):
-                return first[0]
-        if (self._folder / ".git").exists():
-            with contextlib.suppress(OSError, subprocess.CalledProcessError):
-                command = ["git", "-C", str(self._folder), "rev-parse", "HEAD"]
-                return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-        return None
+
+def told_revision(folder: Path) -> str | None:
+    """The commit that a folder says of itself: as the hub's tools or git leave it; None where nothing does."""
+    if folder.parent.name == "snapshots" and _COMMIT.fullmatch(folder.name):
+        return folder.name
+    for note in sorted(folder.glob(".cache/huggingface/download/**/*.metadata")):
+        first = note.read_text(encoding="utf-8", errors="replace").splitlines()[:1]
+        if first and _COMMIT.fullmatch(first[0]):
+            return first[0]
+    if (folder / ".git").exists():
+        with contextlib.suppress(OSError, subprocess.CalledProcessError):
+            command = ["git", "-C", str(folder), "rev-parse", "HEAD"]
+            return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    return None
 
 
 class HubSource:
     """The model hub: one file at a time, downloaded, checked against the hub's checksum, and removed after use."""
 
-    def __init__(self, hub_id: str, revision: str, scratch: Path, *, hub: Any = None, held: int = 2) -> None:
+    def __init__(
+        self, hub_id: str, revision: str, scratch: Path, *, hub: Any = None, held: int = 2, kind: Kind = "model"
+    ) -> None:
         """Use the `huggingface_hub` module, or what stands in for it in tests.
 
         Args:
@@ -142,6 +154,7 @@ class HubSource:
             scratch: folder for downloads; a file that a kill left half there is gone on with.
             hub: the module.
             held: files that lie in `scratch` at the same time.
+            kind: what the repository is: a draft model and an adapter have other files.
 
         Raises:
             MissingError: the library is not installed.
@@ -151,6 +164,7 @@ class HubSource:
         self._scratch = scratch
         self._hub = hub or _library()
         self._held = held
+        self._kind: Kind = kind
 
     def files(self) -> tuple[Candidate, ...]:
         """All files that are served, as the hub lists them.
@@ -177,7 +191,7 @@ class HubSource:
                         git_blob=sibling.blob_id if large is None else None,
                     )
                 )
-        check_complete((one.path for one in found), f"{self._id} at {self._revision}")
+        check_complete((one.path for one in found), f"{self._id} at {self._revision}", self._kind)
         self._check_room(sum(sorted((one.size for one in found), reverse=True)[: self._held]))
         return tuple(found)
 
@@ -251,15 +265,17 @@ def is_served(path: str) -> bool:
     return not hidden and path != warm_up.MANIFEST and not any(fnmatch.fnmatch(path, glob) for glob in NOT_SERVED)
 
 
-def check_complete(paths: Iterable[str], where: str) -> None:
+def check_complete(paths: Iterable[str], where: str, kind: Kind = "model") -> None:
     """Raises UsageError for what no engine could load."""
     known = set(paths)
-    lacking = [] if "config.json" in known else ["config.json"]
-    lacking += [] if any(path.endswith(".safetensors") for path in known) else ["*.safetensors"]
+    config, formats = _WEIGHTS[kind]
+    lacking = [] if config in known else [config]
+    lacking += [] if any(path.endswith(formats) for path in known) else [" or ".join(f"*{one}" for one in formats)]
     if lacking:
         raise UsageError(
             f"{where} has no {' and no '.join(lacking)}",
-            help="engines load safetensors weights with their config.json; name the folder that holds both",
+            help=f"engines load the weights of a{'n' if kind == 'adapter' else ''} {kind} with their {config}; name the "
+            "folder that holds both",
         )
 
 

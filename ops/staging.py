@@ -31,12 +31,14 @@ from ops import aws, pulumi_cli
 from ops.console import OK, err, out, print_json
 from ops.errors import FindingsError, MissingError, UsageError
 from ops.project import models_of, plan_of, region_of
-from ops.sources import Candidate, FolderSource, HubSource, Source
+from ops.sources import Candidate, FolderSource, HubSource, Source, told_revision
 from ops.uploads import PART_BYTES, WORKERS, LocalFile, Uploads
 from planner import Plan
-from planner.plan import WeightsPlan
+from planner.plan import RevisionPlan
+from settings.errors import did_you_mean
 
 _SCRATCH: Final = "inference-platform/staging"
+_SAY_WHICH: Final = "say which with --repository, or with --model where it has one alone"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +72,8 @@ class StageOptions:
     """What the command line says."""
 
     models: list[str] | None
+    repository: str | None
+    """One of what the models need: their own, a draft model's or an adapter's."""
     folder: Path | None
     bucket: str | None
     scratch: Path | None
@@ -113,22 +117,36 @@ def show_stage(stack: str, options: StageOptions, *, as_json: bool) -> int:
     return OK
 
 
-def _revisions(plan: Plan, options: StageOptions) -> tuple[WeightsPlan, ...]:
+def _revisions(plan: Plan, options: StageOptions) -> tuple[RevisionPlan, ...]:
+    """What is asked for: weights, draft models and adapters, and what comes next."""
     if not plan.cache.bucket:
         raise UsageError(
             f"stack {plan.stack} has no bucket of weights: its pods get them from the hub through a volume claim"
         )
-    by_prefix = {model.weights.object_prefix: model.weights for model in models_of(plan, options.models)}
-    if options.folder is not None and len(by_prefix) > 1:
-        raise UsageError("a folder holds one revision", help="say which with --model")
-    return tuple(by_prefix.values())
+    needed = [one for model in models_of(plan, options.models) for one in model.weights.held]
+    if options.repository is not None:
+        known = {one.hub_id: one for one in needed}
+        if options.repository not in known:
+            raise UsageError(
+                f"these models need no repository `{options.repository}`", help=did_you_mean(options.repository, known)
+            )
+        needed = [one for one in needed if one.hub_id == options.repository]
+    by_prefix = {one.object_prefix: one for one in needed}
+    if options.folder is None or len(by_prefix) == 1:
+        return tuple(by_prefix.values())
+    told = [one for one in by_prefix.values() if told_revision(options.folder) == one.revision]
+    if len(told) != 1:
+        these = ", ".join(f"{one.hub_id} at {one.revision[:12]}" for one in by_prefix.values())
+        raise UsageError(f"a folder holds one revision, and these are asked for: {these}", help=_SAY_WHICH)
+    return tuple(told)
 
 
-def _source(weights: WeightsPlan, options: StageOptions) -> Source:
+def _source(one: RevisionPlan, options: StageOptions) -> Source:
     if options.folder is not None:
-        return FolderSource(options.folder, weights.revision)
+        return FolderSource(options.folder, one.revision, one.kind)
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return HubSource(weights.hub_id, weights.revision, (options.scratch or cache / _SCRATCH) / weights.revision)
+    scratch = (options.scratch or cache / _SCRATCH) / one.revision
+    return HubSource(one.hub_id, one.revision, scratch, kind=one.kind)
 
 
 def stack_bucket(stack: str) -> str:
@@ -188,7 +206,7 @@ class StageProgress:
 
 
 @contextmanager
-def progress_of(weights: WeightsPlan, *, quiet: bool) -> Generator[StageProgress]:
+def progress_of(weights: RevisionPlan, *, quiet: bool) -> Generator[StageProgress]:
     """Progress on standard error."""
     if quiet:
         yield StageProgress(None, None)
@@ -207,7 +225,7 @@ def progress_of(weights: WeightsPlan, *, quiet: bool) -> Generator[StageProgress
 def stage(
     s3: Any,
     bucket: str,
-    weights: WeightsPlan,
+    weights: RevisionPlan,
     source: Source,
     progress: StageProgress,
     *,
@@ -257,7 +275,7 @@ def stage(
     )
 
 
-def _manifest_there(uploads: Uploads, weights: WeightsPlan, *, replace: bool) -> dict[str, str]:
+def _manifest_there(uploads: Uploads, weights: RevisionPlan, *, replace: bool) -> dict[str, str]:
     """What the manifest in the bucket says, as path -> sha256; empty where there is none."""
     raw = uploads.read(warm_up.MANIFEST)
     if raw is None:
@@ -308,7 +326,7 @@ class _Stage:
         )
         return done, sent.bytes_sent
 
-    def write_manifest(self, weights: WeightsPlan, files: list[StagedFile]) -> None:
+    def write_manifest(self, weights: RevisionPlan, files: list[StagedFile]) -> None:
         """The last step: from now on the revision counts."""
         if {file.path: file.sha256 for file in files} == self._there and not self._manifest_removed:
             return

@@ -100,7 +100,7 @@ def _loading(request: EngineRequest) -> Iterator[Argument]:
         yield option("--load-format", "presharded", "engine_options.load: each rank reads what it holds, once written")
         where = {"presharded_path": SHARDS_DIRECTORY, "draft_presharded_path": f"{SHARDS_DIRECTORY}/draft"}
         config = compact({**where, "verify_on_load": True})
-        yield option("--model-loader-extra-config", config, "where they lie; their checksums are compared at each start")
+        yield option("--model-loader-extra-config", config, "where they lie; each start checks their checksums")
     yield switch("--weight-loader-prefetch-checkpoints", "one read of the checkpoint a node instead of one a rank")
 
 
@@ -170,7 +170,7 @@ def _compiled(request: EngineRequest) -> Iterator[EnvVar]:
     # DeepGEMM reads its own name when it is imported, which may be before SGLang sets it.
     yield EnvVar(name="DG_JIT_CACHE_DIR", value=f"{root}/deep_gemm")
     if compiles_deep_gemm(request.card):
-        # Every number of tokens up to 16,384 has a kernel: half an hour on a cold cache. A sample of them takes 3 minutes.
+        # Every number of tokens up to 16,384 has a kernel: half an hour on a cold cache. A sample takes 3 minutes.
         yield EnvVar(name="SGLANG_JIT_DEEPGEMM_FAST_WARMUP", value="1")
 
 
