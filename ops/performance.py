@@ -34,16 +34,18 @@ def _rows(model: ModelPlan, found: PerformancePlan) -> list[tuple[str, ...]]:
     rate += f"{full.requests_per_second * band.high:.3g})"
     tokens = _between(full.output_tokens_per_second, band.low, band.high)
     assumed = "" if found.lengths_given else "lengths assumed"
-    rows = [("", f"full: {found.limited_by}", rate, *_latencies(full, band), tokens, assumed)]
+    rows = [("", f"full: {found.limited_by}", rate, *_latencies(model, full, band), tokens, assumed)]
     if at := found.at_traffic:
         needed = f"{found.replicas_needed} of {model.scaling.max_replicas} for {found.requests_per_second:g}/s"
-        given = (f"{at.requests_per_second:.3g}", *_latencies(at, band), f"{at.output_tokens_per_second:,.0f}")
+        given = (f"{at.requests_per_second:.3g}", *_latencies(model, at, band), f"{at.output_tokens_per_second:,.0f}")
         rows.insert(0, ("", "at its traffic", *given, needed))
     return [(model.name, *rows[0][1:]), *rows[1:]]
 
 
-def _latencies(at: LoadPoint, band: ErrorBand) -> tuple[str, str, str]:
-    return f"{at.concurrency:.0f}", _latency(at.ttft_ms, band), _latency(at.tpot_ms, band)
+def _latencies(model: ModelPlan, at: LoadPoint, band: ErrorBand) -> tuple[str, str, str]:
+    role = model.disaggregation.role if model.disaggregation else None
+    ttft = _latency(at.ttft_ms, band) if role != "decode" else "after prefill"
+    return f"{at.concurrency:.0f}", ttft, _latency(at.tpot_ms, band) if role != "prefill" else ""
 
 
 def _latency(latency: Latency, band: ErrorBand) -> str:

@@ -103,12 +103,15 @@ class _Simulation:
         self.settings, self.plan, self.options, self.start = settings, plan, options, start
         from simulation.subjects import subjects_of  # noqa: PLC0415
 
-        names = [model.name for model in plan.models]
+        apart = sorted({model.disaggregation.serves for model in plan.models if model.disaggregation})
+        for name in (name for name in options.models if name in apart):
+            raise UsageError(f"{name} has prefill and decode apart, which no replay models", help="leave it out")
+        names = [model.name for model in plan.models if model.disaggregation is None]
         for name in options.models:
             if name not in names:
                 raise UsageError(f"stack {plan.stack} has no model `{name}`", help=did_you_mean(name, names))
         self.subjects = subjects_of(settings, plan)
-        self.notes: list[str] = []
+        self.notes = [f"{name}: prefill and decode apart are not replayed" for name in apart]
 
     def run(self, *, as_json: bool) -> int:
         from simulation.replay import replay  # noqa: PLC0415

@@ -50,7 +50,7 @@ def show_smoke(stack: str, options: SmokeOptions, *, as_json: bool) -> int:
         results = [smoke_url(options.url, options)]
     else:
         plan = plan_of(stack)
-        models = models_of(plan, options.models)
+        models = [model for model in models_of(plan, options.models) if model.is_endpoint]
         with connect(plan, kubeconfig=options.kubeconfig, context=options.context) as cluster:
             results = [_smoke_model(cluster, model, options.timeout_seconds) for model in models]
     if as_json:

@@ -18,6 +18,10 @@ _ABOVE_RESERVATION_PERCENT = 6
 """What a healthy engine takes above the share it reserves: CUDA context, NCCL and graphs."""
 
 
+_NOT_OF = {"prefill": ("TimePerOutputToken",), "decode": ("TimeToFirstToken",)}
+"""Prefill writes one token; what decode calls the first one comes after the prompt's cache has arrived."""
+
+
 def plan_alerts(
     thresholds: AlertThresholds,
     models: tuple[tuple[Model, ModelPlan, Engine], ...],
@@ -28,7 +32,8 @@ def plan_alerts(
     found = [*_hardware(thresholds, reserved), *_idle(thresholds, pools, models)]
     found += _pods(thresholds)
     for model, plan, engine in models:
-        found += _model(thresholds, model, plan, engine)
+        apart = _NOT_OF[plan.disaggregation.role] if plan.disaggregation else ()
+        found += [alert for alert in _model(thresholds, model, plan, engine) if not alert.name.startswith(apart)]
     return tuple(found)
 
 

@@ -18,7 +18,7 @@ def instructions(plan: Plan) -> Mapping[str, Any]:
         "grafana_command": (
             f"kubectl --namespace {MONITORING_NAMESPACE} port-forward svc/kube-prometheus-stack-grafana 3000:80"
         ),
-        "models": {model.name: _model(model) for model in plan.models},
+        "models": {model.name: _model(model) for model in plan.models if model.is_endpoint},
         "next": f"python -m ops wait --stack {plan.stack} && python -m ops smoke --stack {plan.stack}",
         "cost": {
             "start_usd_per_hour": plan.cost.base_usd_per_hour,

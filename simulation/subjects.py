@@ -56,7 +56,7 @@ class Hazard:
 
 
 def subjects_of(settings: Settings, plan: Plan, catalog: Catalog | None = None) -> dict[str, Subject]:
-    """Every model of a stack by name."""
+    """Every model of a stack by name, but those with prefill and decode apart."""
     facts = catalog or load()
     findings = Findings()
     on_eks = isinstance(settings.target, EksTarget)
@@ -69,6 +69,8 @@ def subjects_of(settings: Settings, plan: Plan, catalog: Catalog | None = None) 
     planned = {model.name: model for model in plan.models}
     subjects: dict[str, Subject] = {}
     for index, model in enumerate(settings.models):
+        if model.disaggregated is not None:
+            continue  # two groups with a network between them are another queue
         sketch = draft(index, model, settings, hardware, facts, findings)
         assert sketch is not None  # noqa: S101 - the stack has been planned
         node = sketch.facts.node()

@@ -73,7 +73,7 @@ def plan_cost(
         tokens=tuple(
             _flow(model, load)
             for model in decided.models
-            if (load := decided.loads.get(model.name)) is not None and load.basis == "traffic"
+            if model.is_endpoint and (load := decided.loads.get(model.name)) is not None and load.basis == "traffic"
         ),
         images_from_internet=settings.images.mirror is None or ".dkr.ecr." not in settings.images.mirror,
         scrape_interval_seconds=settings.observability.scrape_interval_seconds,
