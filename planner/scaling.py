@@ -146,16 +146,16 @@ def _check(sketch: Draft, owner: str, findings: Findings) -> None:
                 f"set it to {model.replicas.max} or less, or raise replicas.max",
             )
     if sketch.runtime == "ray_service":
-        for field, asked in (
-            ("floors", bool(model.autoscaling.floors)),
-            ("scale_up_replicas", model.autoscaling.scale_up_replicas != "auto"),
-            ("idle_minutes", model.autoscaling.idle_minutes is not None),
+        for field, asked, lacks in (
+            ("floors", bool(model.autoscaling.floors), "has no schedule"),
+            ("scale_up_replicas", model.autoscaling.scale_up_replicas != "auto", "goes all the way at once"),
+            ("idle_minutes", model.autoscaling.idle_minutes is not None, "keeps its last replica here"),
         ):
             if asked:
                 findings.problem(
                     (*path, field),
-                    "Ray Serve's own autoscaler has no schedule, no steps and keeps its last replica",
-                    "leave it out (raise replicas.min for known hours), or use runtime deployment or leader_worker_set",
+                    f"Ray Serve's own autoscaler {lacks}",
+                    "leave it out, or use runtime deployment or leader_worker_set",
                 )
     elif owner == "none" and model.autoscaling.floors:
         findings.remark(

@@ -80,7 +80,8 @@ class Autoscaling(Section):
     floors: list[ScheduledFloor] = Field(default_factory=list[ScheduledFloor], max_length=20)
     """Scheduled minimum replicas."""
     scale_up_replicas: int | Literal["auto"] = "auto"
-    """Replicas added at once; a quarter of the room between min and max where `auto`."""
+    """Replicas added at once, and none more until they can serve; where `auto`, as many as the traffic's growth during a
+    start needs (a quarter of the room between min and max where none is stated), or as many as there are."""
     idle_minutes: int | None = Field(default=None, ge=5, le=1440)
     """Minutes without a request after which every replica goes, the minimum too, until the next of `floors` begins:
     for models of office hours, whose GPUs nobody should pay for at night. Never where left out, unless

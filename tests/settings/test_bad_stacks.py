@@ -40,6 +40,8 @@ BAD: list[tuple[str, str, dict[str, Any], str, str]] = [
     ("a cron of four fields", "prod", {"models.1.autoscaling.floors.0.start": "0 19 * *"}, "models[1].autoscaling.floors[0].start", "must match"),
     ("a floor without length", "prod", {"models.1.autoscaling.floors.0.end": "30 7 * * 1-5"}, "models[1].autoscaling.floors[0].end", "the same"),
     ("no replica at a time", "prod", {"models.1.autoscaling.scale_up_replicas": 0}, "models[1].autoscaling.scale_up_replicas", "1 or more"),
+    ("a peak below the mean", "prod", {"models.1.traffic.peak": {"requests_per_second": 2}}, "models[1].traffic.peak.requests_per_second", "set it to 6 or more"),
+    ("a floor above the most replicas", "prod", {"models.1.autoscaling.floors.0.replicas": 99}, "models[1].autoscaling.floors[0].replicas", "raise replicas.max"),
     ("max below min", "staging", {"models.0.replicas": {"min": 3, "max": 2}}, "models[0].replicas.max", "set max to 3"),
     ("no region", "dev", {"/aws:region": "mars-north-1"}, "aws:region", "catalog of regions"),
     ("unknown instance type", "dev", {"pools.0.instance_type": "g6e.xlrge"}, "pools[0].instance_type", "did you mean `g6e.xlarge`"),
