@@ -313,6 +313,47 @@ def stage(
     raise typer.Exit(show_stage(stack, options, as_json=as_json))
 
 
+Bucket = Annotated[str | None, typer.Option(help="Bucket; the stack's output weights_bucket if none.")]
+
+
+@models_app.command("list")
+def list_revisions(stack: Stack = "dev", models: Models = None, bucket: Bucket = None, as_json: Json = False) -> None:
+    """Revisions in the stack's bucket: which are whole, which a model still lacks, which nobody needs."""
+    from ops.revisions import show_bucket
+
+    raise typer.Exit(show_bucket(stack, bucket=bucket, models=models, deep=False, as_json=as_json))
+
+
+@models_app.command()
+def verify(stack: Stack = "dev", models: Models = None, bucket: Bucket = None, as_json: Json = False) -> None:
+    """The same, and each object's checksum against its manifest. The warm-up Jobs check every byte on the cache."""
+    from ops.revisions import show_bucket
+
+    raise typer.Exit(show_bucket(stack, bucket=bucket, models=models, deep=True, as_json=as_json))
+
+
+@models_app.command("evict")
+def evict_revisions(
+    stack: Stack = "dev",
+    keep: Annotated[
+        int | None, typer.Option(min=0, help="Earlier revisions of each repository; cache.keep_revisions if none.")
+    ] = None,
+    repository: Annotated[str | None, typer.Option(help="Only of this one, by hub id.")] = None,
+    really: Annotated[bool, typer.Option("--really", help="Evict; without it, what would go is told.")] = False,
+    yes: Yes = False,
+    kubeconfig: Kubeconfig = None,
+    context: Context = None,
+    as_json: Json = False,
+) -> None:
+    """What lies on the cache, and what of it nobody uses: a Job in the cluster looks, and with --really removes."""
+    from ops.eviction import EvictOptions, show_evict
+
+    options = EvictOptions(
+        keep=keep, repository=repository, really=really, yes=yes, kubeconfig=kubeconfig, context=context
+    )
+    raise typer.Exit(show_evict(stack, options, as_json=as_json))
+
+
 @prices_app.command()
 def refresh(
     region: Annotated[list[str], typer.Option("--region", "-r", help="Region to ask for; may be repeated.")],

@@ -50,6 +50,18 @@ class Objects(Protocol):
         ...
 
 
+class Workbench(Objects, Protocol):
+    """Makes objects and reads logs, too."""
+
+    def create(self, path: str, item: Mapping[str, Any]) -> Json:
+        """Make an object in a collection."""
+        ...
+
+    def text(self, path: str) -> str:
+        """What is no object, such as a container's log."""
+        ...
+
+
 class Cluster:
     """An API server behind a kubeconfig."""
 

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from ops import aws, doctor_aws, doctor_local, pulumi_cli
-from ops.checks import Check
+from ops.checks import Check, asked
 from ops.console import FINDINGS, OK, PROJECT_DIRECTORY, err
 from ops.project import plan_of
+from ops.revisions import staged_checks
 from planner import Plan
 from planner.plan import EksPlan
 from settings.load import stack_file
@@ -39,6 +40,8 @@ def deploy(stack: str, options: DeployOptions, *, run: Callable[[Sequence[str]],
     pulumi_cli.find_pulumi()
     if not options.skip_checks:
         failed = blockers(plan)
+        if not failed and options.scope != "images":
+            failed = not_staged(plan)
         for one in failed:
             err.print(f"{one.name}: {one.detail}\n  fix: {one.fix}", markup=False, soft_wrap=True)
         if failed and not options.preview:
@@ -75,6 +78,16 @@ def arguments(plan: Plan, options: DeployOptions) -> list[str]:
     if options.yes and not options.preview:
         command.append("--yes")
     return command
+
+
+def not_staged(plan: Plan) -> list[Check]:
+    """Revisions that pods would wait for in vain. A changed one takes old pods down one by one: not before the new one
+    is in the bucket. A stack without a bucket yet is not asked: it is made first."""
+    region = plan.region
+    if region is None or not plan.cache.bucket:
+        return []
+    checks = asked("weights", lambda: staged_checks(plan, region), permission="s3:ListBucket, s3:GetObject")
+    return [one for one in checks if one.status == "fail"]
 
 
 def targets(plan: Plan, components: Sequence[str] = MODEL_COMPONENTS) -> tuple[str, ...]:

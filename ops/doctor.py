@@ -12,6 +12,7 @@ from ops.console import ENVIRONMENT, FINDINGS, OK, PROJECT_DIRECTORY, out, print
 from ops.errors import MissingError
 from ops.project import plan_of
 from ops.quotas import Ec2Reservations, Quotas, Reservations, ServiceQuotas, check_quotas, check_reservations
+from ops.revisions import staged_checks
 from planner import Plan
 from planner.plan import EksPlan, ExistingClusterPlan
 from rehearsal.controlplane.binaries import BUILD_BYTES
@@ -93,6 +94,7 @@ def examine_account(
         *asked("quotas", lambda: check_quotas(plan, limits, region), permission="servicequotas:GetServiceQuota"),
         *asked("reservations", lambda: check_reservations(plan, held), permission="ec2:DescribeCapacityReservations"),
         *asked("spot", lambda: doctor_aws.check_spot(ec2, plan), permission="ec2:DescribeSpotPriceHistory"),
+        *asked("weights", lambda: staged_checks(plan, region), permission="s3:ListBucket, s3:GetObject"),
         *asked("subnets", lambda: doctor_aws.check_network(ec2, plan), permission="ec2:DescribeSubnets"),
         *asked(
             "endpoint",

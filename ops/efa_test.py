@@ -14,10 +14,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from components.scripts.efa.findings import RESULT_MARK, nccl_problem, read_nccl
-from ops.cluster import Json, Objects, connect, job_path, pods_path
+from ops.cluster import Json, Workbench, connect, job_path, pods_path
 from ops.console import FINDINGS, OK, err, out, print_json, table
 from ops.efa_test_objects import JOB_LABEL, TEST_SECONDS, objects_of
 from ops.errors import UsageError
@@ -59,18 +59,6 @@ class EfaTestResult:
     results: tuple[Mapping[str, Any], ...]
     """Rows of nccl-tests: `size` (bytes), `seconds`, `algbw` and `busbw` (GB/s), `wrong` (elements)."""
     seconds: float
-
-
-class Workbench(Objects, Protocol):
-    """Makes objects and reads logs, too."""
-
-    def create(self, path: str, item: Mapping[str, Any]) -> Json:
-        """Make an object in a collection."""
-        ...
-
-    def text(self, path: str) -> str:
-        """What is no object, such as a container's log."""
-        ...
 
 
 def show_efa_test(stack: str, options: EfaTestOptions, *, as_json: bool) -> int:

@@ -274,8 +274,7 @@ def check_complete(paths: Iterable[str], where: str, kind: Kind = "model") -> No
     if lacking:
         raise UsageError(
             f"{where} has no {' and no '.join(lacking)}",
-            help=f"engines load the weights of a{'n' if kind == 'adapter' else ''} {kind} with their {config}; name the "
-            "folder that holds both",
+            help=f"engines load weights with their {config}; name the folder of the {kind} that holds both",
         )
 
 

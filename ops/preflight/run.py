@@ -14,6 +14,7 @@ from ops.errors import MissingError
 from ops.preflight import account, market
 from ops.project import plan_of, region_of
 from ops.quotas import Ec2Reservations, Quotas, Reservations, ServiceQuotas, check_quotas, check_reservations
+from ops.revisions import staged_checks
 from planner import Plan
 from planner.plan import EksPlan
 
@@ -112,6 +113,7 @@ def examine(plan: Plan, region: str, sources: Sources | None = None) -> list[Che
             lambda: account.check_reach(aws.client("kms", region), aws.client("s3", region)),
             permission="kms:ListAliases, s3:ListAllMyBuckets",
         ),
+        *asked("weights", lambda: staged_checks(plan, region), permission="s3:ListBucket, s3:GetObject"),
         *asked(
             "budget",
             lambda: account.check_budget(aws.client("budgets", region), account_id, plan),
