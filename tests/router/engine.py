@@ -1,6 +1,8 @@
 """An engine to an HTTP client's eyes: a process that answers the OpenAI API, slowly, and drains as vLLM does.
 
-After SIGTERM it finishes what runs, breaks off what comes new, and ends. Run: `python engine.py PORT KEY MODEL`.
+After SIGTERM it finishes what runs, breaks off what comes new, and ends. With a role it is one of two groups: prefill
+answers one token and what decode needs to fetch the prompt's cache, decode fails where that cannot be fetched.
+Run: `python engine.py PORT KEY MODEL [KIND [ROLE]]`.
 """
 
 from __future__ import annotations
@@ -13,14 +15,15 @@ import sys
 from typing import Any
 
 PLAIN_SECONDS = 0.8
+PREFILL_SECONDS = 0.2
 TOKENS, TOKEN_SECONDS = 30, 0.05
 
 
 class Engine:
     """One replica."""
 
-    def __init__(self, port: int, key: str, model: str) -> None:
-        self.port, self.key, self.model = port, key, model
+    def __init__(self, port: int, key: str, model: str, kind: str = "vllm", role: str = "") -> None:
+        self.port, self.key, self.model, self.kind, self.role = port, key, model, kind, role
         self.running = 0
         self.ending = asyncio.Event()
 
@@ -42,12 +45,13 @@ class Engine:
         path = head[0].split(" ")[1]
         headers = {k.lower(): v.strip() for k, _, v in (line.partition(":") for line in head[1:])}
         body = await reader.readexactly(int(headers.get("content-length", 0)))
-        if path == "/health":
+        if path in {"/health", "/ready"}:
             write(writer, 200, {})
         elif path.startswith("/v1") and headers.get("authorization") != f"Bearer {self.key}":
             write(writer, 401, {"error": "wrong key"})
         elif path == "/v1/models":
-            write(writer, 200, {"object": "list", "data": [{"id": self.model, "object": "model", "owned_by": "vllm"}]})
+            model = {"id": self.model, "object": "model", "owned_by": self.kind}
+            write(writer, 200, {"object": "list", "data": [model]})
         elif path != "/v1/chat/completions":
             write(writer, 404, {"error": path})
         elif self.ending.is_set():
@@ -61,20 +65,67 @@ class Engine:
         if request["model"] != self.model:
             write(writer, 404, {"error": f"no model {request['model']}"})
             return
+        if wrong := self._misdirected(request):
+            write(writer, 400, {"error": wrong})
+            return
         self.running += 1
         try:
-            if request.get("stream"):
+            if self.role == "decode" and not await self._fetched(request):
+                write(writer, 500, {"error": "the prompt's cache did not arrive"})
+            elif request.get("stream"):
                 await self._stream(writer)
             else:
-                await asyncio.sleep(PLAIN_SECONDS)
-                message = {"role": "assistant", "content": f"from {self.port}"}
+                await asyncio.sleep(PREFILL_SECONDS if self.role == "prefill" else PLAIN_SECONDS)
+                message = {"role": "assistant", "content": f"from {self.port}{self._asked_whom(request)}"}
                 choice = {"index": 0, "message": message, "finish_reason": "stop"}
                 usage = {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3}
                 about = {"id": "1", "object": "chat.completion", "created": 1, "model": self.model}
-                write(writer, 200, {**about, "choices": [choice], "usage": usage})
+                write(writer, 200, {**about, "choices": [choice], "usage": usage, **self._handover(request)})
             await writer.drain()
         finally:
             self.running -= 1
+
+    def _misdirected(self, request: dict[str, Any]) -> str:
+        """What the router got wrong; nothing where all is well."""
+        params = request.get("kv_transfer_params") or {}
+        if not self.role:
+            return ""
+        if self.kind == "sglang":
+            known = {"bootstrap_host", "bootstrap_port", "bootstrap_room"} <= request.keys()
+            return "" if known else "no bootstrap room"
+        if self.role == "prefill":
+            one = request.get("max_tokens") == 1 or request.get("max_completion_tokens") == 1
+            alone = one and not request.get("stream") and params.get("do_remote_decode")
+            return "" if alone else "asked for more than a prompt"
+        return "" if params.get("do_remote_prefill") and params.get("remote_port") else "no prefill has answered"
+
+    def _handover(self, request: dict[str, Any]) -> dict[str, Any]:
+        """What vLLM's prefill adds to its answer."""
+        if self.role != "prefill" or self.kind != "vllm":
+            return {}
+        remote = {
+            "remote_engine_id": "e",
+            "remote_block_ids": [1],
+            "remote_host": "127.0.0.1",
+            "remote_port": self.port,
+        }
+        return {"kv_transfer_params": {"do_remote_prefill": True, "do_remote_decode": False, **remote}}
+
+    def _prefill_port(self, request: dict[str, Any]) -> int:
+        params = request.get("kv_transfer_params") or {}
+        return int(params.get("remote_port") or request.get("bootstrap_port") or 0)
+
+    def _asked_whom(self, request: dict[str, Any]) -> str:
+        return f" after {self._prefill_port(request)}" if self.role == "decode" else ""
+
+    async def _fetched(self, request: dict[str, Any]) -> bool:
+        """Whether the prefill is still there to read from."""
+        try:
+            _, writer = await asyncio.open_connection("127.0.0.1", self._prefill_port(request))
+        except OSError:
+            return False
+        writer.close()
+        return True
 
     async def _stream(self, writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n")
@@ -99,6 +150,6 @@ def write(writer: asyncio.StreamWriter, status: int, content: dict[str, Any]) ->
 if __name__ == "__main__":
 
     async def run() -> None:
-        await Engine(int(sys.argv[1]), sys.argv[2], sys.argv[3]).serve()
+        await Engine(int(sys.argv[1]), *sys.argv[2:]).serve()
 
     asyncio.run(run())

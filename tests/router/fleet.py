@@ -10,12 +10,13 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
+from planner.disaggregation import KV_CONNECTOR_ANNOTATION
 from planner.plan import ModelPlan
 from tests.router import engine
 
@@ -38,7 +39,7 @@ def on_loopback(args: tuple[str, ...], *, port: int, metrics_port: int, manifest
     kept: list[str] = []
     in_selector = False
     for arg in args:
-        in_selector = arg == "--selector" or (in_selector and not arg.startswith("--"))
+        in_selector = arg.endswith("selector") or (in_selector and not arg.startswith("--"))
         if not in_selector and not arg.startswith(dropped):
             kept.append(arg)
     return [
@@ -61,6 +62,19 @@ class Replica:
 
     port: int
     process: subprocess.Popen[bytes]
+    role: str = ""
+    annotations: Mapping[str, str] = field(default_factory=dict[str, str])
+
+    def found(self) -> dict[str, object]:
+        """What discovery would say of the pod."""
+        told: dict[str, object] = {"url": self.url}
+        if self.role:
+            told["worker_type"] = self.role
+        if connector := self.annotations.get(KV_CONNECTOR_ANNOTATION):
+            told["kv_connector"] = connector
+        if "sglang.ai/bootstrap-port" in self.annotations:
+            told["bootstrap_port"] = self.port  # all pods have the planned one, processes of one machine cannot
+        return told
 
     @property
     def url(self) -> str:
@@ -121,17 +135,22 @@ class Fleet:
         self._processes.append(subprocess.Popen(command, env=environment, cwd=ROOT))
         return port
 
-    def start_replica(self, *, model: str | None = None, key: str = KEY) -> Replica:
+    def start_replica(self, *, model: str | None = None, key: str = KEY, group: ModelPlan | None = None) -> Replica:
+        """An engine; of a `group` that does one of two phases."""
         port = free_port()
         command = [sys.executable, engine.__file__, str(port), key, model or self.model.name]
-        replica = Replica(port, subprocess.Popen(command))
+        part = group.disaggregation if group else None
+        if group is not None and part is not None:
+            command += [group.engine, part.role]
+        role, annotations = (part.role, part.annotations) if part else ("", {})
+        replica = Replica(port, subprocess.Popen(command), role, annotations)
         self._processes.append(replica.process)
         return replica
 
     def announce(self, *replicas: Replica) -> None:
         """Who is ready: what the router would learn from the API server."""
         self.replicas = list(replicas)
-        workers = [{"url": replica.url} for replica in replicas]
+        workers = [replica.found() for replica in replicas]
         temporary = self.manifest.with_suffix(".new")
         temporary.write_text(json.dumps({"version": 1, "workers": workers}))
         temporary.replace(self.manifest)

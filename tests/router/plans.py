@@ -31,6 +31,42 @@ def planned(
     return plan_document(found, stack="prod")[1]
 
 
+def disaggregated(engine: str = "vllm", **fields: Any) -> Plan:
+    """Prefill and decode of a 70B model apart on the large nodes."""
+    platform = document("prod")["config"][PLATFORM]
+    platform.pop("budget", None)
+    (chosen,) = [one for one in platform["models"] if one["name"] == SMALL]
+    for key in ("replicas", "layout", "traffic", "autoscaling"):
+        chosen.pop(key, None)
+    group = {"layout": {"tensor": 4}, "replicas": {"min": 2, "max": 4}}
+    chosen.update(
+        {
+            "model": "meta-llama/Llama-3.3-70B-Instruct",
+            "pool": "h100",
+            "engine": engine,
+            "context_tokens": 16384,
+            "image": {
+                "repository": f"registry.example.com/{engine}-efa",
+                "tag": "v1",
+                "carries_efa": True,
+                "carries_nixl": True,
+            },
+            "disaggregated": {"prefill": group, "decode": group},
+            "objectives": {"ttft_p99_ms": 2500, "tpot_p99_ms": 40},
+            "traffic": {
+                "requests_per_second": 2,
+                "input_tokens": {"mean": 4000, "p99": 9000},
+                "output_tokens": {"mean": 400},
+            },
+            **fields,
+        }
+    )
+    platform["cache"]["load_seconds"] = 600
+    platform["pools"][0]["capacity"][-1]["nodes"]["max"] = 8
+    found = Document(file="Pulumi.prod.yaml", platform=platform, region="us-east-1", text=None)
+    return plan_document(found, stack="prod")[1]
+
+
 def routed() -> ModelPlan:
     """Up to five replicas."""
     return model_of(planned(), SMALL)
