@@ -7,7 +7,7 @@ and the page says so.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
 
@@ -218,6 +218,27 @@ _OPTIONS: tuple[Case, ...] = (
         name="streamed from S3, SGLang", model="meta-llama/Llama-3.1-8B-Instruct", instance="g6e.xlarge",
         engine="sglang", entry={"cache": {"kind": "s3"}},
     ),
+    Case(
+        name="prefill and decode apart, vLLM", model="meta-llama/Llama-3.3-70B-Instruct", instance="p5.48xlarge",
+        entry={"disaggregated": {"prefill": {"layout": {"tensor": 4}}, "decode": {"layout": {"tensor": 8}}}},
+    ),
+    Case(
+        name="prefill and decode apart over libfabric, vLLM", model="Qwen/Qwen3-235B-A22B-FP8",
+        instance="p5en.48xlarge",
+        entry={"disaggregated": {"transport": "libfabric", "decode": {"layout": {"tensor": 4, "expert": 4}}}},
+    ),
+    Case(
+        name="prefill and decode apart, SGLang", model="meta-llama/Llama-3.3-70B-Instruct", instance="p5.48xlarge",
+        engine="sglang",
+        entry={"disaggregated": {"prefill": {"layout": {"tensor": 4}}, "decode": {"layout": {"tensor": 4}}}},
+    ),
+    Case(
+        name="prefill over two nodes and decode on one, SGLang", model="deepseek-ai/DeepSeek-R1-0528",
+        instance="p5en.48xlarge", engine="sglang",
+        entry={"disaggregated": {
+            "prefill": {"layout": {"tensor": 16}}, "decode": {"layout": {"tensor": 8, "data": 8, "expert": 8}},
+        }},
+    ),
 )  # fmt: skip
 
 
@@ -270,9 +291,14 @@ def stack_of(case: Case, catalog: Catalog) -> tuple[Settings, str]:
                 "engine": case.engine,
                 "runtime": case.runtime,
                 "pool": "gpus",
-                "replicas": {"min": 1, "max": 2},
+                **({} if "disaggregated" in entry else {"replicas": {"min": 1, "max": 2}}),
                 "objectives": {"ttft_p99_ms": 60_000, "tpot_p99_ms": 1000},
-                "image": {"repository": "registry.example.com/engine-efa", "tag": "v1", "carries_efa": True},
+                "image": {
+                    "repository": "registry.example.com/engine-efa",
+                    "tag": "v1",
+                    "carries_efa": True,
+                    "carries_nixl": True,
+                },
                 **entry,
             }
         ],
@@ -293,16 +319,20 @@ def _where(instance: str, catalog: Catalog) -> tuple[str, str]:
 def matrix() -> tuple[Row, ...]:
     """Every case, planned."""
     catalog = load()
-    return tuple(_planned(case, catalog) for case in cases())
+    return tuple(row for case in cases() for row in _planned(case, catalog))
 
 
-def _planned(case: Case, catalog: Catalog) -> Row:
+def _planned(case: Case, catalog: Catalog) -> Iterator[Row]:
+    """One row, two of a model whose prefill and decode are apart."""
     settings, region = stack_of(case, catalog)
     try:
-        (model,) = plan(settings, stack="matrix", region=region, catalog=catalog).models
+        models = plan(settings, stack="matrix", region=region, catalog=catalog).models
     except PlanError as error:
-        return Row(case=case, plan=None, why_not=error.problems[0].message)
-    return Row(case=case, plan=model)
+        yield Row(case=case, plan=None, why_not=error.problems[0].message)
+        return
+    for model in models:
+        group = model.disaggregation
+        yield Row(case=replace(case, name=f"{case.name}, {group.role}") if group else case, plan=model)
 
 
 def lines() -> dict[str, dict[str, Any]]:
