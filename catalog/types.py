@@ -315,6 +315,10 @@ class EngineHealth:
     readiness: str
     liveness: str
     timeout_seconds: int
+    startup_why: str
+    readiness_why: str
+    liveness_why: str
+    """What an answer of each says, and what it does not."""
     workers_answer: bool
     """Whether ranks beyond the first of a multi-node group serve the paths too."""
 

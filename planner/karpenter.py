@@ -10,6 +10,7 @@ from catalog.assumptions import assumed
 from catalog.load import Catalog
 from catalog.types import Gpu, Instance, Price, Region
 from planner.ladder import instant
+from planner.life import plan_drain
 from planner.naming import POOL_LABEL
 from planner.plan import (
     CapacityType,
@@ -41,7 +42,6 @@ from planner.pools import (
     sharing_on,
 )
 from planner.problems import Findings
-from planner.serving import plan_drain
 from planner.sharing import cut, slice_of
 from settings.pools import CapacityBlockRung, CapacityReservationRung, KarpenterPool, Rung
 
