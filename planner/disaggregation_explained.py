@@ -10,17 +10,30 @@ from catalog.measurements import links
 from planner.cost.nodes import replicas_by_rung
 from planner.disaggregation import Handoff, prefill_name
 from planner.inputs import planned
+from planner.layout import candidates, fit
 from planner.model_performance import lengths_of, replica_for
 from planner.performance import capacity
 from planner.plan import Explained, Input, LoadPoint, ModelPlan, PerformancePlan, PoolPlan
 from planner.problems import Findings
 
 _SECTION = "disaggregation"
+_DECISION = "prefill and decode apart"
 _EXPERIMENTAL = (
     "experimental on EFA: NIXL reaches it over UCX's SRD transport or its libfabric plugin, which upstream has run in "
     "privileged pods of prebuilt images alone; where it falls back to TCP the first token takes a hundred times as "
     "long, so measure the time to the first token before clients come"
 )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Together:
+    """Replicas that do both."""
+
+    gpus: int
+    """Of all of them."""
+    tensor: int
+    requests_per_second: float
+    """Of one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,10 +45,13 @@ class Compared:
     decode: int
     """Replicas."""
     apart: int
-    together: int | None
+    together: Together | None
     """None where no replica that does both keeps the objectives."""
-    together_rate: float
-    """Requests a second of one such replica: the decode group's layout, doing both."""
+
+    @property
+    def pays(self) -> bool:
+        """Whether apart they need fewer GPUs."""
+        return self.together is None or self.together.gpus > self.apart
 
 
 def explain_groups(
@@ -53,13 +69,13 @@ def explain_groups(
         words = _words(handoff, prefill, decode, compared)
         numbers = _numbers(handoff, prefill, decode, compared)
         for model in (prefill, decode):
-            found[model.name] = replace(model, why={_SECTION: words, **model.why}, numbers=(*model.numbers, *numbers))
+            found[model.name] = replace(model, why={_DECISION: words, **model.why}, numbers=(*model.numbers, *numbers))
         subject = f"models[{handoff.decode.index}].disaggregated"
         findings.remark(subject, _EXPERIMENTAL)
-        if compared.together is not None and compared.together <= compared.apart:
+        if compared.together is not None and not compared.pays:
             findings.remark(
                 subject,
-                f"does not pay for this traffic: together {compared.together} GPUs keep the same objectives at "
+                f"does not pay for this traffic: together {compared.together.gpus} GPUs keep the same objectives at "
                 f"{compared.requests_per_second:.3g} requests/s, apart {compared.apart}",
             )
         layouts = (handoff.prefill.fit.layout, handoff.decode.fit.layout)
@@ -94,24 +110,37 @@ def _compare(handoff: Handoff, prefill: ModelPlan, decode: ModelPlan, pools: Map
     speeds = [_speed(prefill), _speed(decode)]
     rate = speeds[1].requests_per_second or max(speed.capacity.requests_per_second for speed in speeds)
     replicas = [math.ceil(rate / speed.capacity.requests_per_second - 1e-9) for speed in speeds]
-    sketch = handoff.decode
-    prompts, answers, cached = lengths_of(sketch)
-    alone = capacity(
-        replica_for(sketch, pools[sketch.model.pool], max_running=decode.max_running),
-        input=prompts,
-        output=answers,
-        cached_share=cached,
-        ttft_p99_ms=handoff.ttft_objective_ms,
-        tpot_p99_ms=sketch.model.objectives.tpot_p99_ms,
-    ).requests_per_second
+    best = _best_together(handoff, pools[decode.pool], rate)
     return Compared(
         requests_per_second=rate,
         prefill=replicas[0],
         decode=replicas[1],
         apart=replicas[0] * prefill.layout.gpus + replicas[1] * decode.layout.gpus,
-        together=math.ceil(rate / alone) * decode.layout.gpus if alone > 0 else None,
-        together_rate=alone,
+        together=best,
     )
+
+
+def _best_together(handoff: Handoff, pool: PoolPlan, rate: float) -> Together | None:
+    """The fewest GPUs whose replicas do both, over all layouts within a node of the decode group's pool."""
+    sketch = handoff.decode
+    prompts, answers, cached = lengths_of(sketch)
+    found: list[Together] = []
+    for layout in candidates(sketch.card, sketch.facts.node(), sketch.model.engine):
+        fitted = fit(sketch.card, sketch.facts.node(), sketch.serving, layout)
+        if fitted.layout.nodes > 1 or fitted.memory.max_sequences < 1:
+            continue
+        most = capacity(
+            replica_for(replace(sketch, fit=fitted), pool),
+            input=prompts,
+            output=answers,
+            cached_share=cached,
+            ttft_p99_ms=handoff.ttft_objective_ms,
+            tpot_p99_ms=sketch.model.objectives.tpot_p99_ms,
+        ).requests_per_second
+        if most > 0:
+            gpus = math.ceil(rate / most) * fitted.layout.gpus
+            found.append(Together(gpus=gpus, tensor=fitted.layout.tensor, requests_per_second=most))
+    return min(found, key=lambda one: (one.gpus, one.tensor), default=None)
 
 
 def _speed(model: ModelPlan) -> PerformancePlan:
@@ -138,10 +167,11 @@ def _words(handoff: Handoff, prefill: ModelPlan, decode: ModelPlan, compared: Co
         return f"{replicas} x {model.layout.gpus} GPUs of {role} ({rate:.3g} requests/s each)"
 
     given = "" if _speed(decode).requests_per_second is not None else ", no traffic being given"
-    together = "no replica that does both keeps the objectives: it pays"
+    together = "no replica that does both keeps the objectives"
     if compared.together is not None:
-        pays = "it pays" if compared.together > compared.apart else "it does not pay"
-        together = f"together {compared.together} would do ({compared.together_rate:.3g}/s a replica): {pays}"
+        both = compared.together
+        together = f"together {both.gpus} (tensor {both.tensor}, {both.requests_per_second:.3g}/s a replica)"
+    together += f": it {'pays' if compared.pays else 'does not pay'}"
     return (
         f"{group(prefill, compared.prefill, 'prefill')} and {group(decode, compared.decode, 'decode')} for "
         f"{compared.requests_per_second:.3g}/s{given}: {compared.apart} GPUs apart, {together}; the KV cache of a long "
@@ -225,29 +255,31 @@ def _numbers(handoff: Handoff, prefill: ModelPlan, decode: ModelPlan, compared: 
                 )
             ),
         ),
-        *_together(decode, compared),
+        *_together(compared),
     )
 
 
-def _together(decode: ModelPlan, compared: Compared) -> tuple[Explained, ...]:
-    if compared.together is None:
+def _together(compared: Compared) -> tuple[Explained, ...]:
+    both = compared.together
+    if both is None:
         return ()
+    rates = f"performance model, tensor {both.tensor}: of all layouts within a node the one with the fewest GPUs"
     return (
         Explained(
             section=_SECTION,
             name="GPUs together",
-            value=compared.together,
+            value=both.gpus,
             unit="GPUs for the same",
-            formula="rate / rate of a replica that does both, rounded up, x GPUs",
+            formula="rate / rate of a replica that does both, rounded up, x tensor",
             inputs=(
                 Input(name="rate", value=round(compared.requests_per_second, 3), unit="requests/s", source="as above"),
                 Input(
                     name="rate of a replica that does both",
-                    value=round(compared.together_rate, 3),
-                    unit="requests/s",
-                    source="performance model with the decode group's layout and the whole objectives",
+                    value=round(both.requests_per_second, 3),
+                    unit="requests/s within the whole objectives",
+                    source=rates,
                 ),
-                planned("GPUs", decode.layout.gpus, "a replica", "layout"),
+                Input(name="tensor", value=both.tensor, unit="GPUs a replica", source=rates),
             ),
         ),
     )
