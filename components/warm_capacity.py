@@ -1,4 +1,4 @@
-"""Warm nodes: placeholder pods that hold them, and give way to whoever serves."""
+"""Warm capacity: placeholder pods that hold nodes or parts of them, and give way to whoever serves."""
 
 from __future__ import annotations
 
@@ -24,12 +24,16 @@ class WarmCapacityArgs:
 
 
 def labels(plan: WarmPlan) -> dict[str, str]:
-    """Of a pool's placeholders; nothing else carries the name and the pool."""
-    return {"app.kubernetes.io/name": _NAME, naming.POOL_LABEL: plan.pool}
+    """Of one set of placeholders; nothing else carries all three."""
+    return {
+        "app.kubernetes.io/name": _NAME,
+        "app.kubernetes.io/instance": plan.name,
+        naming.POOL_LABEL: plan.pool,
+    }
 
 
 def deployment_spec(plan: WarmPlan) -> dict[str, Any]:
-    """One pod a node: it asks for all GPUs, so cluster-autoscaler and Karpenter count its node as full and keep it."""
+    """Pods that ask for the GPUs of a node or of a replica's pod: cluster-autoscaler and Karpenter keep their nodes."""
     extended = {"nvidia.com/gpu": str(plan.gpus)}
     pod: dict[str, Any] = {
         "priorityClassName": plan.priority_class,
@@ -69,8 +73,10 @@ def deployment_spec(plan: WarmPlan) -> dict[str, Any]:
                 "labelSelector": {"matchLabels": labels(plan)},
             }
         ]
+    if plan.one_rung:
+        pod["affinity"] = _one_rung(plan)
     return {
-        "replicas": plan.nodes,
+        "replicas": plan.pods,
         "selector": {"matchLabels": labels(plan)},
         # A second set of placeholders would boot a second set of nodes.
         "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 0, "maxUnavailable": 1}},
@@ -78,17 +84,28 @@ def deployment_spec(plan: WarmPlan) -> dict[str, Any]:
     }
 
 
+def _one_rung(plan: WarmPlan) -> dict[str, Any]:
+    """Keeps a group's placeholders where a group can take their places: on one rung, each on a node of its own."""
+    same = {"labelSelector": {"matchLabels": labels(plan)}}
+    return {
+        "podAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [{**same, "topologyKey": naming.RUNG_LABEL}]},
+        "podAntiAffinity": {
+            "requiredDuringSchedulingIgnoredDuringExecution": [{**same, "topologyKey": "kubernetes.io/hostname"}]
+        },
+    }
+
+
 class WarmCapacity(pulumi.ComponentResource):
-    """A Deployment of placeholders for each pool with warm nodes; nobody waits for their nodes."""
+    """A Deployment for each set of placeholders; nobody waits for their nodes."""
 
     def __init__(self, name: str, args: WarmCapacityArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("inference:index:WarmCapacity", name, None, opts)
         for plan in args.plans:
             spec: Any = deployment_spec(plan)
             kubernetes.apps.v1.Deployment(
-                f"{name}-{plan.pool}",
+                f"{name}-{plan.name}",
                 metadata=kubernetes.meta.v1.ObjectMetaArgs(
-                    name=plan.pool,
+                    name=plan.name,
                     namespace=plan.namespace,
                     labels={**labels(plan), naming.PART_OF_LABEL: naming.PROJECT},
                     annotations=SKIP_AWAIT,

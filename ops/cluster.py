@@ -238,8 +238,8 @@ def workload_path(model: ModelPlan) -> str:
 
 
 def placeholders_path(warm: WarmPlan) -> str:
-    """The Deployment of the placeholders that keep a pool's nodes warm."""
-    return f"/apis/apps/v1/namespaces/{warm.namespace}/deployments/{warm.pool}"
+    """The Deployment of placeholders."""
+    return f"/apis/apps/v1/namespaces/{warm.namespace}/deployments/{warm.name}"
 
 
 def scaler_path(model: ModelPlan) -> str:

@@ -177,7 +177,7 @@ def drain(
             tell(f"{warmup.name}: suspended")
     for warm in plan.warm:  # else they would ask for the nodes that are given back
         if objects.merge(placeholders_path(warm), {"spec": {"replicas": 0}}):
-            tell(f"{warm.pool}: no node is kept warm")
+            tell(f"{warm.name}: nothing is kept warm")
     absent: list[str] = []
     for model in plan.models:
         stop: dict[str, Any] = {"suspend": True} if model.runtime == "ray_service" else {"replicas": 0}
@@ -246,7 +246,7 @@ def undo(objects: Objects, plan: Plan) -> tuple[str, ...]:
         if job is not None and job["spec"].get("suspend"):
             objects.merge(job_path(warmup.namespace, warmup.name), {"spec": {"suspend": False}})
     for warm in plan.warm:
-        objects.merge(placeholders_path(warm), {"spec": {"replicas": warm.nodes}})
+        objects.merge(placeholders_path(warm), {"spec": {"replicas": warm.pods}})
     for model in plan.models:
         change: dict[str, Any] = {"replicas": model.scaling.min_replicas}
         if model.runtime == "ray_service":

@@ -120,7 +120,7 @@ def plan(settings: Settings, *, stack: str, region: str | None, catalog: Catalog
         findings=findings,
     )
     pause = mirrored(facts.versions.images["pause"].reference, settings.images.mirror)
-    warm = plan_warm(tuple(pools.values()), models, pause, findings)
+    warm = plan_warm(tuple(pools.values()), models, pause, settings, findings)
     image_cache = plan_image_cache(settings, region, findings)
     spend_guard = plan_spend_guard(settings, stack, findings)
     findings.raise_if_any()

@@ -202,6 +202,7 @@ def plan_model(
         },
         kv_tiers=tiers,
         warm_prompts=warm_prompts,
+        warm_replicas=model.warm_replicas,
         disaggregation=group,
         arguments=arguments_of(request, sketch.runtime),
         performance=predicted.plan,

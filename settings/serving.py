@@ -80,8 +80,8 @@ class Autoscaling(Section):
     floors: list[ScheduledFloor] = Field(default_factory=list[ScheduledFloor], max_length=20)
     """Scheduled minimum replicas."""
     scale_up_replicas: int | Literal["auto"] = "auto"
-    """Replicas added at once, and none more until they can serve; where `auto`, as many as the traffic's growth during a
-    start needs (a quarter of the room between min and max where none is stated), or as many as there are."""
+    """Replicas added at once, and none more until they can serve; where `auto`, as many as the traffic's growth during
+    a start needs (a quarter of the room between min and max where none is stated), or as many as there are."""
     idle_minutes: int | None = Field(default=None, ge=5, le=1440)
     """Minutes without a request after which every replica goes, the minimum too, until the next of `floors` begins:
     for models of office hours, whose GPUs nobody should pay for at night. Never where left out, unless
@@ -160,6 +160,10 @@ class Model(Section):
     context_tokens: int = Field(default=8192, ge=256, le=10_000_000)
     """Longest prompt plus answer in tokens."""
     replicas: Replicas = Replicas()
+    warm_replicas: int = Field(default=0, ge=0, le=20)
+    """Replicas beside those that run whose nodes are kept booted, by placeholder pods of their size: all nodes of a
+    group on one rung, or a part of a node. A new replica takes the place at once, and another node boots. They cost as
+    much as used ones."""
     disaggregated: Disaggregated | None = None
     """Prefill and decode on GPUs of their own, in place of `replicas` and `layout`; together where left out."""
     objectives: Objectives = Objectives()

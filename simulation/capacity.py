@@ -50,6 +50,17 @@ class Node:
 
 
 @dataclass(slots=True, eq=False)
+class Spare:
+    """Placeholders that keep nodes, or parts of them, booted for whoever serves."""
+
+    gpus: int
+    """On each node."""
+    wanted: int
+    """Nodes, all on one rung."""
+    nodes: list[Node] = field(default_factory=list[Node])
+
+
+@dataclass(slots=True, eq=False)
 class ReplicaState:
     """One copy of a model, over one node or a group of them."""
 
@@ -71,6 +82,10 @@ class PoolState:
         self.pool, self.models, self.rungs = pool, models, rungs
         self.nodes: list[Node] = []
         self.replicas: list[ReplicaState] = []
+        self.spares = [Spare(gpus=pool.hardware.gpus, wanted=1) for _ in range(pool.warm_nodes)]
+        for model in models.values():
+            shape = model.layout
+            self.spares += [Spare(gpus=shape.gpus_per_node, wanted=shape.nodes) for _ in range(model.warm_replicas)]
         self.losses = 0
         self._dry_until = [-math.inf] * len(rungs)
         self._random = random.Random(seed)  # noqa: S311 - a simulation
@@ -88,20 +103,25 @@ class PoolState:
         return replica
 
     def place(self, now: float) -> None:
-        """Give waiting replicas their nodes, those that are there first, then new ones of the first rung with room."""
+        """Give waiting replicas their nodes: those that are there first, then those of placeholders, then new ones of
+        the first rung with room; placeholders take what is left."""
         for replica in self.replicas:
             if replica.state != "pending":
                 continue
-            nodes = self._find(self.models[replica.model], now)
+            layout = self.models[replica.model].layout
+            gpus = layout.gpus_per_node
+            nodes = self._find(layout.nodes, gpus, now)
             if nodes is None:
                 continue
-            gpus = self.models[replica.model].layout.gpus_per_node
-            for node in nodes:
-                node.free_gpus -= gpus
+            self._take(nodes, gpus, now)
             replica.nodes = nodes
             replica.state = "starting"
             begin = max([now, *(node.ready_at for node in nodes)])
             replica.ready_at = begin + self.models[replica.model].startup_seconds
+        for spare in self.spares:
+            if not spare.nodes and (found := self._find(spare.wanted, spare.gpus, now, evicts=False)):
+                self._take(found, spare.gpus, now)
+                spare.nodes = found
 
     def start_at_once(self) -> None:
         """What was placed is ready now: the state that the replay begins with."""
@@ -122,11 +142,26 @@ class PoolState:
 
     def remove(self, replica: ReplicaState, now: float) -> None:
         """A replica is gone; its nodes are free."""
-        for node in replica.nodes:
-            node.free_gpus += self.models[replica.model].layout.gpus_per_node
+        self._free(replica.nodes, self.models[replica.model].layout.gpus_per_node, now)
+        self.replicas.remove(replica)
+
+    def _free(self, nodes: Sequence[Node], gpus: int, now: float) -> None:
+        for node in nodes:
+            node.free_gpus += gpus
             if node.free_gpus == self.pool.hardware.gpus:
                 node.empty_since = now
-        self.replicas.remove(replica)
+
+    def _take(self, nodes: Sequence[Node], gpus: int, now: float) -> None:
+        """GPUs of each node; placeholders that have them go, all of a set."""
+        for node in nodes:
+            for spare in self.spares:
+                if node.free_gpus < gpus and node in spare.nodes:
+                    self._evict(spare, now)
+            node.free_gpus -= gpus
+
+    def _evict(self, spare: Spare, now: float) -> None:
+        self._free(spare.nodes, spare.gpus, now)
+        spare.nodes = []
 
     def lose(self, now: float, seconds: float, forced: Sequence[str] = ()) -> list[ReplicaState]:
         """Nodes that go at random within `seconds`, those of a block that ends, and one of each `forced` rung are
@@ -145,6 +180,9 @@ class PoolState:
             elif not ends and (chance <= 0 or self._random.random() >= chance):
                 continue
             node.doomed_at = now + about.notice_seconds
+            for spare in self.spares:
+                if node in spare.nodes:
+                    self._evict(spare, now)
             self._dry_until[node.rung] = now + about.dry_seconds
             self.losses += not ends
             hit += [r for r in self.replicas if node in r.nodes and r not in hit]
@@ -167,25 +205,40 @@ class PoolState:
         rung = self.pool.rungs[index]
         return rung.max_nodes if rung.always_bills else self._number(index)
 
-    def _find(self, model: ModelPlan, now: float) -> list[Node] | None:
-        """Nodes for one replica, all on one rung; None where no rung has room."""
-        wanted, gpus = model.layout.nodes, model.layout.gpus_per_node
-        roomy: list[list[Node]] = [[] for _ in self.pool.rungs]
-        for node in self.nodes:
-            if node.free_gpus >= gpus and node.doomed_at is None:
-                roomy[node.rung].append(node)
-        # Running nodes first, whatever their rung: the scheduler binds before the autoscaler adds.
-        for there in roomy:
-            ready = [node for node in there if node.ready_at <= now]
-            if len(ready) >= wanted:
-                return ready[:wanted]
-        for index, there in enumerate(roomy):
-            missing = wanted - len(there)
-            if missing <= 0:
-                return sorted(there, key=lambda node: node.ready_at)[:wanted]
-            if self._gives(index, now) and missing <= self._room(index):
-                return there + [self._add_node(index, now) for _ in range(missing)]
+    def _find(self, wanted: int, gpus: int, now: float, *, evicts: bool = True) -> list[Node] | None:
+        """So many nodes with free GPUs, all on one rung; None where no rung has room.
+
+        Running nodes first, whatever their rung: the scheduler binds before the autoscaler adds, and takes the places
+        of placeholders (where it `evicts`) before it leaves a pod to the autoscaler.
+        """
+        views = [self._roomy(gpus, {})]
+        if evicts and self.spares:
+            held: dict[int, int] = {}
+            for spare in self.spares:
+                for node in spare.nodes:
+                    held[id(node)] = held.get(id(node), 0) + spare.gpus
+            views.append(self._roomy(gpus, held))
+        for roomy in views:
+            for there in roomy:
+                ready = [node for node in there if node.ready_at <= now]
+                if len(ready) >= wanted:
+                    return ready[:wanted]
+        for roomy in views:
+            for index, there in enumerate(roomy):
+                missing = wanted - len(there)
+                if missing <= 0:
+                    return sorted(there, key=lambda node: node.ready_at)[:wanted]
+                if self._gives(index, now) and missing <= self._room(index):
+                    return there + [self._add_node(index, now) for _ in range(missing)]
         return None
+
+    def _roomy(self, gpus: int, held: Mapping[int, int]) -> list[list[Node]]:
+        """By rung, nodes with so many GPUs that are free, or `held` by placeholders."""
+        found: list[list[Node]] = [[] for _ in self.pool.rungs]
+        for node in self.nodes:
+            if node.free_gpus + held.get(id(node), 0) >= gpus and node.doomed_at is None:
+                found[node.rung].append(node)
+        return found
 
     def _room(self, index: int) -> int:
         return self.pool.rungs[index].max_nodes - self._number(index)

@@ -19,17 +19,17 @@ def fill(
     replicas: Mapping[str, int],
     *,
     without: frozenset[str] = frozenset(),
-    warm: int | None = None,
+    warm: bool = True,
 ) -> dict[str, int]:
     """Nodes of each rung that so many replicas need, with the rungs `without` having nothing to give.
 
-    `warm`: nodes that stand beside them; the pool's own where left out.
+    `warm`: with the replicas and nodes that placeholders hold beside them.
     """
     rooms = {rung.name: 0 if rung.name in without else rung.max_nodes for rung in pool.rungs}
     used = {rung.name: 0 for rung in pool.rungs}
-    for _, rung, nodes in _placed(pool, models, replicas, rooms):
+    for _, rung, nodes in _placed(pool, _orders(pool, models, replicas, warm=warm), rooms):
         used[rung] += nodes
-    left = pool.warm_nodes if warm is None else warm
+    left = pool.warm_nodes if warm else 0
     standing = {rung.name: min(rung.min_nodes, rooms[rung.name]) for rung in pool.rungs}
     for limits in (standing, rooms):  # nodes that run anyway are held first
         for name in rooms:
@@ -52,24 +52,42 @@ def replicas_by_rung(
     """By model, its replicas on each rung; those without room are on none."""
     rooms = {rung.name: 0 if rung.name in without else rung.max_nodes for rung in pool.rungs}
     found = {model.name: dict.fromkeys(rooms, 0) for model in models if model.pool == pool.name}
-    for name, rung, _ in _placed(pool, models, replicas, rooms):
+    for name, rung, _ in _placed(pool, _orders(pool, models, replicas, warm=False), rooms):
         found[name][rung] += 1
     return found
 
 
+def replicas_with_room(pool: PoolPlan, models: Sequence[ModelPlan], replicas: Mapping[str, int]) -> dict[str, int]:
+    """By model, so many replicas and those that placeholders hold beside them, as far as the pool has room."""
+    rooms = {rung.name: rung.max_nodes for rung in pool.rungs}
+    found = {model.name: 0 for model in models if model.pool == pool.name}
+    for name, _, _ in _placed(pool, _orders(pool, models, replicas, warm=True), rooms):
+        found[name] += 1
+    return found
+
+
+def _orders(
+    pool: PoolPlan, models: Sequence[ModelPlan], replicas: Mapping[str, int], *, warm: bool
+) -> list[tuple[ModelPlan, int]]:
+    """Who is placed, in which order: the largest first, and placeholders after all that serve."""
+    own = sorted((model for model in models if model.pool == pool.name), key=lambda model: -model.layout.gpus)
+    held = [(model, model.warm_replicas) for model in own] if warm else []
+    return [*((model, replicas.get(model.name, 0)) for model in own), *held]
+
+
 def _placed(
-    pool: PoolPlan, models: Sequence[ModelPlan], replicas: Mapping[str, int], rooms: Mapping[str, int]
+    pool: PoolPlan, orders: Sequence[tuple[ModelPlan, int]], rooms: Mapping[str, int]
 ) -> Iterator[tuple[str, str, int]]:
-    """(model, rung, new nodes) of each replica that finds room: the largest first, small ones share nodes.
+    """(model, rung, new nodes) of each replica that finds room; small ones share nodes.
 
     Nodes that always run are taken before any is added: the scheduler is faster than the autoscaler.
     """
     free = dict(rooms)
     standing = {rung.name: min(rung.min_nodes, rooms[rung.name]) for rung in pool.rungs}
     spare = dict.fromkeys(rooms, 0)  # GPUs of nodes that run and have room
-    for model in sorted((m for m in models if m.pool == pool.name), key=lambda m: -m.layout.gpus):
+    for model, wanted in orders:
         layout = model.layout
-        for _ in range(replicas.get(model.name, 0)):
+        for _ in range(wanted):
             shared = next((name for name in rooms if layout.nodes == 1 and spare[name] >= layout.gpus_per_node), None)
             if shared is not None:
                 spare[shared] -= layout.gpus_per_node

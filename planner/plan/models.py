@@ -273,6 +273,8 @@ class ModelPlan:
     kv_tiers: KvTiersPlan | None = None
     """Tiers of the KV cache behind the GPUs' own; None: blocks that leave the GPUs are gone."""
     warm_prompts: WarmPromptsPlan | None = None
+    warm_replicas: int = 0
+    """Replicas whose nodes, or parts of one, placeholders hold booted."""
     disaggregation: DisaggregationPlan | None = None
     """None: every replica computes prompts and answers."""
     gang: Literal["none"] = "none"

@@ -245,11 +245,11 @@ def test_warm_nodes_are_let_go_with_a_drain_and_kept_again_after_it(api: ApiServ
     plan = example_plan("resilient")
     assert plan.warm
     for warm in plan.warm:
-        api.put(placeholders_path(warm), {"spec": {"replicas": warm.nodes}})
+        api.put(placeholders_path(warm), {"spec": {"replicas": warm.pods}})
     drain(cluster, plan, tell=lambda _: None, pause=lambda _: None)
     assert {api.objects[placeholders_path(warm)]["spec"]["replicas"] for warm in plan.warm} == {0}
     undo(cluster, plan)
-    assert all(api.objects[placeholders_path(warm)]["spec"]["replicas"] == warm.nodes for warm in plan.warm)
+    assert all(api.objects[placeholders_path(warm)]["spec"]["replicas"] == warm.pods for warm in plan.warm)
 
 
 def test_nodes_that_remain_are_counted_and_priced(api: ApiServer, cluster: Cluster) -> None:

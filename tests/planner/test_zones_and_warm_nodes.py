@@ -106,7 +106,7 @@ def test_replicas_prefer_other_zones_then_other_nodes(world: World) -> None:
 class TestWarmNodes:
     def test_a_placeholder_takes_a_whole_node_and_gives_it_up_at_once(self, plan: Plan) -> None:
         warm = {one.pool: one for one in plan.warm}
-        assert {name: one.nodes for name, one in warm.items()} == {"h100": 1, "l40s": 1}
+        assert {name: one.pods for name, one in warm.items()} == {"h100": 1, "l40s": 1}
         pod = deployment_spec(warm["h100"])["template"]["spec"]
         (container,) = pod["containers"]
         assert container["resources"]["requests"]["nvidia.com/gpu"] == str(plan.pool("h100").hardware.gpus)

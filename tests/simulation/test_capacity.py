@@ -137,3 +137,42 @@ def test_a_block_gives_nodes_between_its_begin_and_end():
     assert [node.rung for node in state.replicas[1].nodes] == [0, 0]
     assert state.lose(11.4 * 3600, 15) == []
     assert [replica.slot for replica in state.lose(11.5 * 3600, 15)] == [1]
+
+
+def test_a_spare_group_starts_without_a_boot_and_another_one_boots():
+    state = pool(model=replace(R1, warm_replicas=1))
+    now = run(state, 3600)
+    assert [len(spare.nodes) for spare in state.spares] == [R1.layout.nodes]
+    assert len({node.rung for node in state.spares[0].nodes}) == 1
+    first = state.add(0, 0)
+    state.place(now)
+    assert first.ready_at == now + R1.startup_seconds
+    assert first.nodes != state.spares[0].nodes, "the placeholders have moved"
+    assert {node.ready_at > now for node in state.spares[0].nodes} == {True}
+    # While they boot, a second one waits for nodes of its own.
+    second = state.add(0, 1)
+    state.place(now)
+    assert second.ready_at > now + R1.startup_seconds
+
+
+def test_placeholders_keep_their_nodes_and_give_way_where_the_pool_is_full():
+    state = pool(model=replace(R1, warm_replicas=1), warm_nodes=1)
+    run(state, 4 * EMPTY_SECONDS)
+    assert sum(len(spare.nodes) for spare in state.spares) == R1.layout.nodes + 1 == len(state.nodes)
+    groups = sum(rung.max_nodes // R1.layout.nodes for rung in state.pool.rungs)
+    for slot in range(groups):
+        state.add(0, slot)
+    run(state, 9 * 3600, start=4 * EMPTY_SECONDS)
+    assert {replica.state for replica in state.replicas} == {"ready"}
+    assert len(state.nodes) <= state.pool.max_nodes
+    assert not any(len(spare.nodes) == R1.layout.nodes for spare in state.spares)
+
+
+def test_a_lost_node_takes_its_placeholder():
+    state = pool(name="a100", model=LLAMA70, warm_nodes=1)
+    now = run(state, 3600)
+    (node,) = state.spares[0].nodes
+    state.lose(now, 15, [state.pool.rungs[node.rung].name])
+    assert state.spares[0].nodes == []
+    state.place(now)
+    assert state.spares[0].nodes != [node]
