@@ -9,8 +9,10 @@ from catalog.assumptions import assumed
 from catalog.types import Engine
 from planner.engines.lines import worker_line
 from planner.engines.request import EngineRequest
+from planner.image_pull import pull_seconds
 from planner.inputs import assumption, planned
 from planner.plan import ContainerPlan, DrainPlan, Explained, Input, PoolPlan, ProbePlan
+from settings.serving import Image
 
 _PRE_STOP_SECONDS = 15
 """Endpoints are removed at the same time as SIGTERM is sent: without a pause, requests arrive at a closing server."""
@@ -97,23 +99,35 @@ def plan_worker(request: EngineRequest, leader: ContainerPlan) -> ContainerPlan:
     return replace(leader, args=args, readiness=readiness)
 
 
-def worker_words(engine: Engine) -> str:
-    """Why the other pods of a group are probed as they are."""
-    if engine.health.workers_answer:
-        return "other ranks answer the same paths without generating: probed like the leader"
-    return (
-        "other ranks have no HTTP server: no probes; the engine ends on all ranks when one is lost, and "
-        "LeaderWorkerSet then starts the group anew"
-    )
+def writes_nowhere(engine: Engine, own: Image | None) -> bool:
+    """Whether an engine runs on a read-only root file system.
+
+    vLLM's image is made to run as user 2000, who could write below the home and /tmp alone (vllm-project/vllm#40275),
+    so nothing else is taken from it. SGLang's runs an editable checkout and compiles kernels; Ray keeps its session and
+    unpacks environments: nobody upstream runs either so.
+    """
+    return engine.name == "vllm" and not (own is not None and own.writable_root)
 
 
-def root_words(engine: Engine, *, read_only: bool) -> str:
-    """What of the pod's file system may be written."""
-    if read_only:
-        return "read-only but for /tmp (its home), what it compiles, and shared memory"
-    if engine.name == "ray-llm":
-        return "may be written: Ray unpacks environments and keeps its session below its own home"
-    return "may be written: the image runs an editable checkout and compiles kernels beside it"
+def pod_words(request: EngineRequest, container: ContainerPlan, runtime: str, *, pulled: bool) -> dict[str, str]:
+    """What pods of a model are like, beyond their numbers."""
+    words = {
+        "file system": "read-only but for /tmp (the engine's home), what it compiles, and shared memory"
+        if container.read_only_root
+        else "writable: the image's engine writes beside its own files"
+    }
+    if pulled:
+        words["image"] = (
+            f"{container.image}: every node of the pool pulls it as soon as it is there, so that a replica on a node "
+            f"that stood starts {pull_seconds()} s earlier, and nodes have a new one before their replica is replaced"
+        )
+    if runtime == "leader_worker_set":
+        words["other ranks"] = (
+            "answer the leader's paths without generating, and are probed like it"
+            if request.engine.health.workers_answer
+            else "have no HTTP server and no probes: an engine that loses a rank ends on all, and the group starts anew"
+        )
+    return words
 
 
 def life_numbers(

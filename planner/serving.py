@@ -12,11 +12,12 @@ from planner.engines.lines import arguments_of, check_line, env_of
 from planner.engines.request import EngineRequest
 from planner.images import mirrored
 from planner.kv_tiers import Tiered, check_host_cache, plan_kv_tiers, store_words, tier_words
-from planner.life import life_numbers, plan_drain, plan_probes, plan_worker
+from planner.life import life_numbers, plan_drain, plan_probes, plan_worker, pod_words, writes_nowhere
 from planner.model_performance import mean_tokens, predict
 from planner.naming import SERVING_NAMESPACE, SERVING_PRIORITY, kubernetes_name
 from planner.numbers import Sized, model_numbers
 from planner.performance import MAX_RUNNING
+from planner.performance.step import chunk_tokens
 from planner.performance_explained import performance_numbers
 from planner.plan import (
     AnySecretSource,
@@ -113,7 +114,15 @@ def plan_model(
     scaling = plan_scaling(sketch, step, namespace=namespace, target=target, ready_after=ready_after, findings=findings)
     api_key = secret_of(namespace, f"{sketch.serves}-api-key", "api-key", model.api_key)
     check_options(
-        sketch.path, model, sketch.card, sketch.engine, layout, files=medium != "s3_stream", findings=findings
+        sketch.path,
+        model,
+        sketch.card,
+        sketch.engine,
+        layout,
+        files=medium != "s3_stream",
+        running=max_running,
+        step_tokens=sketch.serving.step_tokens or chunk_tokens(model.engine, sketch.facts.gpu),
+        findings=findings,
     )
     why = {
         **reasons(sketch, load, predicted.plan, pool),
@@ -198,6 +207,7 @@ def plan_model(
         why={
             **why,
             "scaling": scaling_words(scaling, step),
+            **pod_words(request, container, sketch.runtime, pulled=settings.images.pre_pull),
             **({"warm_prompts": warm_prompts_words(warm_prompts)} if warm_prompts else {}),
         },
         kv_tiers=tiers,
@@ -262,6 +272,7 @@ def _container(sketch: Draft, request: EngineRequest, pool: PoolPlan, image: str
         startup=probes.startup,
         readiness=probes.readiness,
         liveness=probes.liveness,
+        read_only_root=writes_nowhere(engine, sketch.model.image),
     )
 
 

@@ -28,6 +28,8 @@ SKIP_AWAIT = {"pulumi.com/skipAwait": "true"}
 ENGINE_CONTAINER = "engine"
 HTTP_PORT = "http"
 METRICS_PORT = "metrics"
+SCRATCH_DIRECTORY = "/tmp"  # noqa: S108
+"""Home and temporary files of an engine whose root file system is read-only."""
 
 # Users that may run the engine in the project's own images. vLLM's since vllm-project/vllm#40275: user 2000 of group 0
 # and everything that it writes below $HOME. Ray's have always run as `ray`. SGLang's are only ever run as root.
@@ -180,6 +182,9 @@ def _variable(context: PodContext, variable: EnvVar) -> dict[str, Any]:
 def _volumes(context: PodContext, plan: ContainerPlan) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     volumes: list[dict[str, Any]] = [{"name": "engine-cache", "emptyDir": {}}]
     mounts: list[dict[str, Any]] = [{"name": "engine-cache", "mountPath": CACHE_DIRECTORY}]
+    if plan.read_only_root:
+        volumes.append({"name": "scratch", "emptyDir": {}})
+        mounts.append({"name": "scratch", "mountPath": SCRATCH_DIRECTORY})
     if plan.shared_memory_gib:
         size = f"{plan.shared_memory_gib}Gi"
         volumes.append({"name": "shared-memory", "emptyDir": {"medium": "Memory", "sizeLimit": size}})
@@ -237,12 +242,18 @@ def engine_container(context: PodContext, plan: ContainerPlan, mounts: list[dict
     if engine_user(context.model, plan) == _VLLM_USER:
         # Images of one's own may not know user 2000, and torch asks for the user's name when it is imported.
         env.append({"name": "USER", "value": "vllm"})
+    if plan.read_only_root:
+        # Whatever a library keeps below the user's home by default.
+        env.append({"name": "HOME", "value": SCRATCH_DIRECTORY})
     container: dict[str, Any] = {
         "name": ENGINE_CONTAINER,
         "image": plan.image,
         "env": env,
         "resources": resources(plan),
-        "securityContext": container_security(plan),
+        "securityContext": {
+            **container_security(plan),
+            **({"readOnlyRootFilesystem": True} if plan.read_only_root else {}),
+        },
         "volumeMounts": mounts,
         "lifecycle": {"preStop": {"exec": {"command": ["sleep", str(context.model.drain.pre_stop_seconds)]}}},
     }

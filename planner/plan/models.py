@@ -121,6 +121,8 @@ class ContainerPlan:
     startup: ProbePlan | None
     readiness: ProbePlan | None
     liveness: ProbePlan | None
+    read_only_root: bool = False
+    """Whether the engine writes only to /tmp, which is then its home, to shared memory and to what is mounted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

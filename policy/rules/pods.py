@@ -67,20 +67,38 @@ def _opens_the_host(template: PodTemplate) -> bool:
     return False
 
 
+def groups_alike(resources: Sequence[Resource], report: StackReport) -> None:
+    """Ranks of a group are equals: one with less memory or shared memory fails under load, and takes all down."""
+    for workload in resources:
+        groups = [template for template in pod_templates(workload) if template.group_size > 1]
+        for what, asked in _asked(groups).items():
+            if len(set(asked.values())) > 1:
+                told = ", ".join(f"{role} {amount or 'none'}" for role, amount in asked.items())
+                report(f"pods of one group ask for different amounts of {what} ({told})", workload)
+
+
+def _asked(groups: Sequence[PodTemplate]) -> dict[str, dict[str, str]]:
+    """By resource and role: what the engine's container may use, and the size of /dev/shm."""
+    found: dict[str, dict[str, str]] = {}
+    for template in groups:
+        for container in template.containers:
+            for resource, amount in mapping(at(container, "resources.limits")).items():
+                found.setdefault(str(resource), {})[template.role] = str(amount)
+        for volume in listed(template.spec.get("volumes")):
+            if at(volume, "emptyDir.medium") == "Memory":
+                found.setdefault("shared memory", {})[template.role] = str(at(volume, "emptyDir.sizeLimit"))
+    roles = [template.role for template in groups]
+    return {what: {role: asked.get(role, "") for role in roles} for what, asked in found.items()}
+
+
 def groups_use_efa(resources: Sequence[Resource], report: StackReport) -> None:
     """A group over several nodes without EFA talks TCP, ten times slower, and says so nowhere."""
     fast = _pools_with_efa(resources)
     for workload in resources:
         groups = [template for template in pod_templates(workload) if template.group_size > 1]
-        if not groups:
-            continue
-        asked = {template.role: template.requested(EFA_RESOURCE) for template in groups}
-        if len(set(asked.values())) > 1:
-            told = ", ".join(f"{role} {count}" for role, count in asked.items())
-            report(f"pods of one group ask for different numbers of EFA devices ({told})", workload)
         for template in groups:
             pool = mapping(template.spec.get("nodeSelector")).get(POOL_LABEL)
-            if pool in fast and template.requested(GPU_RESOURCE) and not asked[template.role]:
+            if pool in fast and template.requested(GPU_RESOURCE) and not template.requested(EFA_RESOURCE):
                 report(f"{template.role}: no {EFA_RESOURCE}, though nodes of pool {pool} have it", workload)
 
 
@@ -108,7 +126,12 @@ RULES: tuple[Rule, ...] = (
     ),
     StackRule(
         name="groups-use-efa",
-        description="Leader and workers of a group over several nodes ask for EFA alike.",
+        description="Pods of a group over several nodes ask for EFA where their nodes have it.",
         check=groups_use_efa,
+    ),
+    StackRule(
+        name="groups-alike",
+        description="Leader and workers of a group ask for the same GPUs, EFA devices, memory and shared memory.",
+        check=groups_alike,
     ),
 )

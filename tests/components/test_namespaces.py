@@ -17,6 +17,7 @@ def test_every_chart_and_model_has_its_namespace(stack: str) -> None:
     found = levels(plan)
     wanted = {chart.namespace for chart in plan.charts.values()} | {model.namespace for model in plan.models}
     wanted |= {naming.LADDER_KEEPER} if plan.ladder and plan.ladder.keeper else set()
+    wanted |= {pull.namespace for pull in plan.image_pulls}
     assert set(found) == (wanted | {naming.SERVING_NAMESPACE, naming.MONITORING_NAMESPACE}) - {"kube-system"}
 
 

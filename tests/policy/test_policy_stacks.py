@@ -67,6 +67,7 @@ def of(type_end: str, name: str = ""):
 
 ENGINE = "spec/template/spec/containers/0"
 LWS_WORKER = "spec/leaderWorkerTemplate/workerTemplate/spec/containers/0"
+LWS_SHARED_MEMORY = "spec/leaderWorkerTemplate/workerTemplate/spec/volumes/1"
 LEADER = "spec/leaderWorkerTemplate/leaderTemplate/spec/containers/0"
 
 
@@ -114,7 +115,11 @@ LEADER = "spec/leaderWorkerTemplate/leaderTemplate/spec/containers/0"
         ("pods-confined", of(":Deployment"), deep("spec/template/spec/hostNetwork", True)),
         ("pods-confined", of(":Deployment"), deep(f"{ENGINE}/securityContext/privileged", True)),
         ("pods-confined", of(":LeaderWorkerSet"), deep(f"{LEADER}/securityContext", None)),
-        ("groups-use-efa", of(":LeaderWorkerSet"), deep(f"{LWS_WORKER}/resources/limits/vpc.amazonaws.com~1efa", None)),
+        ("groups-alike", of(":LeaderWorkerSet"), deep(f"{LWS_WORKER}/resources/limits/vpc.amazonaws.com~1efa", "16")),
+        ("groups-alike", of(":LeaderWorkerSet"), deep(f"{LWS_WORKER}/resources/limits/nvidia.com~1gpu", "4")),
+        ("groups-alike", of(":LeaderWorkerSet"), deep(f"{LWS_WORKER}/resources/limits/hugepages-2Mi", None)),
+        ("groups-alike", of(":LeaderWorkerSet"), deep(f"{LWS_WORKER}/resources/limits/memory", "100Gi")),
+        ("groups-alike", of(":LeaderWorkerSet"), deep(f"{LWS_SHARED_MEMORY}/emptyDir/sizeLimit", "1Gi")),
         ("models-guarded", of(":PodDisruptionBudget", "llama-8b"), gone),
         ("models-guarded", of(":PodDisruptionBudget", "deepseek"), deep("spec/selector/matchLabels", {"app": "other"})),
         ("models-guarded", of(":NetworkPolicy", "deepseek"), gone),
