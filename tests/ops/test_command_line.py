@@ -112,6 +112,7 @@ def pulumi(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     calls: list[list[str]] = []
     monkeypatch.setattr(pulumi_cli, "find_pulumi", lambda: Path("pulumi"))
     monkeypatch.setattr(deploy, "blockers", lambda _: [])
+    monkeypatch.setattr(deploy, "not_staged", lambda _: [])
     return calls
 
 
