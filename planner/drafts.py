@@ -23,6 +23,9 @@ from settings.pools import ExistingPool, KarpenterPool
 from settings.root import Settings
 from settings.serving import Layout, Model
 
+_ASSUMED_RUNNING = 256
+"""Sequences in one step at most, before the memory says how many there will be."""
+
 Runtime = Literal["deployment", "leader_worker_set", "ray_service"]
 
 
@@ -95,6 +98,8 @@ def draft(
         kv_bytes_per_value=1 if model.kv_cache == "fp8" else 2,
         context_tokens=model.context_tokens,
         prediction=predicts(options),
+        running=_ASSUMED_RUNNING if options.max_running == "auto" else int(options.max_running),
+        step_tokens=None if options.prefill_chunk_tokens == "auto" else int(options.prefill_chunk_tokens),
         utilization=None if options.memory_share == "auto" else float(options.memory_share),
     )
     if facts.sharing is not None:

@@ -34,6 +34,8 @@ class Serving:
     """Whether prediction layers are loaded for speculation; `weights_gb` then includes them."""
     running: int = 256
     """Sequences in one step at most: they size the logits and the sampler's buffers."""
+    step_tokens: int | None = None
+    """Tokens of one step at most, which size the activations; None: the engine's default for the GPU."""
     utilization: float | None = None
     """Share of the GPU that the engine may take; None: the assumed one of the engine."""
 
@@ -182,7 +184,15 @@ def budget(
         "vllm_gpu_memory_utilization" if serving.engine == "vllm" else "sglang_mem_fraction_static"
     )
     extra = overhead(
-        card, gpu, serving.engine, tensor=tensor, pipeline=pipeline, data=data, nodes=nodes, running=serving.running
+        card,
+        gpu,
+        serving.engine,
+        tensor=tensor,
+        pipeline=pipeline,
+        data=data,
+        nodes=nodes,
+        running=serving.running,
+        step_tokens=serving.step_tokens,
     )
     overhead_gib = sum(part.gib for part in extra)
     if serving.engine == "sglang":

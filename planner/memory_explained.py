@@ -9,8 +9,7 @@ from catalog.shapes import Weights, weights
 from catalog.types import Gpu, ModelCard
 from planner.inputs import assumption, from_catalog, planned
 from planner.memory import Serving, Shards, sequence_bytes, sequences_at, served_format
-from planner.overhead import activations_gib, context_assumption, sampling_gib
-from planner.performance.step import chunk_tokens
+from planner.overhead import activations_gib, context_assumption, sampling_gib, step_of
 from planner.plan import Explained, Input, MemoryBudget, MemoryPart
 
 _LENGTHS = (2048, 8192, 32768, 131072)
@@ -131,7 +130,8 @@ def _workspace(asked: MemoryQuestion) -> tuple[str, tuple[Input, ...]]:
 
 def _activations(asked: MemoryQuestion) -> tuple[str, tuple[Input, ...]]:
     card, shards = asked.card, asked.shards
-    tokens = chunk_tokens(asked.serving.engine, asked.gpu) // shards.data
+    given = asked.serving.step_tokens
+    tokens = step_of(asked.serving.engine, asked.gpu, given, shards.data)
     layer = activations_gib(card, tokens, tensor=shards.tensor, data=shards.data)
     if layer < sampling_gib(card, asked.serving.running):
         running = Input(
@@ -152,7 +152,9 @@ def _activations(asked: MemoryQuestion) -> tuple[str, tuple[Input, ...]]:
                 name="tokens",
                 value=tokens,
                 unit="a step",
-                source="assumptions.yaml: *_chunk_tokens_*, by engine and GPU",
+                source="engine_options.prefill_chunk_tokens in the stack file"
+                if given
+                else "assumptions.yaml: *_chunk_tokens_*, by engine and GPU",
             ),
             from_catalog(card, "hidden", card.hidden, "values"),
             planned("ranks", shards.attention_ranks, "", "layout"),

@@ -22,18 +22,20 @@ def overhead(
     data: int,
     nodes: int,
     running: int,
+    step_tokens: int | None = None,
 ) -> tuple[MemoryPart, ...]:
     """GiB of one GPU by part; parts that do not apply are absent.
 
     Activations are the larger of a layer's and the sampler's, of which one is freed before the other. `running` is how
-    many sequences one step samples at most. Sources of the constants: catalog/assumptions.yaml.
+    many sequences one step samples at most, `step_tokens` how many tokens it takes (None: the engine's default for the
+    GPU). Sources of the constants: catalog/assumptions.yaml.
     """
     found = {
         "driver": gpu.memory_gib * assumed("driver_reserved_share"),
         "CUDA context": assumed(context_assumption(gpu)),
         "engine workspaces": assumed(f"{engine}_workspace_gib"),
         "activations": max(
-            activations_gib(card, chunk_tokens(engine, gpu) // data, tensor=tensor, data=data),
+            activations_gib(card, step_of(engine, gpu, step_tokens, data), tensor=tensor, data=data),
             sampling_gib(card, running),
         ),
         "CUDA graphs": assumed("graphs_gib_base") + assumed("graphs_gib_per_layer") * card.layers / pipeline,
@@ -43,6 +45,14 @@ def overhead(
     if card.moe is not None and card.params_billion >= assumed("large_moe_params_billion"):
         found["expert workspaces"] = assumed("large_moe_workspace_gib")
     return tuple(MemoryPart(name=name, kind="overhead", gib=gib) for name, gib in found.items())
+
+
+def step_of(engine: Literal["vllm", "sglang"], gpu: Gpu, given: int | None, data: int) -> int:
+    """Tokens that one attention group computes in a step: SGLang divides what it is told among the groups, vLLM's
+    groups are engines of their own, each with the whole."""
+    if given is None:
+        return chunk_tokens(engine, gpu) // data
+    return given // data if engine == "sglang" else given
 
 
 def context_assumption(gpu: Gpu) -> str:

@@ -135,8 +135,11 @@ class _Options(Section):
     def _are_options(cls, value: list[str]) -> list[str]:
         for index, text in enumerate(value):
             if not text.startswith("--") or " " in text.partition("=")[0]:
+                # The value may be a secret: only the name is told.
                 raise WrongValueError(
-                    f"`{text}` is no option", help="write each as `--name=value` or `--name`", at=(index,)
+                    f"`{text.partition('=')[0]}` is no option",
+                    help="write each as `--name=value` or `--name`",
+                    at=(index,),
                 )
         return value
 

@@ -164,12 +164,26 @@ class ParserData:
             return Refusal(
                 token=name, why=f"{self.engine} {self.version} has no `{name}`: older versions had", help=gone.instead
             )
-        near = difflib.get_close_matches(_dashed(name), list(self.by_name), n=1, cutoff=0.7)
+        near = self.nearest(name)
         return Refusal(
             token=name,
             why=f"{self.engine} {self.version} has no `{name}`",
-            help=f"did you mean `{near[0]}`?" if near else "see `--help` of that version",
+            help=f"did you mean `{near.names[0]}`?" if near else "see `--help` of that version",
         )
+
+    def nearest(self, name: str) -> Flag | None:
+        """What an unknown spelling may mean: a short form, the beginning of a name, or one much like it."""
+        dashed = _dashed(name)
+        if dashed[1:] in self.by_name:
+            return self.by_name[dashed[1:]]
+        long = [known for known in self.by_name if known.startswith("--")]
+        begun = [known for known in long if len(dashed) > 3 and known.startswith(dashed)]
+        near = (
+            begun[:1]
+            if len(begun) == 1
+            else difflib.get_close_matches(dashed, begun or long, n=1, cutoff=0.7 if not begun else 0)
+        )
+        return self.by_name[near[0]] if near else None
 
 
 def _dashed(name: str) -> str:

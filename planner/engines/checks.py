@@ -8,6 +8,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from catalog.engine_flags import ParserData, Refusal, parser_data
 from catalog.types import Engine, ModelCard
 from planner.engines import vllm
+from planner.engines.combinations import combination_problems
+from planner.engines.extra import Told, extra_problems
 from planner.plan import LayoutPlan
 from planner.problems import Findings
 from settings.engines import DraftSpeculation, Lora, SglangOptions, VllmOptions
@@ -41,7 +43,8 @@ _OWNED: Mapping[str, str] = {
     "enable_lora": "engine_options.lora", "lora_modules": "engine_options.lora", "lora_paths": "engine_options.lora",
     "max_lora_rank": "engine_options.lora.max_rank", "max_loras": "engine_options.lora.concurrent",
     "max_loras_per_batch": "engine_options.lora.concurrent",
-    "load_format": "engine_options.load, or cache", "safetensors_load_strategy": "cache", "weight_loader_prefetch_checkpoints": "cache",
+    "load_format": "engine_options.load, or cache", "safetensors_load_strategy": "cache",
+    "weight_loader_prefetch_checkpoints": "cache",
     "model_loader_extra_config": "cache", "enable_ep_weight_filter": "layout.expert",
     "enable_log_requests": "engine_options.log_requests", "log_requests": "engine_options.log_requests",
     "log_level": "engine_options.log_level",
@@ -65,7 +68,7 @@ _METHODS: Mapping[str, frozenset[str]] = {
     "fp8": frozenset({"fp8", "modelopt", "modelopt_fp8", "compressed-tensors", "fbgemm_fp8", "w8a8_fp8"}),
     "fp8_block128": frozenset({"fp8"}),
     "mxfp4": frozenset({"mxfp4", "gpt_oss_mxfp4", "quark"}),
-    "awq_int4": frozenset({"awq", "awq_marlin", "auto_awq", "compressed-tensors", "moe_wna16"}),
+    "awq_int4": frozenset({"awq", "awq_marlin", "auto_awq", "moe_wna16"}),
 }
 
 
@@ -86,7 +89,16 @@ def lora_rank(lora: Lora | None, engine: Engine) -> int:
 
 
 def check_options(
-    path: Path, model: Model, card: ModelCard, engine: Engine, layout: LayoutPlan, *, files: bool, findings: Findings
+    path: Path,
+    model: Model,
+    card: ModelCard,
+    engine: Engine,
+    layout: LayoutPlan,
+    *,
+    files: bool,
+    running: int,
+    step_tokens: int,
+    findings: Findings,
 ) -> None:
     """Judge a model's engine options.
 
@@ -97,6 +109,8 @@ def check_options(
         engine: with the version that it runs.
         layout: of one replica.
         files: whether pods read weights from a file system (False: streamed from S3).
+        running: sequences at once over the whole replica.
+        step_tokens: tokens of one step at most.
         findings: collects the problems.
     """
     _remark(path, model, layout, findings)
@@ -116,7 +130,8 @@ def check_options(
         *_speculation(given, card, files=files),
         *_lora(given, engine, files=files),
         *_experts(given, layout),
-        *_extra(given.extra_args, data),
+        *combination_problems(model, given, layout, running=running, step_tokens=step_tokens),
+        *extra_problems(given.extra_args, data, _OWNED, layout),
     ):
         findings.problem((*at, *key), message, help_text)
 
@@ -135,9 +150,6 @@ def _remark(path: Path, model: Model, layout: LayoutPlan, findings: Findings) ->
         findings.remark(
             subject, "DeepEP between nodes was asked for: nobody has shown it fast on EFA, so measure first"
         )
-
-
-Told = tuple[Path, str, str]
 
 
 def _parsers(options: Options, data: ParserData) -> Iterator[Told]:
@@ -222,34 +234,6 @@ def _experts(options: Options, layout: LayoutPlan) -> Iterator[Told]:
     default = type(options).model_fields["expert_backend"].default
     if options.expert_backend != default and layout.expert == 1:
         yield ("expert_backend",), "experts are not spread over GPUs here", f"set `layout.expert: {layout.tensor}`"
-
-
-def _extra(extra: Iterable[str], data: ParserData) -> Iterator[Told]:
-    seen: set[str] = set()
-    for index, text in enumerate(extra):
-        at: Path = ("extra_args", index)
-        name = text.partition("=")[0]
-        flag = data.flag(name)
-        if flag is None:
-            refusal = data.unknown(name)
-            yield at, refusal.why, refusal.help or ""
-            continue
-        if flag.dest in _OWNED:
-            key = _OWNED[flag.dest]
-            yield at, f"`{name}` is set by the planner", f"say it at `{key}`" if key else "leave it out"
-        elif flag.dest in seen:
-            yield at, f"`{name}` is given twice", "keep one"
-        elif refusals := data.check([text]):
-            yield (
-                at,
-                refusals[0].why,
-                refusals[0].help or f"`{data.engine} {data.version}` takes `{_usage(flag.names[0], flag)}`",
-            )
-        seen.add(flag.dest)
-
-
-def _usage(name: str, flag: object) -> str:
-    return name if getattr(flag, "takes", "") != "value" else f"{name}=<{getattr(flag, 'type', 'value')}>"
 
 
 SAMPLE_VALUES = {

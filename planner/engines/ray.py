@@ -138,10 +138,14 @@ def keyword_value(flag: Flag, name: str, value: str) -> Any:
     """The value of an option as Python has it."""
     if flag.takes != "value":
         return not _says_no(flag, name)
-    if flag.type == "json":
-        return json.loads(value)
-    if flag.type == "float":
-        return float(value)
+    try:
+        # On a command line vLLM reads an object's text itself (--hf-overrides); as a keyword it wants the object.
+        if flag.type == "json" or value.startswith("{"):
+            return json.loads(value)
+        if flag.type == "float":
+            return float(value)
+    except ValueError:
+        return value  # refused where it stands in the stack file
     if flag.type in {"int", "count"} and value.lstrip("-").isdigit():
         return int(value)
     return value

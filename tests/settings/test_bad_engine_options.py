@@ -63,6 +63,31 @@ BAD: list[tuple[str, str, dict[str, Any], str, str]] = [
     ("no sequence at a time", "prod", {"models.1.engine_options": vllm(max_running=0)}, "models[1].engine_options.max_running", "1 or more"),
     ("attention groups that do not divide", "prod", {"models.0.layout": {"tensor": 16, "data": 3}}, "models[0].layout.data", "divisor"),
     ("attention groups of vLLM over nodes", "prod", {"models.0.engine": "vllm", "models.0.layout": {"tensor": 16, "data": 2, "expert": 16}}, "models[0].layout.data", "server on each node"),
+    ("a short name with two dashes", "prod", {"models.1.engine_options": vllm(extra_args=["--tp=8"])}, "models[1].engine_options.extra_args[0]", "layout.tensor"),
+    ("the beginning of a name", "prod", {"models.0.engine_options": sglang(extra_args=["--tp-si=8"])}, "models[0].engine_options.extra_args[0]", "layout.tensor"),
+    ("a key that only its name may tell", "prod", {"models.1.engine_options": vllm(extra_args=["-api-key=hidden"])}, "models[1].engine_options.extra_args[0]", "`-api-key` is no option"),
+    ("a token in the clear", "prod", {"models.1.engine_options": vllm(extra_args=["--hf-token=hidden"])}, "models[1].engine_options.extra_args[0]", "is a secret"),
+    ("ranks beside the layout", "prod", {"models.1.engine_options": vllm(extra_args=["--decode-context-parallel-size=2"])}, "models[1].engine_options.extra_args[0]", "say `layout`"),
+    ("a server that probes cannot reach", "prod", {"models.1.engine_options": vllm(extra_args=["--uds=/tmp/s"])}, "models[1].engine_options.extra_args[0]", "probes"),
+    ("metrics off", "prod", {"models.1.engine_options": vllm(extra_args=["--disable-log-stats"])}, "models[1].engine_options.extra_args[0]", "scaling"),
+    ("metrics of every rank", "prod", {"models.0.engine_options": sglang(extra_args=["--enable-metrics-for-all-schedulers"])}, "models[0].engine_options.extra_args[0]", "count each request once"),
+    ("memory beside the plan", "prod", {"models.0.engine_options": sglang(extra_args=["--max-total-tokens=100"])}, "models[0].engine_options.extra_args[0]", "memory_share"),
+    ("another revision", "prod", {"models.1.engine_options": vllm(extra_args=["--revision=main"])}, "models[1].engine_options.extra_args[0]", "`revision` at the model"),
+    ("a tokenizer from the hub", "prod", {"models.1.engine_options": vllm(extra_args=["--tokenizer=acme/t"])}, "models[1].engine_options.extra_args[0]", "folder on the cache"),
+    ("speculation by another name", "prod", {"models.1.engine_options": vllm(extra_args=["--spec-method=ngram"])}, "models[1].engine_options.extra_args[0]", "engine_options.speculation"),
+    ("balanced experts without experts apart", "prod", {"models.0.engine_options": sglang(extra_args=["--enable-eplb"])}, "models[0].engine_options.extra_args[0]", "layout.expert"),
+    ("overrides that are no object", "prod", {"models.1.engine_options": vllm(extra_args=["--hf-overrides=null"])}, "models[1].engine_options.extra_args[0]", "JSON object"),
+    ("text for JSON on Ray", "staging", {"models.0.engine_options": vllm(extra_args=["--allowed-origins=*"])}, "models[0].engine_options.extra_args[0]", "no JSON"),
+    ("wide weights", "prod", {"models.1.engine_options": vllm(extra_args=["--dtype=float32"])}, "models[1].engine_options.extra_args[0]", "leave it out"),
+    ("more sequences than a step has tokens", "prod", {"models.2.engine_options": vllm(max_running=2560)}, "models[2].engine_options.max_running", "2048 or less"),
+    ("a step of fewer tokens than sequences", "prod", {"models.1.engine_options": vllm(max_running=128, prefill_chunk_tokens=64)}, "models[1].engine_options.prefill_chunk_tokens", "128 or more"),
+    ("speculation over stages on SGLang", "prod", {"models.0.layout": {"tensor": 8, "pipeline": 2}, "models.0.engine_options": sglang(speculation={"kind": "mtp"})}, "models[0].engine_options.speculation.kind", "pipeline: 1"),
+    ("lookup beside attention groups on SGLang", "prod", {"models.0.layout": {"tensor": 16, "data": 2}, "models.0.engine_options": sglang(speculation={"kind": "ngram"})}, "models[0].engine_options.speculation.kind", "mtp or eagle"),
+    ("DeepEP that vLLM would not use", "prod", {"models.0.engine": "vllm", "models.0.layout": {"tensor": 8, "pipeline": 2, "expert": 16}, "models.0.engine_options": vllm(expert_backend="deepep_low_latency")}, "models[0].engine_options.expert_backend", "layout.data: 8"),
+    ("FlashInfer's backend without groups", "prod", {"models.0.layout": {"tensor": 16, "expert": 16}, "models.0.engine_options": sglang(expert_backend="flashinfer")}, "models[0].engine_options.expert_backend", "layout.data: 16"),
+    ("FlashInfer's backend without its kernel", "prod", {"models.0.layout": {"tensor": 16, "expert": 16, "data": 16}, "models.0.engine_options": sglang(expert_backend="flashinfer")}, "models[0].engine_options.expert_backend", "--moe-runner-backend=deep_gemm"),
+    ("an adapter of the model's name", "prod", {"models.1.engine_options": vllm(lora={"adapters": [{"name": "r1-distill-70b", "source": "acme/a", "revision": SHA, "rank": 8}]})}, "models[1].engine_options.lora.adapters[0].name", "another name"),
+    ("compressed tensors for AWQ", "prod", {"models.1.model": "hugging-quants/Meta-Llama-3.1-70B-Instruct-AWQ-INT4", "models.1.traffic": None, "models.1.engine_options": vllm(quantization_method="compressed-tensors")}, "models[1].engine_options.quantization_method", "published as awq_int4"),
 ]  # fmt: skip
 
 
@@ -78,3 +103,29 @@ def test_each_is_told_with_its_place(tmp_path, stack, changes, path, words):
     assert words in f"{problem.message} {problem.help or ''}"
     assert problem.position is not None
     assert len(problems) == 1, str(caught.value)
+
+
+def test_a_value_that_may_be_a_secret_is_not_in_the_message(tmp_path):
+    options = vllm(extra_args=["-api-key=hidden"])
+    with pytest.raises(StackFileError) as caught:
+        load_and_plan(changed(tmp_path, "prod", {"models.1.engine_options": options}))
+    assert all("hidden" not in f"{problem.message} {problem.help}" for problem in caught.value.problems)
+
+
+def test_an_object_reaches_ray_as_one(tmp_path):
+    options = vllm(extra_args=['--hf-overrides={"rope_scaling":{"factor":4.0}}'])
+    _, plan = load_and_plan(changed(tmp_path, "staging", {"models.0.engine_options": options}))
+    ray = plan.models[0].ray
+    assert ray is not None
+    (application,) = ray.serve_config["applications"]
+    overrides = application["args"]["llm_configs"][0]["engine_kwargs"]["hf_overrides"]
+    assert overrides == {"rope_scaling": {"factor": 4.0}}
+
+
+def test_a_longer_step_takes_memory_from_the_cache(tmp_path):
+    def kv_gib(**options: Any) -> float:
+        changes = {"models.1.engine_options": vllm(**options)}
+        return load_and_plan(changed(tmp_path, "prod", changes))[1].models[1].memory.kv_gib
+
+    # 32768 tokens x 2 bytes x (3 x 8192 + 10240 / 8 + 3 x 28672 / 8) is 2.23 GiB, against 1.16 of the sampler before.
+    assert kv_gib() - kv_gib(prefill_chunk_tokens=32768) == pytest.approx(1.07, abs=0.05)
