@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pulumi
 
@@ -31,7 +31,7 @@ from infra import permissions
 from infra.load_balancer_permissions import load_balancer_controller
 from infra.providers import Account
 from planner import naming
-from planner.plan import EksPlan, Plan
+from planner.plan import ChartPlan, EksPlan, Plan
 
 SHORTEST_DRAIN_SECONDS = 600
 """cluster-autoscaler's default: what it gives the pods of a node that it removes."""
@@ -158,19 +158,8 @@ def declare(
         ready["keda"] = Keda(
             "keda", KedaArgs(chart=chart, image_mirror=mirror, after=(*before("keda"), monitoring)), opts
         ).release
-    if (chart := charts.get("valkey")) and plan.valkey:
-        ready["valkey"] = Valkey(
-            "valkey",
-            ValkeyArgs(
-                chart=chart,
-                image_mirror=mirror,
-                plan=plan.valkey,
-                secrets=secrets,
-                issuer=ready["cert-manager"],
-                after=(*before("valkey"), *classes),
-            ),
-            opts,
-        ).release
+    if chart := charts.get("valkey"):
+        ready |= _stores(plan, chart, secrets, ready["cert-manager"], after=(*before("valkey"), *classes), opts=opts)
     if isinstance(plan.target, EksPlan) and aws:
         monitored = (namespaces[naming.MONITORING_NAMESPACE], monitoring)
         ready |= _of_eks(plan, plan.target, aws, before=before, monitored=monitored, opts=opts)
@@ -188,6 +177,34 @@ def declare(
         charts=ready,
         node_pools=node_pools,
     )
+
+
+def _stores(
+    plan: Plan,
+    chart: ChartPlan,
+    secrets: SecretValues,
+    issuer: pulumi.Resource,
+    *,
+    after: tuple[pulumi.Resource, ...],
+    opts: pulumi.ResourceOptions,
+) -> dict[str, pulumi.Resource]:
+    """Stores by name, which is also their release's."""
+    return {
+        store.name: Valkey(
+            store.name,
+            ValkeyArgs(
+                chart=replace(chart, name=store.name),
+                image_mirror=plan.image_mirror,
+                plan=store,
+                secrets=secrets,
+                issuer=issuer,
+                after=after,
+            ),
+            opts,
+        ).release
+        for store in (plan.valkey, plan.kv_store)
+        if store is not None
+    }
 
 
 def _of_eks(

@@ -1,4 +1,4 @@
-"""Valkey: a key-value store beside the models, over TLS, behind a password and a network policy."""
+"""Valkey: key-value stores beside the models, over TLS, behind a password and a network policy."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from planner.images import DEFAULT_REGISTRY, registry
 from planner.plan import ChartPlan, ValkeyPlan
 
 _HOURS_A_YEAR = 8760
+_IO_THREADS = 4
 _USER = "default"
 """The user that clients without a name are."""
 
@@ -86,10 +87,9 @@ def values(plan: ValkeyPlan, mirror: str | None) -> dict[str, Any]:
             "serverKey": "tls.key",
             "caPublicKey": plan.ca_key,
         },
-        # State of clusters is never thrown away to make room: a write that finds none fails and is seen.
-        "valkeyConfig": f"maxmemory {plan.memory_gib}gb\nmaxmemory-policy noeviction\nappendonly yes\n",
+        "valkeyConfig": _configuration(plan),
         "resources": {
-            "requests": {"cpu": "100m", "memory": f"{plan.pod_memory_gib}Gi"},
+            "requests": {"cpu": plan.cpu, "memory": f"{plan.pod_memory_gib}Gi"},
             "limits": {"memory": f"{plan.pod_memory_gib}Gi"},
         },
         "readinessProbe": {"enabled": True},
@@ -107,6 +107,16 @@ def values(plan: ValkeyPlan, mirror: str | None) -> dict[str, Any]:
         # Its volume is bound to one pod at a time.
         chart["deploymentStrategy"] = "Recreate"
     return chart
+
+
+def _configuration(plan: ValkeyPlan) -> str:
+    """State of clusters is never thrown away to make room: a write that finds none fails and is seen. A cache throws
+    away what was used longest ago, writes no file (a snapshot's fork would take as much memory again), and sends and
+    encrypts its large values in several threads."""
+    memory = f"maxmemory {plan.memory_gib}gb\n"
+    if plan.evicts:
+        return f'{memory}maxmemory-policy allkeys-lru\nappendonly no\nsave ""\nio-threads {_IO_THREADS}\n'
+    return f"{memory}maxmemory-policy noeviction\nappendonly yes\n"
 
 
 def _volume(plan: ValkeyPlan, size: str, storage_class: str) -> dict[str, str]:

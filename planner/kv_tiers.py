@@ -1,113 +1,229 @@
-"""Caches behind the GPUs' own: KV blocks in the nodes' RAM, and prompts that are computed before the first request."""
+"""Tiers of the KV cache behind the GPUs' own: RAM of the nodes, and a store that all replicas share.
+
+What the engines do, read in their pinned sources. vLLM maps its blocks into files in /dev/shm, on each of an engine's
+nodes large enough for the ranks of all (v1/kv_offload/cpu/shared_offload_region.py), and keeps what tensor ranks of
+latent attention have in common once (offloading/config.py, `replicated_layout`). SGLang gives each rank a pool of its
+own and leaves 10 GiB free (mem_cache/pool_host/base.py). LMCache gives each rank its own (`max_local_cpu_size`), and of
+latent attention only the first rank keeps blocks (v1/storage_backend/local_cpu_backend.py).
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 from catalog.assumptions import assumed
+from catalog.load import Catalog
+from catalog.types import ModelCard
+from planner.engines.lmcache import STAGING_GIB, first_rank_gib
 from planner.engines.request import sglang_gigabytes
 from planner.memory import GIB
 from planner.performance import Replica, prefill_ms
-from planner.plan import ContainerPlan, LayoutPlan, MemoryBudget, WarmPromptsPlan
+from planner.plan import ContainerPlan, KvTiersPlan, LayoutPlan, MemoryBudget, PoolPlan, ValkeyPlan
 from planner.problems import Findings
+from settings.engines import SglangOptions, VllmOptions
 from settings.errors import Path
+from settings.kv_tiers import KvOffload
+from settings.root import Settings
 from settings.serving import Model
-
-_CHARACTERS_PER_TOKEN = 4
-"""English text with the tokenizers of the catalog's models: 4 to 5 characters a token."""
-_LEAST_SECONDS = 15
-_MOST_SECONDS = 120
-_MARGIN = 4
-"""An engine that has just started compiles and captures what its first requests need."""
+from settings.target import EksTarget
 
 
-def check_host_cache(path: Path, model: Model, container: ContainerPlan, findings: Findings) -> None:
-    """Refuses a cache in RAM that the pod's share of the node cannot hold beside the engine."""
-    if model.kv_offload is None:
-        return
-    wanted = model.kv_offload.cpu_gib
-    engine = math.ceil(assumed("engine_host_gib_base") + assumed("engine_host_gib_per_gpu") * container.gpus)
-    room = container.memory_gib - container.shared_memory_gib - engine
-    at = (*path, "kv_offload", "cpu_gib")
-    if wanted > room:
-        findings.problem(
-            at,
-            f"{wanted} GiB do not fit: a pod has {container.memory_gib} GiB of its node, of which the engine needs "
-            f"{engine} and shared memory {container.shared_memory_gib}",
-            f"set it to {room} or less" if room >= 1 else "leave `kv_offload` out, or use a type with more RAM",
-        )
-    elif model.engine == "sglang" and sglang_gigabytes(wanted, container.gpus) < 1:
-        findings.problem(
-            at,
-            f"SGLang takes whole GB for each of {container.gpus} GPUs, and {wanted} GiB are less",
-            f"set it to {container.gpus} or more",
-        )
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tiered:
+    """A model and what its tiers are judged by."""
+
+    path: Path
+    model: Model
+    card: ModelCard
+    runtime: str
+    layout: LayoutPlan
+    memory: MemoryBudget
+    options: VllmOptions | SglangOptions
 
 
-def host_cache_words(model: Model, layout: LayoutPlan, memory: MemoryBudget) -> str | None:
-    """What a cache in RAM holds, in words."""
-    if model.kv_offload is None:
+def plan_kv_tiers(asked: Tiered, store: ValkeyPlan | None, findings: Findings) -> KvTiersPlan | None:
+    """The tiers that a model asks for; None where it asks for none. `store` is the stack's, where it has one."""
+    wanted = asked.model.kv_offload
+    if wanted is None:
         return None
-    gib = model.kv_offload.cpu_gib
-    tokens = int(gib * GIB / (memory.kv_bytes_per_token * layout.gpus_per_node))
-    return (
-        f"{gib} GiB of each pod's RAM keep {tokens:,} tokens that leave the GPUs, beside {memory.kv_tokens:,} on them: "
-        "a prompt that comes again is copied back, not computed"
+    for key, message, help_text in _refusals(asked, wanted, store):
+        findings.problem((*asked.path, "kv_offload", key), message, help_text)
+    layout, per_token = asked.layout, asked.memory.kv_bytes_per_token
+    copies = _copies(asked, wanted)
+    region = 0
+    if asked.model.engine == "vllm" and wanted.through == "native":
+        # The file of an engine that spans nodes has room for the ranks of all of them, on each.
+        region = wanted.cpu_gib * max(1, layout.nodes // layout.data)
+    kept = (
+        first_rank_gib(wanted.cpu_gib, layout.gpus) if copies == 1 and wanted.through == "lmcache" else wanted.cpu_gib
+    )
+    return KvTiersPlan(
+        through=wanted.through,
+        cpu_gib=wanted.cpu_gib,
+        region_gib=region,
+        tokens=int(kept * layout.nodes * GIB / (per_token * copies)),
+        store=store if wanted.remote == "valkey" else None,
+        store_bytes_per_token=per_token * copies if wanted.remote == "valkey" else 0,
     )
 
 
-def plan_warm_prompts(
-    path: Path, model: Model, runtime: str, replica: Replica, *, caches_prefixes: bool, findings: Findings
-) -> WarmPromptsPlan | None:
-    """Prompts that are computed once before a pod is ready; None where the stack file names none."""
-    if not model.warm_prompts:
-        return None
-    at = (*path, "warm_prompts")
-    if runtime == "ray_service":
-        findings.problem(
-            at,
-            "Ray Serve decides by itself when a replica is ready: nothing can be replayed before",
-            "leave it out, or use runtime deployment or leader_worker_set",
-        )
-        return None
-    if not caches_prefixes:
-        findings.problem(
-            at,
-            "the engine keeps no prefixes (`engine_options.prefix_caching: false`)",
+def _copies(asked: Tiered, wanted: KvOffload) -> int:
+    """Ranks whose part of a token's blocks is kept: those of latent attention all have the same."""
+    layout = asked.layout
+    once = asked.card.mla is not None and layout.pipeline == layout.data == layout.nodes == 1
+    return 1 if once and (wanted.through == "lmcache" or asked.model.engine == "vllm") else layout.gpus
+
+
+Told = tuple[str, str, str]
+
+
+def _refusals(asked: Tiered, wanted: KvOffload, store: ValkeyPlan | None) -> Iterator[Told]:
+    if not asked.options.prefix_caching:
+        yield (
+            "cpu_gib",
+            "blocks are found again by the prefix they belong to, and `engine_options.prefix_caching` is off",
             "leave one of the two out",
         )
-    tokens = [max(1, len(prompt) // _CHARACTERS_PER_TOKEN) for prompt in model.warm_prompts]
-    for index, count in enumerate(tokens):
-        if count >= model.context_tokens:
-            findings.problem(
-                (*at, index), f"about {count} tokens, and the context has {model.context_tokens}", "shorten it"
-            )
-    times = [prefill_ms(replica, tokens=float(count), context=0.0) for count in tokens]
-    budget = min(_MOST_SECONDS, max(_LEAST_SECONDS, math.ceil(_MARGIN * sum(times) / 1000)))
-    return WarmPromptsPlan(
-        prompts=tuple(model.warm_prompts),
-        tokens=tuple(tokens),
-        saved_ms=tuple(times),
-        limit_seconds=budget,
-    )
+    if asked.model.disaggregated is not None:
+        yield (
+            "cpu_gib",
+            "groups of `disaggregated` hand their cache on through a connector of their own, and an engine has one",
+            "leave one of the two out",
+        )
+    if wanted.remote == "valkey" and store is None:
+        yield "remote", "the stack has no store for KV blocks", "add `kv_store: {memory_gib: 6}` to the stack file"
+    if wanted.through == "lmcache":
+        yield from _lmcache_refusals(asked)
 
 
-def warm_prompts_words(plan: WarmPromptsPlan) -> str:
-    """What replaying prompts gains, in words."""
-    longest = max(plan.saved_ms)
+def _lmcache_refusals(asked: Tiered) -> Iterator[Told]:
+    """What LMCache 0.5.6 inside vLLM 0.33 cannot do, or nobody has seen it do."""
+    key, layout, image = "through", asked.layout, asked.model.image
+    if asked.model.engine == "sglang":
+        yield (
+            key,
+            "SGLang reaches LMCache only as a server of its own, which maps the GPUs' memory from outside the pod",
+            "leave `through` out: HiCache keeps blocks in RAM without it",
+        )
+        return
+    if asked.runtime == "ray_service":
+        yield (
+            key,
+            "Ray carries an older vLLM than the one that LMCache is held to here",
+            "leave `through` out, or use runtime deployment",
+        )
+    if image is None or not image.carries_lmcache:
+        yield (
+            key,
+            "the engine's image is not known to carry LMCache (vLLM's own is built without KV connectors)",
+            "build one (docs/howto/kv-tiers.md) and name it at `image` with `carries_lmcache: true`",
+        )
+    if layout.nodes > 1 or layout.pipeline > 1 or layout.data > 1:
+        yield (
+            key,
+            "the scheduler asks its ranks for blocks over sockets of one node, and counts tensor ranks alone",
+            "leave `through` out, or use a layout of tensor ranks on one node",
+        )
+    if asked.card.sliding_layers or asked.card.linear is not None:
+        yield (
+            key,
+            f"{asked.card.name} keeps less of its cache in some layers than in others, which vLLM gives up for "
+            "LMCache: the planned memory would not do",
+            "leave `through` out: the engine's own offloading knows such layers",
+        )
+    if asked.options.lora is not None:
+        yield (
+            key,
+            "LMCache finds blocks by their tokens alone: an adapter would be given blocks of another",
+            "leave one of the two out",
+        )
+
+
+def check_host_cache(
+    path: Path, model: Model, container: ContainerPlan, tiers: KvTiersPlan, findings: Findings
+) -> None:
+    """Refuses a cache in RAM that the pod's share of the node cannot hold beside the engine."""
+    engine = math.ceil(assumed("engine_host_gib_base") + assumed("engine_host_gib_per_gpu") * container.gpus)
+    if model.engine == "sglang":
+        engine += math.ceil(assumed("hicache_reserve_gib"))
+    shared = container.shared_memory_gib - tiers.region_gib
+    room = container.memory_gib - shared - engine
+    if tiers.region_gib:
+        # A file system in memory cannot be larger than the pod's memory, however little of it is written.
+        room = min(room, (container.memory_gib - shared) * tiers.cpu_gib // tiers.region_gib)
+    at = (*path, "kv_offload", "cpu_gib")
+    if tiers.cpu_gib > room:
+        findings.problem(
+            at,
+            f"{tiers.cpu_gib} GiB do not fit: a pod has {container.memory_gib} GiB of its node, of which the engine "
+            f"needs {engine} and shared memory {shared}",
+            f"set it to {room} or less" if room >= 1 else "leave `kv_offload` out, or use a type with more RAM",
+        )
+    elif model.engine == "sglang" and sglang_gigabytes(tiers.cpu_gib, container.gpus) < 1:
+        findings.problem(
+            at,
+            f"SGLang takes whole GB for each of {container.gpus} GPUs, and {tiers.cpu_gib} GiB are less",
+            f"set it to {container.gpus} or more",
+        )
+    elif tiers.through == "lmcache" and tiers.cpu_gib < 2 * STAGING_GIB * container.gpus:
+        findings.problem(
+            at,
+            f"each of {container.gpus} ranks passes blocks through {STAGING_GIB} GiB, which leaves too little to keep",
+            f"set it to {2 * STAGING_GIB * container.gpus} or more",
+        )
+
+
+def tier_words(tiers: KvTiersPlan, memory: MemoryBudget) -> str:
+    """What the tiers hold, in words."""
+    mover = "LMCache copies them" if tiers.through == "lmcache" else "the engine copies them"
     return (
-        f"{len(plan.prompts)} prompt(s) of about {sum(plan.tokens):,} tokens, computed in {sum(plan.saved_ms):.0f} ms "
-        f"before a pod is ready and never longer than {plan.limit_seconds} s: the first request that begins with one "
-        f"waits up to {longest:.0f} ms less for its first token"
+        f"{tiers.cpu_gib} GiB of each pod's RAM keep {tiers.tokens:,} tokens that leave the GPUs, beside "
+        f"{memory.kv_tokens:,} on them: a prompt that comes again is copied back ({mover}), not computed"
     )
 
 
-def tier_words(
-    model: Model, layout: LayoutPlan, memory: MemoryBudget, warm_prompts: WarmPromptsPlan | None
-) -> dict[str, str]:
-    """What caches behind the GPUs' own are worth, by decision."""
-    words = {
-        "kv_offload": host_cache_words(model, layout, memory),
-        "warm_prompts": warm_prompts_words(warm_prompts) if warm_prompts else None,
-    }
-    return {name: text for name, text in words.items() if text}
+def store_words(
+    asked: Tiered,
+    tiers: KvTiersPlan,
+    replica: Replica,
+    pool: PoolPlan,
+    settings: Settings,
+    catalog: Catalog,
+    findings: Findings,
+) -> str | None:
+    """What the shared store holds, and whether fetching from it beats computing; a remark where it does not."""
+    store = tiers.store
+    if store is None:
+        return None
+    held = int(store.memory_gib * GIB / tiers.store_bytes_per_token)
+    tokens = asked.model.context_tokens // 2
+    fetched = tokens * tiers.store_bytes_per_token / 1e3 / _store_mb_per_s(pool, settings, catalog)
+    computed = prefill_ms(replica, tokens=float(tokens), context=0.0)
+    faster = fetched < computed
+    if not faster:
+        findings.remark(
+            f"models[{asked.path[1]}]",
+            f"a prompt of {tokens:,} tokens is fetched from `{store.name}` in {fetched:.0f} ms and computed in "
+            f"{computed:.0f}: the store saves GPU work here, not time to the first token",
+        )
+    if held < tiers.tokens:
+        findings.remark(
+            "kv_store",
+            f"it holds {held:,} tokens of `{asked.model.name}`, less than the RAM of one replica ({tiers.tokens:,})",
+        )
+    return (
+        f"{store.memory_gib} GiB of `{store.name}` keep {held:,} tokens, {tiers.store_bytes_per_token / 1024:.0f} KiB "
+        f"each, for all replicas and those to come: a prompt of {tokens:,} tokens is fetched in {fetched:.0f} ms, "
+        f"{'faster than' if faster else 'slower than'} the {computed:.0f} ms that computing it takes"
+    )
+
+
+def _store_mb_per_s(pool: PoolPlan, settings: Settings, catalog: Catalog) -> float:
+    """The slowest of what the store sends, its node's network and the pod's."""
+    rates = [assumed("valkey_mb_per_s"), pool.hardware.card0_gbps * 125]
+    if isinstance(settings.target, EksTarget):
+        system = catalog.instances.get(settings.target.system_nodes.instance_type)
+        rates.append(system.card0_gbps * 125 if system else 0)
+    return min(rate for rate in rates if rate)

@@ -1,6 +1,6 @@
 """Writes catalog/engine_flags/: what the pinned engines' own argument parsers take, and how they judge our lines.
 
-`python -m catalog.tools.engine_flags --engine vllm|sglang|ray-llm` installs the engine's wheel (without its kernels:
+`python -m catalog.tools.engine_flags --engine vllm|sglang|ray-llm|lmcache` installs the engine's wheel (without its kernels:
 `--no-deps`, plus what its parser imports) into an environment outside the project and asks the parser there; no GPU is
 needed, but about 7 GB of disk for torch. `--workspace DIR` keeps that environment for the next run.
 
@@ -26,6 +26,10 @@ from catalog.load import load
 
 ENGINES = ("vllm", "sglang", "ray-llm")
 
+# renovate: datasource=pypi depName=lmcache
+LMCACHE = "lmcache==0.5.6"
+"""What `kv_offload.through: lmcache` is held to; a package without a parser."""
+
 PROBE = Path(__file__).with_name("engine_probe.py")
 
 TORCH = "torch==2.14.0"
@@ -48,6 +52,8 @@ WITHOUT_DEPENDENCIES = ("xgrammar==0.2.8", "apache-tvm-ffi==0.1.11")
 
 def package_of(engine: str) -> str:
     """The Python package that has the engine's parser, at its pinned version."""
+    if engine == "lmcache":
+        return LMCACHE
     found = load().engines[engine]
     return f"{'sglang' if engine == 'sglang' else 'vllm'}=={found.engine_version}"
 
@@ -90,19 +96,20 @@ def ask(action: str, engine: str, workspace: Path, given: object = None) -> dict
 
 def described(engine: str, workspace: Path) -> str:
     """The whole file of an engine: one flag a line, so that a new version shows as a readable difference."""
-    asked = ask("flags", engine, workspace)
+    asked = ask("flags" if engine in ENGINES else "names", engine, workspace)
+    parser = f"the argument parser of {package_of(engine)} itself, built on CPU"
     head = {
         "engine": engine,
         "version": asked["version"],
-        "source": f"the argument parser of {package_of(engine)} itself, built on CPU; metrics read in its source",
+        "source": f"{parser}; metrics and environment read in its source"
+        if asked["flags"]
+        else f"the source of {package_of(engine)}",
         "evidence": "source",
         "as_of": datetime.now(tz=UTC).date().isoformat(),
     }
     lists = {key: asked[key] for key in ("metrics", "environment", "engine_arguments") if key in asked}
     parts = [f"  {json.dumps(key)}: {json.dumps(value)}" for key, value in head.items()]
-    flags = ",\n".join(f"    {json.dumps(flag)}" for flag in asked["flags"])
-    parts.append(f'  "flags": [\n{flags}\n  ]')
-    for key, names in lists.items():
+    for key, names in {"flags": asked["flags"], **lists}.items():
         rows = ",\n".join(f"    {json.dumps(name)}" for name in names)
         parts.append(f'  "{key}": [\n{rows}\n  ]')
     return "{\n" + ",\n".join(parts) + "\n}\n"
@@ -154,7 +161,9 @@ def _options(line: Any) -> list[str]:
 def main(arguments: list[str]) -> int:
     """Describe engines, or judge lines."""
     parser = argparse.ArgumentParser(prog="python -m catalog.tools.engine_flags", description=__doc__)
-    parser.add_argument("--engine", choices=ENGINES, action="append", help="which one; all where left out")
+    parser.add_argument(
+        "--engine", choices=(*ENGINES, "lmcache"), action="append", help="which one; all where left out"
+    )
     parser.add_argument("--workspace", type=Path, help="keeps the environment here; else it is thrown away")
     parser.add_argument("--lines", type=Path, help="JSON of command lines to put to the real parsers")
     given = parser.parse_args(arguments)
@@ -164,7 +173,7 @@ def main(arguments: list[str]) -> int:
             refused = judge(json.loads(given.lines.read_text(encoding="utf-8")), workspace, DIRECTORY)
             sys.stderr.writelines(f"{one}\n" for one in refused)
             return 1 if refused else 0
-        for engine in given.engine or ENGINES:
+        for engine in given.engine or (*ENGINES, "lmcache"):
             (DIRECTORY / f"{engine}.json").write_text(described(engine, workspace), encoding="utf-8")
             if engine == "ray-llm":
                 (DIRECTORY / "ray-serve-schemas.json").write_text(serve_schemas(workspace), encoding="utf-8")

@@ -2,6 +2,7 @@
 
 Started by `catalog.tools.engine_flags` with that environment's Python, so it imports nothing of this project.
 Usage: `python engine_probe.py flags|parse|schemas vllm|sglang|ray-llm`; `parse` reads a JSON list of argument lists.
+`names lmcache` reads the source of a package that has no parser.
 """
 
 from __future__ import annotations
@@ -12,8 +13,10 @@ import contextlib
 import dataclasses
 import importlib
 import importlib.metadata
+import importlib.util
 import io
 import json
+import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -26,6 +29,7 @@ _VLLM_PARSERS = (
 )
 
 _METRIC_KINDS = ("counter", "gauge", "histogram", "summary")
+_VARIABLE = re.compile(r"[A-Z][A-Z0-9]*(_[A-Z0-9]+)+")
 
 
 def parser_of(engine: str) -> argparse.ArgumentParser:
@@ -142,25 +146,84 @@ def _plain(value: Any) -> Any:
 def metrics_of(package: Path) -> list[str]:
     """Names of the metrics that a package makes, as Prometheus exposes them, read in its source.
 
-    A metric is a call with a name `prefix:...` whose function (`Counter`, `self._gauge_cls`, ...) says the kind.
+    A metric is a call with a name `prefix:...` whose function (`Counter`, `self._gauge_cls`, ...) says the kind, or
+    such a name in a table whose values do. Where it is a constant, the table may stand in another module.
     """
+    prefix = f"{package.name}:"
+    trees = [ast.parse(text) for text in _sources(package) if prefix in text or "Metadata(" in text]
+    constants = {name: value for tree in trees for name, value in _constants(tree, prefix)}
     found: set[str] = set()
+    for tree in trees:
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call):
+                found.update(_metric(node, prefix))
+            elif isinstance(node, ast.Assign):
+                found.update(_listed(node, prefix))
+            elif isinstance(node, ast.Dict):
+                found.update(_table(node, constants))
+            if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Subscript):
+                found.update(_entry(node.targets[0].slice, node.value, constants))
+    return sorted(found)
+
+
+def _sources(package: Path) -> Iterator[str]:
     for path in sorted(package.rglob("*.py")):
-        text = path.read_text(encoding="utf-8", errors="replace")
-        if f"{package.name}:" not in text:
+        yield path.read_text(encoding="utf-8", errors="replace")
+
+
+def _constants(tree: ast.Module, prefix: str) -> Iterator[tuple[str, str]]:
+    """`NAME = "prefix:..."` of a module, and of a class as `Class.NAME`."""
+    for owner in [tree, *(node for node in ast.walk(tree) if isinstance(node, ast.ClassDef))]:
+        for node in owner.body:
+            if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant):
+                name, value = ast.unparse(node.targets[0]), node.value.value
+                if isinstance(value, str) and value.startswith(prefix):
+                    yield (f"{owner.name}.{name}" if isinstance(owner, ast.ClassDef) else name), value
+
+
+def _table(table: ast.Dict, constants: dict[str, str]) -> Iterator[str]:
+    """Names in a table such as {Names.LOADED: CounterMetadata(...)}."""
+    for key, value in zip(table.keys, table.values, strict=True):
+        if key is not None:
+            yield from _entry(key, value, constants)
+
+
+def _entry(key: ast.expr, value: ast.expr, constants: dict[str, str]) -> Iterator[str]:
+    name = constants.get(ast.unparse(key))
+    kind = _kind(value.func) if isinstance(value, ast.Call) else None
+    if name is not None and kind is not None:
+        yield _exposed(name, kind)
+
+
+def _kind(named: ast.expr) -> str | None:
+    text = ast.unparse(named).lower()
+    return next((kind for kind in _METRIC_KINDS if kind in text), None)
+
+
+def environment_read(package: Path) -> set[str]:
+    """Environment variables that a package asks for by name: `os.environ[...]`, `os.getenv(...)`, `"X" in os.environ`,
+    and functions and fields that are called something with `env` (`get_bool_env_var("X")`)."""
+    found: set[str] = set()
+    for text in _sources(package):
+        if "env" not in text.lower():
             continue
         for node in ast.walk(ast.parse(text)):
-            if isinstance(node, ast.Call):
-                found.update(_metric(node, f"{package.name}:"))
-            elif isinstance(node, ast.Assign):
-                found.update(_listed(node, f"{package.name}:"))
-    return sorted(found)
+            if isinstance(node, ast.Call) and node.args and "env" in ast.unparse(node.func).lower():
+                asked: ast.expr = node.args[0]
+            elif isinstance(node, ast.Subscript) and "environ" in ast.unparse(node.value):
+                asked = node.slice
+            elif isinstance(node, ast.Compare) and "environ" in ast.unparse(node.comparators[0]):
+                asked = node.left
+            else:
+                continue
+            if isinstance(asked, ast.Constant) and isinstance(asked.value, str) and _VARIABLE.fullmatch(asked.value):
+                found.add(asked.value)
+    return found
 
 
 def _listed(assigned: ast.Assign, prefix: str) -> Iterator[str]:
     """Names in a list such as `counter_specs`, from which a loop makes the metrics."""
-    target = ast.unparse(assigned.targets[0]).lower()
-    kind = next((kind for kind in _METRIC_KINDS if kind in target), None)
+    kind = _kind(assigned.targets[0])
     if kind is None or not isinstance(assigned.value, ast.List | ast.Tuple):
         return
     for node in ast.walk(assigned.value):
@@ -178,8 +241,7 @@ def _metric(call: ast.Call, prefix: str) -> Iterator[str]:
     name = named[0].value if named and isinstance(named[0], ast.Constant) else None
     if not isinstance(name, str) or not name.startswith(prefix):
         return
-    function = ast.unparse(call.func).lower()
-    kind = next((kind for kind in _METRIC_KINDS if kind in function), None)
+    kind = _kind(call.func)
     if kind is None:
         return
     yield _exposed(name, kind)
@@ -194,13 +256,36 @@ def with_reasoning_parsers(flags: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return flags
 
 
-def environment_of(engine: str) -> list[str]:
-    """Environment variables that the engine reads."""
+def environment_of(engine: str, package: Path) -> list[str]:
+    """Environment variables that the engine reads: its own list, and what its source asks for beside it."""
     if engine == "sglang":
         envs: Any = importlib.import_module("sglang.srt.environ").envs
-        return sorted(name for name in dir(envs) if name.isupper())
-    variables: Any = importlib.import_module("vllm.envs").environment_variables
-    return sorted(variables)
+        listed = {name for name in dir(envs) if name.isupper()}
+    else:
+        listed = set(importlib.import_module("vllm.envs").environment_variables)
+    if engine == "ray-llm":
+        # Beside vLLM: Ray Serve LLM and Ray's own Python. What its core reads is not in its Python source.
+        listed |= environment_read(Path(importlib.import_module("ray").__file__ or "").parent)
+    return sorted(listed | environment_read(package))
+
+
+def names_of(name: str) -> dict[str, Any]:
+    """Variables and metrics of a package that is not imported: of LMCache, each key of its configuration is one."""
+    spec = importlib.util.find_spec(name)
+    if spec is None or spec.origin is None:
+        message = f"{name} is not there"
+        raise SystemExit(message)
+    package = Path(spec.origin).parent
+    tree = ast.parse((package / "v1" / "config.py").read_text(encoding="utf-8"))
+    tables = (node for node in tree.body if isinstance(node, ast.AnnAssign) and isinstance(node.value, ast.Dict))
+    (keys,) = (table.value.keys for table in tables if ast.unparse(table.target) == "_CONFIG_DEFINITIONS")
+    listed = {f"{name.upper()}_{str(key.value).upper()}" for key in keys if isinstance(key, ast.Constant)}
+    return {
+        "version": importlib.metadata.version(name),
+        "flags": [],
+        "environment": sorted(listed | environment_read(package)),
+        "metrics": metrics_of(package),
+    }
 
 
 def engine_arguments() -> list[str]:
@@ -285,6 +370,9 @@ def _served(known: argparse.Namespace) -> argparse.Namespace:
 def main(arguments: list[str]) -> int:
     """Print what was asked for as JSON, last on standard output."""
     action, engine = arguments
+    if action == "names":
+        sys.stdout.write("\n" + json.dumps(names_of(engine)) + "\n")
+        return 0
     package = "sglang" if engine == "sglang" else "vllm"
     result: Any
     if action == "flags":
@@ -292,7 +380,7 @@ def main(arguments: list[str]) -> int:
         result = {
             "version": importlib.metadata.version(package),
             "flags": flags_of(parser_of(engine)),
-            "environment": environment_of(engine),
+            "environment": environment_of(engine, root),
             "metrics": metrics_of(root),
         }
         if engine != "sglang":

@@ -24,6 +24,8 @@ class ValkeyPlan:
     """What its data may take."""
     pod_memory_gib: int
     """Request and limit of its pod."""
+    cpu: str = "100m"
+    """That its pod asks for, in the API's words."""
     storage_gib: int | None
     storage_class: str | None
     replicas: int

@@ -48,9 +48,9 @@ def test_vllm_is_given_the_ram_of_all_ranks(tmp_path: Path) -> None:
 
 
 def test_sglang_is_given_the_ram_of_each_rank(tmp_path: Path) -> None:
-    model = planned(tmp_path, engine="sglang", kv_offload={"cpu_gib": 10}).models[0]
+    model = planned(tmp_path, engine="sglang", kv_offload={"cpu_gib": 6}).models[0]
     assert "--enable-hierarchical-cache" in flags(model)
-    assert flags(model)["--hicache-size"] == "10"  # 10 GiB are 10.7 GB, on one GPU
+    assert flags(model)["--hicache-size"] == "6"  # 6 GiB are 6.4 GB, on one GPU
 
 
 def test_ray_passes_the_same_on(tmp_path: Path) -> None:

@@ -1,0 +1,64 @@
+"""Prompts that are computed before the first request."""
+
+from __future__ import annotations
+
+import math
+
+from planner.performance import Replica, prefill_ms
+from planner.plan import WarmPromptsPlan
+from planner.problems import Findings
+from settings.errors import Path
+from settings.serving import Model
+
+_CHARACTERS_PER_TOKEN = 4
+"""English text with the tokenizers of the catalog's models: 4 to 5 characters a token."""
+_LEAST_SECONDS = 15
+_MOST_SECONDS = 120
+_MARGIN = 4
+"""An engine that has just started compiles and captures what its first requests need."""
+
+
+def plan_warm_prompts(
+    path: Path, model: Model, runtime: str, replica: Replica, *, caches_prefixes: bool, findings: Findings
+) -> WarmPromptsPlan | None:
+    """Prompts that are computed once before a pod is ready; None where the stack file names none."""
+    if not model.warm_prompts:
+        return None
+    at = (*path, "warm_prompts")
+    if runtime == "ray_service":
+        findings.problem(
+            at,
+            "Ray Serve decides by itself when a replica is ready: nothing can be replayed before",
+            "leave it out, or use runtime deployment or leader_worker_set",
+        )
+        return None
+    if not caches_prefixes:
+        findings.problem(
+            at,
+            "the engine keeps no prefixes (`engine_options.prefix_caching: false`)",
+            "leave one of the two out",
+        )
+    tokens = [max(1, len(prompt) // _CHARACTERS_PER_TOKEN) for prompt in model.warm_prompts]
+    for index, count in enumerate(tokens):
+        if count >= model.context_tokens:
+            findings.problem(
+                (*at, index), f"about {count} tokens, and the context has {model.context_tokens}", "shorten it"
+            )
+    times = [prefill_ms(replica, tokens=float(count), context=0.0) for count in tokens]
+    budget = min(_MOST_SECONDS, max(_LEAST_SECONDS, math.ceil(_MARGIN * sum(times) / 1000)))
+    return WarmPromptsPlan(
+        prompts=tuple(model.warm_prompts),
+        tokens=tuple(tokens),
+        saved_ms=tuple(times),
+        limit_seconds=budget,
+    )
+
+
+def warm_prompts_words(plan: WarmPromptsPlan) -> str:
+    """What replaying prompts gains, in words."""
+    longest = max(plan.saved_ms)
+    return (
+        f"{len(plan.prompts)} prompt(s) of about {sum(plan.tokens):,} tokens, computed in {sum(plan.saved_ms):.0f} ms "
+        f"before a pod is ready and never longer than {plan.limit_seconds} s: the first request that begins with one "
+        f"waits up to {longest:.0f} ms less for its first token"
+    )
