@@ -214,12 +214,14 @@ def _replicas_needed(sketch: Draft, most: Capacity, findings: Findings) -> int |
         return None
     needed = math.ceil(traffic.requests_per_second / most.requests_per_second)
     allowed = sketch.model.replicas.max
+    of_group = f"of {sketch.role} " if sketch.role else ""
+    most_key = f"disaggregated.{sketch.role}.replicas.max" if sketch.role else "replicas.max"
     if needed > allowed:
         findings.problem(
             (*sketch.path, "traffic", "requests_per_second"),
-            f"{traffic.requests_per_second:g} requests/s need {needed} replicas within the objectives, and "
-            f"replicas.max is {allowed}: one serves {most.requests_per_second:.3g} (limited by {most.limited_by})",
-            f"set replicas.max to {needed} (and give the pool room), or plan for at most "
+            f"{traffic.requests_per_second:g} requests/s need {needed} replicas {of_group}within the objectives, and "
+            f"{most_key} is {allowed}: one serves {most.requests_per_second:.3g} (limited by {most.limited_by})",
+            f"set {most_key} to {needed} (and give the pool room), or plan for at most "
             f"{allowed * most.requests_per_second:.3g} requests/s",
         )
     return needed

@@ -381,7 +381,7 @@ class PodMonitor(NamespacedObject):
     path: str
     interval: str
     renames: tuple[str, str, str] | None = None
-    """(label, value, new value): series with that value get the new one."""
+    """(label, value, new value): series with that value, which is a name and so no pattern, get the new one."""
     api_version: str = field(default="monitoring.coreos.com/v1", init=False)
     kind: str = field(default="PodMonitor", init=False)
 
@@ -399,6 +399,6 @@ class PodMonitor(NamespacedObject):
         if self.renames is not None:
             label, value, new = self.renames
             endpoint["metricRelabelings"] = [
-                {"sourceLabels": [label], "regex": re.escape(value), "targetLabel": label, "replacement": new}
+                {"sourceLabels": [label], "regex": value, "targetLabel": label, "replacement": new}
             ]
         return {"selector": {"matchLabels": dict(self.match_labels)}, "podMetricsEndpoints": [endpoint]}

@@ -22,7 +22,7 @@ from planner.scaling import ACTIVATOR_PEAK
 from policy import judge
 from tests.crd_schemas import problems
 from tests.factories import model_of, stack_plan
-from tests.router.plans import LARGE, SMALL, SPARE, asleep, planned, routed, with_standby
+from tests.router.plans import LARGE, SMALL, SPARE, asleep, disaggregated, planned, routed, with_standby
 from tests.serving.worlds import manifest, serve
 
 FLAGS = Path(__file__).parents[2] / "catalog" / "router_flags"
@@ -39,7 +39,11 @@ def refused(**fields: Any) -> list[str]:
     return [f"{problem.dotted()}: {problem.message}" for problem in caught.value.problems]
 
 
-@pytest.mark.parametrize("model", [routed(), asleep(), model_of(stack_plan("prod"), LARGE)], ids=lambda m: m.name)
+@pytest.mark.parametrize(
+    "model",
+    [routed(), asleep(), model_of(stack_plan("prod"), LARGE), model_of(disaggregated(), SMALL)],
+    ids=["routed", "asleep", "large", "disaggregated"],
+)
 def test_every_option_is_one_of_the_pinned_router(model: ModelPlan) -> None:
     version = router_of(model).image.rpartition(":")[2]
     known = yaml.safe_load((FLAGS / f"smg-{version}.yaml").read_text())["flags"]
