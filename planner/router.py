@@ -92,7 +92,7 @@ def _routed(
 ) -> ModelPlan:
     why = _reason(sketch, findings)
     if why is None:
-        return model
+        return replace(model, why={**model.why, "routing": _without_router(model)}) if model.is_endpoint else model
     if router_name(model.name) in by_name:
         findings.problem(
             (*sketch.path, "name"),
@@ -373,6 +373,19 @@ def _standby_cost(
                 Input(name="hours", value=HOURS_PER_MONTH, unit="h", source="365 days / 12"),
             ),
         ),
+    )
+
+
+def _without_router(model: ModelPlan) -> str:
+    """How requests are spread where no router is, in a sentence."""
+    if model.ray is not None:
+        return "Ray Serve's own proxy: of two replicas the one with fewer requests, others are held back and queued"
+    most = model.scaling.max_replicas
+    if most == 1:
+        return "plain Service: one replica, nothing to balance"
+    return (
+        f"plain Service before {most} replicas: it spreads connections at random, whatever their load; "
+        "`routing: {kind: router, policy: least_request}` goes by requests"
     )
 
 

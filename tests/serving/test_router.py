@@ -77,7 +77,8 @@ def test_the_tests_run_the_router_that_is_deployed() -> None:
 def test_a_router_stands_where_it_pays(fields: dict[str, Any], has: bool) -> None:
     model = model_of(planned(without=("traffic",), **fields), SMALL)
     assert (model.router is not None) is has
-    assert ("router" in model.why.get("routing", "")) is has
+    assert model.why["routing"].startswith("router" if has else "plain Service")
+    assert ("least_request" in model.why["routing"]) is (not has and model.scaling.max_replicas > 1)
     selected = service_spec(model)["selector"]["app.kubernetes.io/instance"]
     assert selected == (f"{SMALL}-router" if has else SMALL)
 
@@ -235,4 +236,5 @@ def test_a_router_without_a_guard_is_no_stack() -> None:
 
 def test_the_plan_says_in_words_why_there_is_a_router() -> None:
     assert decisions_of(with_standby())["routing"].startswith("router (cache_aware) x 2: `spare` stands by; 1 replica")
-    assert "routing" not in decisions_of(model_of(planned(routing={"kind": "service"}), SMALL))
+    told = decisions_of(model_of(planned(routing={"kind": "service"}), SMALL))["routing"]
+    assert told.startswith("plain Service before 5 replicas: it spreads connections at random")
