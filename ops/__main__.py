@@ -14,6 +14,7 @@ except ModuleNotFoundError:  # the packages are in .venv alone
 
 from ops.options import Context, Json, Kubeconfig, Models, Stack, Yes
 from ops.verbs_cluster import verbs as cluster_verbs
+from ops.verbs_models import verbs as model_verbs
 
 app = typer.Typer(
     help="Verbs beside pulumi. Exit codes: 0 fine, 1 findings, 2 usage or stack file, 3 environment.",
@@ -21,8 +22,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-models_app = typer.Typer(help="Weights of models in the stack's bucket.", no_args_is_help=True)
-app.add_typer(models_app, name="models")
+app.add_typer(model_verbs, name="models")
 app.add_typer(cluster_verbs)
 prices_app = typer.Typer(help="Prices of the catalog.", no_args_is_help=True)
 app.add_typer(prices_app, name="prices")
@@ -279,79 +279,6 @@ def size(
         write, name, choose=choose, pool=pool, replace=replace, dry_run=dry_run, revision=revision, image=image
     )
     raise typer.Exit(show_size(options, target, as_json=as_json))
-
-
-@models_app.command()
-def stage(
-    stack: Stack = "dev",
-    models: Models = None,
-    repository: Annotated[
-        str | None, typer.Option(help="One of what they need, by hub id: their own, a draft model, an adapter.")
-    ] = None,
-    folder: Annotated[Path | None, typer.Option("--from", help="A folder with the revision; the hub if none.")] = None,
-    bucket: Annotated[str | None, typer.Option(help="Bucket; the stack's output weights_bucket if none.")] = None,
-    scratch: Annotated[Path | None, typer.Option(help="Where downloads from the hub are kept meanwhile.")] = None,
-    replace: Annotated[bool, typer.Option("--replace", help="Overwrite other content of the same revision.")] = False,
-    abort: Annotated[bool, typer.Option("--abort", help="Drop unfinished uploads, upload nothing.")] = False,
-    as_json: Json = False,
-) -> None:
-    """Bring what models need into the stack's bucket: weights, draft models, adapters, manifest last.
-
-    Run it again to go on after an interruption.
-    """
-    from ops.staging import StageOptions, show_stage
-
-    options = StageOptions(
-        models=models,
-        repository=repository,
-        folder=folder,
-        bucket=bucket,
-        scratch=scratch,
-        replace=replace,
-        abort=abort,
-    )
-    raise typer.Exit(show_stage(stack, options, as_json=as_json))
-
-
-Bucket = Annotated[str | None, typer.Option(help="Bucket; the stack's output weights_bucket if none.")]
-
-
-@models_app.command("list")
-def list_revisions(stack: Stack = "dev", models: Models = None, bucket: Bucket = None, as_json: Json = False) -> None:
-    """Revisions in the stack's bucket: which are whole, which a model still lacks, which nobody needs."""
-    from ops.revisions import show_bucket
-
-    raise typer.Exit(show_bucket(stack, bucket=bucket, models=models, deep=False, as_json=as_json))
-
-
-@models_app.command()
-def verify(stack: Stack = "dev", models: Models = None, bucket: Bucket = None, as_json: Json = False) -> None:
-    """The same, and each object's checksum against its manifest. The warm-up Jobs check every byte on the cache."""
-    from ops.revisions import show_bucket
-
-    raise typer.Exit(show_bucket(stack, bucket=bucket, models=models, deep=True, as_json=as_json))
-
-
-@models_app.command("evict")
-def evict_revisions(
-    stack: Stack = "dev",
-    keep: Annotated[
-        int | None, typer.Option(min=0, help="Earlier revisions of each repository; cache.keep_revisions if none.")
-    ] = None,
-    repository: Annotated[str | None, typer.Option(help="Only of this one, by hub id.")] = None,
-    really: Annotated[bool, typer.Option("--really", help="Evict; without it, what would go is told.")] = False,
-    yes: Yes = False,
-    kubeconfig: Kubeconfig = None,
-    context: Context = None,
-    as_json: Json = False,
-) -> None:
-    """What lies on the cache, and what of it nobody uses: a Job in the cluster looks, and with --really removes."""
-    from ops.eviction import EvictOptions, show_evict
-
-    options = EvictOptions(
-        keep=keep, repository=repository, really=really, yes=yes, kubeconfig=kubeconfig, context=context
-    )
-    raise typer.Exit(show_evict(stack, options, as_json=as_json))
 
 
 @prices_app.command()
