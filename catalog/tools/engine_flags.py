@@ -1,8 +1,8 @@
 """Writes catalog/engine_flags/: what the pinned engines' own argument parsers take, and how they judge our lines.
 
-`python -m catalog.tools.engine_flags --engine vllm|sglang|ray-llm|lmcache` installs the engine's wheel (without its kernels:
-`--no-deps`, plus what its parser imports) into an environment outside the project and asks the parser there; no GPU is
-needed, but about 7 GB of disk for torch. `--workspace DIR` keeps that environment for the next run.
+`python -m catalog.tools.engine_flags --engine vllm|sglang|ray-llm|lmcache` installs the engine's wheel (without its
+kernels: `--no-deps`, plus what its parser imports) into an environment outside the project and asks the parser there;
+no GPU is needed, but about 7 GB of disk for torch. `--workspace DIR` keeps that environment for the next run.
 
 `--lines FILE` puts command lines to the real parser instead and records its answers. FILE is a JSON object
 {engine: {name: line}}, as `python -m planner.engines.page --lines` prints it; a line of ray-llm is a serve document.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 from catalog.engine_flags import parser_data
+from catalog.engine_flags.variables import unread
 from catalog.types import Engine
 from planner.engines import ray, sglang, vllm
 from planner.engines.checks import refused
@@ -58,11 +59,13 @@ def check_line(path: Path, engine: Engine, request: EngineRequest, runtime: str,
         own = [token for part in arguments_of(request, runtime) for token in part.tokens]
         own = [token for token in own if token not in request.options.extra_args]
         refusals = [(found.token, found.why) for found in refused(own, engine.name)]
+    variables = (unread(engine.name, variable.name) for variable in env_of(request, runtime))
+    refusals += [(found.token, found.why) for found in variables if found is not None]
     for token, why in refusals:
         if not _told_of(token, request):
             findings.problem(
                 (*path, "engine"),
-                f"{data.engine} {data.version} would refuse `{token}`: {why}",
+                f"{data.engine} {data.version} has no use for `{token}`: {why}",
                 "a defect of the planner: please report it",
             )
 

@@ -75,6 +75,8 @@ class Row:
     why_not: str = ""
 
 
+_LMCACHE_IMAGE = {"repository": "registry.example.com/vllm-lmcache", "tag": "v1", "carries_lmcache": True}
+
 _OPTIONS: tuple[Case, ...] = (
     Case(
         name="MTP of DeepSeek on vLLM", model="deepseek-ai/DeepSeek-R1-0528", instance="p5en.48xlarge",
@@ -188,6 +190,19 @@ _OPTIONS: tuple[Case, ...] = (
         engine="sglang", entry={"kv_offload": {"cpu_gib": 100}},
     ),
     Case(
+        name="KV blocks through LMCache to a store", model="meta-llama/Llama-3.3-70B-Instruct",
+        instance="p5.48xlarge",
+        entry={
+            "kv_offload": {"cpu_gib": 100, "through": "lmcache", "remote": "valkey"}, "image": _LMCACHE_IMAGE,
+            "kv_store": {"memory_gib": 6},
+        },
+    ),
+    Case(
+        name="latent attention's blocks through LMCache", model="deepseek-ai/DeepSeek-R1-0528",
+        instance="p5en.48xlarge",
+        entry={"kv_offload": {"cpu_gib": 400, "through": "lmcache"}, "image": _LMCACHE_IMAGE},
+    ),
+    Case(
         name="KV blocks in RAM, Ray", model="meta-llama/Llama-3.3-70B-Instruct", instance="p5.48xlarge",
         runtime="ray_service", entry={"kv_offload": {"cpu_gib": 100}},
     ),
@@ -283,6 +298,7 @@ def stack_of(case: Case, catalog: Catalog) -> tuple[Settings, str]:
             }
         ],
         "cache": entry.pop("cache", shared_cache),
+        "kv_store": entry.pop("kv_store", None),
         "models": [
             {
                 "name": "model",
