@@ -303,7 +303,14 @@ class EngineMetrics:
     rejections: str | None
     prefix_hits: str | None
     prefix_queries: str | None
+    tier_hits: str
+    """Counter of prompt tokens that came from a tier behind the GPUs' own cache."""
+    tier_queries: str
+    """Counter of prompt tokens that were looked for there."""
     preemptions: str | None
+    kv_transfer_histogram: str | None = None
+    """Time of one transfer of a KV cache from prefill to decode: seconds, or milliseconds where its name ends so."""
+    kv_transfer_failures: str | None = None
     model_label: str
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Literal
 
 from catalog.types import Engine
@@ -14,9 +14,16 @@ from planner.scaling import quantile, selector, sum_of
 from settings.observability import AlertThresholds
 from settings.serving import Model
 
+_TIER_HOURS, _TIER_PERCENT = 6, 1
+"""A tier behind the GPUs that gave fewer tokens back, over so long, is not worth its RAM."""
 _ABOVE_RESERVATION_PERCENT = 6
 """What a healthy engine takes above the share it reserves: CUDA context, NCCL and graphs."""
 
+
+_SLOW_TRANSFERS = 10
+"""Times the transfer of a long prompt that the plan expects; over TCP it takes a hundred times as long."""
+_LEAST_TRANSFER_MS = 200
+"""Below it a transfer is no reason to wake anybody."""
 
 _NOT_OF = {"prefill": ("TimePerOutputToken",), "decode": ("TimeToFirstToken",)}
 """Prefill writes one token; what decode calls the first one comes after the prompt's cache has arrived."""
@@ -30,7 +37,7 @@ def plan_alerts(
     """All alerts of a stack."""
     reserved = max((plan.memory.utilization for _, plan, _ in models), default=0.0)
     found = [*_hardware(thresholds, reserved), *_idle(thresholds, pools, models)]
-    found += _pods(thresholds)
+    found += [*_pods(thresholds), *_stores(plan for _, plan, _ in models)]
     for model, plan, engine in models:
         apart = _NOT_OF[plan.disaggregation.role] if plan.disaggregation else ()
         found += [alert for alert in _model(thresholds, model, plan, engine) if not alert.name.startswith(apart)]
@@ -195,8 +202,45 @@ def _model(thresholds: AlertThresholds, model: Model, plan: ModelPlan, engine: E
         model=name,
         runbook="modelnotserving",
     )
+    yield from _tiers(plan, engine)
     yield from _efa(plan)
     yield from _router(plan)
+    yield from _handoff(plan)
+
+
+def _tiers(plan: ModelPlan, engine: Engine) -> Iterator[AlertPlan]:
+    """RAM that is held for blocks which nobody asks for again."""
+    tiers = plan.kv_tiers
+    if tiers is None:
+        return
+    window = f"[{_TIER_HOURS}h]"
+    hits = _counter(engine, engine.metrics.tier_hits, plan.namespace, plan.name)
+    asked = _counter(engine, engine.metrics.tier_queries, plan.namespace, plan.name)
+    # Traffic enough to have filled the tier once, so that there was something to find.
+    found = f"sum(increase({hits}{window})) / (sum(increase({asked}{window})) > {tiers.tokens})"
+    yield AlertPlan(
+        name="KvTierUseless",
+        expression=f"100 * {found} < {_TIER_PERCENT}",
+        for_minutes=60,
+        severity="warning",
+        summary=f"{plan.name}: {tiers.cpu_gib} GiB of RAM gave back less than {_TIER_PERCENT} % of prompt tokens",
+        model=plan.name,
+        runbook="kvtieruseless",
+    )
+
+
+def _stores(models: Iterable[ModelPlan]) -> Iterator[AlertPlan]:
+    """Of all models that reach one; a cache costs time, state costs a restart."""
+    for store in {store.name: store for plan in models for store in plan.stores}.values():
+        which = f'{{namespace="{store.namespace}",pod=~"{store.name}-.*",condition="true"}}'
+        yield AlertPlan(
+            name="StoreDown",
+            expression=f"absent(kube_pod_status_ready{which} == 1)",
+            for_minutes=5,
+            severity="warning" if store.evicts else "critical",
+            summary=f"{store.name}: no pod of the store is ready",
+            runbook="storedown",
+        )
 
 
 def _router(plan: ModelPlan) -> Iterator[AlertPlan]:
@@ -236,6 +280,35 @@ def _router(plan: ModelPlan) -> Iterator[AlertPlan]:
             model=plan.name,
             runbook="servingfromstandby",
         )
+
+
+def _handoff(plan: ModelPlan) -> Iterator[AlertPlan]:
+    """The KV cache does not get from prefill to decode, or much slower than EFA carries it. One group counts both."""
+    group, metrics = plan.disaggregation, plan.metrics
+    if group is None or group.role != "decode" or metrics.kv_transfer_histogram is None:
+        return
+    which = f'{{namespace="{plan.namespace}",{metrics.model_label}=~"{plan.name}|{group.peer}"}}'
+    yield AlertPlan(
+        name="KvTransferFails",
+        expression=f"sum(rate({metrics.kv_transfer_failures}{which}[5m])) > 0",
+        for_minutes=5,
+        severity="critical",
+        summary=f"{plan.name}: KV caches do not get from prefill to decode, and their requests fail",
+        model=plan.name,
+        runbook="kvtransferfails",
+    )
+    limit = max(_SLOW_TRANSFERS * group.transfer_ms, _LEAST_TRANSFER_MS)
+    unit = 1 if metrics.kv_transfer_histogram.endswith("_ms") else 1000
+    median = f"histogram_quantile(0.5, sum by (le) (rate({metrics.kv_transfer_histogram}_bucket{which}[5m])))"
+    yield AlertPlan(
+        name="KvTransferSlow",
+        expression=f"{median} > {limit / unit:.4g}",
+        for_minutes=5,
+        severity="critical",
+        summary=f"{plan.name}: half of the KV caches take over {limit:.0f} ms to decode: not over EFA?",
+        model=plan.name,
+        runbook="kvtransferslow",
+    )
 
 
 def _efa(plan: ModelPlan) -> Iterator[AlertPlan]:

@@ -168,6 +168,15 @@ def _engine(family: EngineFamily) -> Row:
             unit="percentunit",
         ),
     ]
+    transfer = metrics.kv_transfer_histogram
+    if family.hands_over and transfer is not None:
+        panels.append(
+            Panel(
+                title="KV cache from prefill to decode",
+                queries=tuple((family.quantile(transfer, q), f"{legend} P{q * 100:.0f}") for q in (0.5, 0.99)),
+                unit="ms" if transfer.endswith("_ms") else "s",
+            )
+        )
     if metrics.queue_histogram is not None:
         panels.append(
             Panel(
@@ -183,6 +192,16 @@ def _engine(family: EngineFamily) -> Row:
                 queries=((family.share(metrics.prefix_hits, metrics.prefix_queries), legend),),
                 unit="percentunit",
                 maximum=1,
+            )
+        )
+    if family.has_tiers:
+        panels.append(
+            Panel(
+                title="Prompt tokens from RAM or the store",
+                queries=((family.share(metrics.tier_hits, metrics.tier_queries), legend),),
+                unit="percentunit",
+                maximum=1,
+                description="Of those that were looked for behind the GPUs' own cache",
             )
         )
     if metrics.preemptions is not None:

@@ -18,8 +18,12 @@ class EngineFamily:
     title: str
     namespaces: tuple[str, ...]
     metrics: EngineMetrics
+    has_tiers: bool
+    """Whether one of its models keeps KV blocks outside the GPUs."""
     first_stage_only: bool
     """SGLang exports its gauges from every pipeline stage: only the first counts."""
+    hands_over: bool = False
+    """Whether one of them has prefill and decode apart."""
 
     @property
     def legend(self) -> str:
@@ -66,7 +70,9 @@ def families(models: tuple[ModelPlan, ...]) -> tuple[EngineFamily, ...]:
             title=_title(members[0]),
             namespaces=tuple(sorted({member.namespace for member in members})),
             metrics=metrics,
+            has_tiers=any(member.kv_tiers for member in members),
             first_stage_only=engine == "sglang",
+            hands_over=any(member.disaggregation for member in members),
         )
         for (engine, metrics), members in found.items()
     )
