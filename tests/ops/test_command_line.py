@@ -135,12 +135,15 @@ def test_up_and_preview(pulumi: list[list[str]]) -> None:
     ]
 
 
-def test_the_scope_of_models_targets_their_components(pulumi: list[list[str]]) -> None:
-    run("prod", deploy.DeployOptions(preview=False, scope="models", yes=False, skip_checks=False), pulumi)
+@pytest.mark.parametrize(
+    ("scope", "components"), [("models", ["ModelServer", "WarmUp", "ImagePull"]), ("images", ["ImagePull"])]
+)
+def test_a_scope_targets_its_components(pulumi: list[list[str]], scope: deploy.Scope, components: list[str]) -> None:
+    run("prod", deploy.DeployOptions(preview=False, scope=scope, yes=False, skip_checks=False), pulumi)
     targets = [text for text in pulumi[0] if text.startswith("urn:")]
     prefix = "urn:pulumi:prod::inference-platform::inference:index:"
-    assert targets == [f"{prefix}ModelServer**", f"{prefix}WarmUp**"]
-    assert pulumi[0].count("--target") == 2
+    assert targets == [f"{prefix}{component}**" for component in components]
+    assert pulumi[0].count("--target") == len(components)
 
 
 def test_a_placeholder_stops_an_up_but_not_a_preview(
