@@ -112,7 +112,7 @@ def writes_nowhere(engine: Engine, own: Image | None) -> bool:
 def pod_words(request: EngineRequest, container: ContainerPlan, runtime: str, *, pulled: bool) -> dict[str, str]:
     """What pods of a model are like, beyond their numbers."""
     words = {
-        "file system": "read-only but for /tmp (the engine's home), what it compiles, and shared memory"
+        "file system": "read-only but for /tmp, its home with what it compiles, and shared memory"
         if container.read_only_root
         else "writable: the image's engine writes beside its own files"
     }

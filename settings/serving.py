@@ -114,7 +114,7 @@ class Image(Section):
     carries_nixl: bool = False
     """Whether it holds NIXL with the transport of `disaggregated`, which moves the KV cache between groups."""
     writable_root: bool = False
-    """Whether its engine writes outside of /tmp, shared memory and what is mounted. vLLM does not, and its root file
+    """Whether its engine writes outside of /tmp, its home, shared memory and what is mounted. vLLM does not, and its root file
     system is read-only unless this says so; SGLang's and Ray's are writable anyway."""
 
     @model_validator(mode="after")

@@ -29,7 +29,7 @@ ENGINE_CONTAINER = "engine"
 HTTP_PORT = "http"
 METRICS_PORT = "metrics"
 SCRATCH_DIRECTORY = "/tmp"  # noqa: S108
-"""Home and temporary files of an engine whose root file system is read-only."""
+"""Temporary files of an engine whose root file system is read-only; its home is its cache directory."""
 
 # Users that may run the engine in the project's own images. vLLM's since vllm-project/vllm#40275: user 2000 of group 0
 # and everything that it writes below $HOME. Ray's have always run as `ray`. SGLang's are only ever run as root.
@@ -242,9 +242,6 @@ def engine_container(context: PodContext, plan: ContainerPlan, mounts: list[dict
     if engine_user(context.model, plan) == _VLLM_USER:
         # Images of one's own may not know user 2000, and torch asks for the user's name when it is imported.
         env.append({"name": "USER", "value": "vllm"})
-    if plan.read_only_root:
-        # Whatever a library keeps below the user's home by default.
-        env.append({"name": "HOME", "value": SCRATCH_DIRECTORY})
     container: dict[str, Any] = {
         "name": ENGINE_CONTAINER,
         "image": plan.image,

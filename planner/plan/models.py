@@ -122,7 +122,7 @@ class ContainerPlan:
     readiness: ProbePlan | None
     liveness: ProbePlan | None
     read_only_root: bool = False
-    """Whether the engine writes only to /tmp, which is then its home, to shared memory and to what is mounted."""
+    """Whether the engine writes only to /tmp, to its home, to shared memory and to what is mounted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
