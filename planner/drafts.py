@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from catalog.load import Catalog
@@ -14,6 +14,7 @@ from planner.engines.held import beside_gb, predicts, weights_gb
 from planner.inline_cards import card_of, contradiction
 from planner.layout import Fit, Node, choose, fit, legal_tensor_degrees, tensor_problem
 from planner.memory import Serving
+from planner.performance.step import chunk_tokens
 from planner.plan import PoolPlan, Role
 from planner.pools import PoolFacts
 from planner.problems import Findings
@@ -92,14 +93,16 @@ def draft(
     if not _number_format_fits(path, model, card, facts, findings):
         return None
     options = options_of(model)
+    chunk = options.prefill_chunk_tokens
+    step = chunk_tokens(model.engine, facts.gpu) if chunk == "auto" else int(chunk)
     serving = Serving(
         engine=model.engine,
         weights_gb=weights_gb(card, model.quantization, options),
         kv_bytes_per_value=1 if model.kv_cache == "fp8" else 2,
         context_tokens=model.context_tokens,
         prediction=predicts(options),
-        running=_ASSUMED_RUNNING if options.max_running == "auto" else int(options.max_running),
-        step_tokens=None if options.prefill_chunk_tokens == "auto" else int(options.prefill_chunk_tokens),
+        running=_ASSUMED_RUNNING if options.max_running == "auto" else min(int(options.max_running), step),
+        step_tokens=None if options.prefill_chunk_tokens == "auto" else step,
         utilization=None if options.memory_share == "auto" else float(options.memory_share),
     )
     if facts.sharing is not None:
@@ -183,7 +186,9 @@ def _layout(path: Path, model: Model, card: ModelCard, node: Node, serving: Serv
         found = choose(card, node, serving)
         if found is None:
             findings.problem(
-                (*path, "pool"), f"{card.name} fits on no layout of {node.name}", _what_would_fit(card, node, serving)
+                (*path, "pool"),
+                f"{card.name} fits on no layout of {node.name}",
+                _other_engine(model, card, node, serving) or _what_would_fit(card, node, serving),
             )
         return found
     problems = list(_layout_problems(model, card, node))
@@ -202,6 +207,16 @@ def _layout(path: Path, model: Model, card: ModelCard, node: Node, serving: Serv
         findings.problem((*path, "layout"), _too_small(found, serving), advice)
         return None
     return found
+
+
+def _other_engine(model: Model, card: ModelCard, node: Node, serving: Serving) -> str | None:
+    """The other engine where it has a layout: over nodes vLLM pipelines what SGLang would cut into too many ranks."""
+    other = "vllm" if model.engine == "sglang" else "sglang"
+    found = choose(card, node, replace(serving, engine=other))
+    if found is None or model.runtime == "ray_service" or model.engine_options is not None:
+        return None
+    layout = found.layout
+    return f"engine {other} fits with tensor {layout.tensor} and pipeline {layout.pipeline}"
 
 
 def _too_small(found: Fit, serving: Serving) -> str:
@@ -234,11 +249,15 @@ def _layout_problems(model: Model, card: ModelCard, node: Node) -> list[tuple[st
     layout = model.layout
     assert isinstance(layout, Layout)  # noqa: S101 - the caller has checked
     found: list[tuple[str, str, str]] = []
-    reason = tensor_problem(card, layout.tensor)
+    apart = card.moe is not None and layout.expert > 1
+    reason = tensor_problem(card, layout.tensor, experts_apart=apart)
     if reason:
         most = max(16, layout.tensor) if node.gdr else node.gpus
-        legal = ", ".join(map(str, legal_tensor_degrees(card, most)))
-        found.append(("tensor", reason, f"degrees that divide: {legal}"))
+        legal = ", ".join(map(str, legal_tensor_degrees(card, most, experts_apart=apart)))
+        advice = f"degrees that divide: {legal}"
+        if card.moe is not None and not apart and tensor_problem(card, layout.tensor, experts_apart=True) is None:
+            advice += f"; or whole experts on each GPU: `expert: {layout.tensor * layout.pipeline}`"
+        found.append(("tensor", reason, advice))
     ranks = layout.tensor * layout.pipeline
     if ranks > node.gpus and not reason:
         if ranks % node.gpus:

@@ -121,3 +121,41 @@ def test_whatever_is_chosen_fits_and_is_legal(card, instance, engine, context):
     assert layout.gpus_per_node <= where.gpus
     if layout.nodes > 1:
         assert where.gdr
+
+
+@pytest.mark.parametrize(
+    ("name", "instance", "tensor"),
+    [
+        # Two H200 would hold it with a cache of 12 % of the weights; published deployments take four.
+        ("Qwen/Qwen3-235B-A22B-FP8", "p5en.48xlarge", 4),
+        ("Qwen/Qwen3-235B-A22B-FP8", "p5.48xlarge", 4),
+        ("nvidia/Llama-3.1-405B-Instruct-FP8", "p5.48xlarge", 8),
+        ("openai/gpt-oss-120b", "p5.48xlarge", 1),
+        ("mistralai/Mixtral-8x7B-Instruct-v0.1", "p5.48xlarge", 2),
+        ("deepseek-ai/DeepSeek-R1", "p5en.48xlarge", 8),
+    ],
+)
+def test_the_cache_is_large_enough_to_share_the_reading_of_weights(name, instance, tensor):
+    card = CATALOG.models[name]
+    found = choose(card, node(instance), serving(card))
+    assert found is not None
+    assert (found.layout.tensor, found.layout.nodes) == (tensor, 1)
+
+
+def test_whole_experts_lift_the_limit_of_their_width():
+    """Qwen3-235B-FP8: 1536 over 8 ranks is 192, no multiple of 128; with 16 on each of 8 GPUs none is cut."""
+    card = CATALOG.models["Qwen/Qwen3-235B-A22B-FP8"]
+    assert tensor_problem(card, 8) is not None
+    assert tensor_problem(card, 8, experts_apart=True) is None
+    assert tensor_problem(CATALOG.models["mistralai/Mixtral-8x7B-Instruct-v0.1"], 16, experts_apart=True) is not None
+    # R1's shared expert is cut whatever the others are.
+    assert tensor_problem(R1, 32, experts_apart=True) is not None
+
+
+def test_sglang_is_not_given_more_ranks_than_anybody_runs():
+    """Llama 4 has 40 heads: over two nodes 16 do not divide, over five 40 would."""
+    card = CATALOG.models["meta-llama/Llama-4-Maverick-17B-128E-Instruct"]
+    assert choose(card, node("p5.48xlarge"), serving(card, engine="sglang")) is None
+    over_nodes = choose(card, node("p5.48xlarge"), serving(card))
+    assert over_nodes is not None
+    assert (over_nodes.layout.tensor, over_nodes.layout.pipeline) == (8, 2)
