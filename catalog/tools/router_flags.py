@@ -1,4 +1,5 @@
-"""Write `catalog/router_flags/smg-<version>.yaml`: the options of the pinned router, from its own argument parser.
+"""Write `catalog/router_flags/smg-<version>.yaml`: the options of the pinned router, from its own argument parser, and
+the metrics that it has as soon as it runs, from a run without a worker.
 
 Run with the interpreter that has the router (`make test-router` makes it), which needs nothing of this project:
 `.venv-router/bin/python catalog/tools/router_flags.py [--check]`.
@@ -7,14 +8,24 @@ Run with the interpreter that has the router (`make test-router` makes it), whic
 from __future__ import annotations
 
 import argparse
+import contextlib
+import re
+import socket
+import subprocess
 import sys
+import time
+import urllib.request
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 DIRECTORY = Path(__file__).resolve().parents[1] / "router_flags"
-AS_OF = "2026-11-22"
+AS_OF = "2026-11-23"
+
+_START_SECONDS = 30
+_SETTLE_SECONDS = 6
+"""Some are counted first after some seconds."""
 
 
 def render(package: str) -> str:
@@ -35,11 +46,38 @@ def render(package: str) -> str:
         values = "none" if action.nargs == 0 else "many" if action.nargs in {"*", "+"} else "one"
         choices = f", choices: [{', '.join(map(str, action.choices))}]" if action.choices and values != "none" else ""
         lines += [f"  {name}: {{values: {values}{choices}}}" for name in names]
+    lines += ["metrics_at_start:", *(f"  - {name}" for name in sorted(_metrics(package)))]
     return "\n".join(lines) + "\n"
 
 
 def _actions(parser: argparse.ArgumentParser) -> list[Any]:
     return [one for one in parser._actions if any(name.startswith("--") for name in one.option_strings)]
+
+
+def _metrics(package: str) -> set[str]:
+    """Names that a router which knows no worker exports."""
+    port, metrics_port = _free_port(), _free_port()
+    address = ("--host=127.0.0.1", f"--port={port}", "--prometheus-host=127.0.0.1", f"--prometheus-port={metrics_port}")
+    command = [sys.executable, "-m", f"{package}.launch_router", *address, "--worker-urls=http://127.0.0.1:9"]
+    router = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + _START_SECONDS
+        while time.monotonic() < deadline:
+            time.sleep(_SETTLE_SECONDS)
+            url = f"http://127.0.0.1:{metrics_port}/metrics"
+            with contextlib.suppress(OSError), urllib.request.urlopen(url) as said:
+                return set(re.findall(r"^# TYPE (\w+)", said.read().decode(), re.MULTILINE))
+    finally:
+        router.kill()
+        router.wait()
+    message = f"the router exported nothing within {_START_SECONDS} s"
+    raise SystemExit(message)
+
+
+def _free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
 
 
 def main(arguments: list[str]) -> int:

@@ -6,15 +6,20 @@ import dataclasses
 import re
 
 import pytest
+import yaml
 
 from catalog.engine_flags import parser_data
 from catalog.load import load
 from components.observability.dashboard import dashboard
+from planner import load_and_plan
 from planner.engines.matrix import matrix
 from planner.plan import Plan
-from tests.factories import STACKS, stack_plan
+from planner.router import ROUTER_ALIVE
+from tests.factories import ROOT, STACKS, stack_plan
 
-NAME = re.compile(r"\b(?:vllm:|sglang:|ray_vllm_)[a-zA-Z0-9_]+")
+EXAMPLES = sorted(str(file.relative_to(ROOT)) for file in ROOT.glob("examples/*/Pulumi.*.yaml"))
+
+NAME = re.compile(r"\b(?:vllm:|sglang:|lmcache:|ray_vllm_|ray_serve_|smg_)[a-zA-Z0-9_]+")
 SUFFIX = re.compile(r"_(bucket|sum|count)$")
 
 
@@ -24,7 +29,12 @@ def exported(engine: str) -> frozenset[str]:
     return frozenset(f"ray_{name.replace(':', '_', 1)}" for name in names) if engine == "ray-llm" else names
 
 
-EXPORTED = frozenset().union(*(exported(engine) for engine in ("vllm", "sglang", "ray-llm")))
+ROUTER = yaml.safe_load(next((ROOT / "catalog" / "router_flags").glob("smg-*.yaml")).read_text(encoding="utf-8"))
+
+# None of Ray Serve's own is recorded: none is used.
+EXPORTED = frozenset(ROUTER["metrics_at_start"]).union(
+    *(exported(engine) for engine in ("vllm", "sglang", "ray-llm", "lmcache"))
+)
 
 
 def unknown(text: str) -> set[str]:
@@ -49,9 +59,9 @@ def queries(plan: Plan) -> list[str]:
     return [*shown, *alerts, *triggers]
 
 
-@pytest.mark.parametrize("stack", STACKS)
+@pytest.mark.parametrize("stack", [*STACKS, *EXAMPLES])
 def test_queries_of_the_committed_stacks_name_what_exists(stack: str) -> None:
-    asked = queries(stack_plan(stack))
+    asked = queries(stack_plan(stack) if stack in STACKS else load_and_plan(ROOT / stack)[1])
     assert any(NAME.search(query) for query in asked)
     assert {name for query in asked for name in unknown(query)} == set()
 
@@ -67,3 +77,15 @@ def test_a_typo_is_found() -> None:
         "vllm:num_request_running",
         "vllm:gpu_cache_usage_perc",
     }
+
+
+def test_the_router_is_watched_by_what_it_has_without_a_replica() -> None:
+    """The gauge of its pool is there first when it has found one: a model at zero would be called down."""
+    assert ROUTER_ALIVE in ROUTER["metrics_at_start"]
+    assert "smg_worker_pool_size" not in ROUTER["metrics_at_start"]
+
+
+def test_tiers_are_recorded_though_their_names_are_constants() -> None:
+    assert "vllm:kv_offload_load_bytes_total" in exported("vllm")
+    assert "ray_vllm_kv_offload_load_bytes_total" in exported("ray-llm")
+    assert "lmcache:num_hit_tokens_total" in exported("lmcache")
