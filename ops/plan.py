@@ -37,6 +37,7 @@ def show_plan(stack: str, *, as_json: bool, explain: str | None) -> int:
     out.print()
     print_performance(plan.models)
     out.print(_pools(plan))
+    _print_cache(plan)
     out.print()
     print_cost(plan.cost)
     _print_findings((*plan.findings, *price_findings(plan)))
@@ -46,6 +47,17 @@ def show_plan(stack: str, *, as_json: bool, explain: str | None) -> int:
 def _print_findings(findings: Iterable[Finding]) -> None:
     for finding in findings:
         out.print(f"note: {finding.subject}: {finding.message}", markup=False, soft_wrap=True)
+
+
+def _print_cache(plan: Plan) -> None:
+    held = plan.cache.fsx or plan.cache.volume_claim
+    if held is not None:
+        out.print(
+            f"cache: {plan.cache.planned_gigabytes:,.0f} of {held.storage_gib * 2**30 / 1e9:,.0f} GB are planned, "
+            f"{plan.cache.keep_revisions} earlier revision(s) of each repository among them",
+            markup=False,
+            soft_wrap=True,
+        )
 
 
 def _where(plan: Plan) -> str:

@@ -164,8 +164,8 @@ def storage(cache: CachePlan, models: Sequence[ModelPlan], catalog: Catalog, reg
 
 
 def stored_gigabytes(models: Sequence[ModelPlan]) -> float:
-    """Size of all checkpoints, each revision once."""
-    return sum({model.weights.object_prefix: model.weights.gigabytes for model in models}.values())
+    """Size of all that is staged for them (weights, draft models, adapters, what comes next), each revision once."""
+    return sum({one.object_prefix: one.gigabytes for model in models for one in model.weights.held}.values())
 
 
 def secrets(settings: Settings, catalog: Catalog, region: str) -> Iterator[CostLine]:
