@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from components.observability.dashboard import dashboard
 from planner.plan import ModelPlan, Plan
 from tests.factories import example_plan, model_of, stack_plan
 from tests.router.plans import SMALL, disaggregated
@@ -165,3 +166,16 @@ def test_prefill_may_span_nodes_while_decode_does_not() -> None:
     assert decode.router is not None
     selected = decode.router.args[decode.router.args.index("--prefill-selector") + 1 :][:4]
     assert "leaderworkerset.sigs.k8s.io/worker-index=0" in selected
+
+
+@pytest.mark.parametrize(("engine", "limit"), [("vllm", 0.2112), ("sglang", 211.2)])
+def test_a_transfer_that_is_not_over_efa_wakes_somebody(engine: str, limit: float) -> None:
+    plan = disaggregated(engine)
+    alerts = {alert.name: alert for alert in plan.observability.alerts if alert.model == SMALL}
+    slow = alerts["KvTransferSlow"].expression
+    assert f'model_name=~"{SMALL}|{PREFILL}"' in slow
+    assert float(slow.rpartition("> ")[2]) == pytest.approx(limit, rel=1e-3), "in the unit of the engine's metric"
+    assert alerts["KvTransferFails"].severity == "critical"
+    asked = str(dashboard(plan)["panels"])
+    assert "KV cache from prefill to decode" in asked
+    assert "KV cache from prefill to decode" not in str(dashboard(stack_plan("dev"))["panels"])

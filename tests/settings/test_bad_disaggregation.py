@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,7 @@ BAD: list[tuple[str, dict[str, Any], str, str]] = [
 ]  # fmt: skip
 
 
-def refused(directory: Path, changes: dict[str, Any], pools: dict[str, Any] | None = None) -> list[Any]:
+def refused(directory: Path, changes: dict[str, Any], pools: dict[str, Any] | None = None) -> Sequence[Any]:
     data = yaml.safe_load(EXAMPLE.read_text(encoding="utf-8"))
     platform = data["config"][PLATFORM]
     platform["models"][0].update(changes)
