@@ -86,12 +86,6 @@ def _refusals(asked: Tiered, wanted: KvOffload, store: ValkeyPlan | None) -> Ite
             "blocks are found again by the prefix they belong to, and `engine_options.prefix_caching` is off",
             "leave one of the two out",
         )
-    if asked.model.disaggregated is not None:
-        yield (
-            "cpu_gib",
-            "groups of `disaggregated` hand their cache on through a connector of their own, and an engine has one",
-            "leave one of the two out",
-        )
     if wanted.remote == "valkey" and store is None:
         yield "remote", "the stack has no store for KV blocks", "add `kv_store: {memory_gib: 6}` to the stack file"
     if wanted.through == "lmcache":

@@ -175,6 +175,7 @@ def plan_model(
         model,
         sketch.runtime,
         predicted.replica,
+        caches=layout.data,
         caches_prefixes=options.prefix_caching,
         findings=findings,
     )

@@ -19,9 +19,12 @@ _MARGIN = 4
 
 
 def plan_warm_prompts(
-    path: Path, model: Model, runtime: str, replica: Replica, *, caches_prefixes: bool, findings: Findings
+    path: Path, model: Model, runtime: str, replica: Replica, *, caches: int, caches_prefixes: bool, findings: Findings
 ) -> WarmPromptsPlan | None:
-    """Prompts that are computed once before a pod is ready; None where the stack file names none."""
+    """Prompts that are computed once before a pod is ready; None where the stack file names none.
+
+    `caches` are groups of ranks that keep one each (data parallel attention): every one computes every prompt.
+    """
     if not model.warm_prompts:
         return None
     at = (*path, "warm_prompts")
@@ -50,6 +53,7 @@ def plan_warm_prompts(
         prompts=tuple(model.warm_prompts),
         tokens=tuple(tokens),
         saved_ms=tuple(times),
+        caches=caches,
         limit_seconds=budget,
     )
 
@@ -57,8 +61,9 @@ def plan_warm_prompts(
 def warm_prompts_words(plan: WarmPromptsPlan) -> str:
     """What replaying prompts gains, in words."""
     longest = max(plan.saved_ms)
+    by_each = f", by each of {plan.caches} groups of ranks," if plan.caches > 1 else ","
     return (
-        f"{len(plan.prompts)} prompt(s) of about {sum(plan.tokens):,} tokens, computed in {sum(plan.saved_ms):.0f} ms "
-        f"before a pod is ready and never longer than {plan.limit_seconds} s: the first request that begins with one "
+        f"{len(plan.prompts)} prompt(s) of about {sum(plan.tokens):,} tokens{by_each} computed in "
+        f"{sum(plan.saved_ms):.0f} ms before a pod is ready and never longer than {plan.limit_seconds} s: the first request that begins with one "
         f"waits up to {longest:.0f} ms less for its first token"
     )

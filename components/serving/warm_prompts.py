@@ -39,6 +39,7 @@ def data(model: ModelPlan, plan: WarmPromptsPlan) -> dict[str, str]:
         "completions": f"{engine}/v1/chat/completions",
         "key_variable": _KEYS[model.engine],
         "limit_seconds": plan.limit_seconds,
+        "caches": plan.caches,
         "prompts": list(plan.prompts),
     }
     return {_PROGRAM: _SCRIPT.read_text(encoding="utf-8"), _CONFIG: json.dumps(config, ensure_ascii=False)}

@@ -34,5 +34,7 @@ class WarmPromptsPlan:
     """Of each, about."""
     saved_ms: tuple[float, ...]
     """Prefill of each: what the first request that begins with it waits less."""
+    caches: int
+    """Groups of ranks of a pod that each keep a cache of their own."""
     limit_seconds: int
     """For all of them; what is not done by then is left to the first requests."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import threading
 from collections.abc import Iterator
@@ -156,13 +157,14 @@ class Engine:
 @pytest.fixture
 def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
     monkeypatch.setattr(script, "TRIED", tmp_path / "tried")
+    monkeypatch.setattr(script, "LOG", tmp_path / "log")
     monkeypatch.setenv("VLLM_API_KEY", "secret")
     found = Engine()
     yield found
     found.close()
 
 
-def config(directory: Path, url: str, limit: float = 5) -> str:
+def config(directory: Path, url: str, limit: float = 5, caches: int = 1) -> str:
     file = directory / "prompts.json"
     text = {
         "model": "llama",
@@ -170,6 +172,7 @@ def config(directory: Path, url: str, limit: float = 5) -> str:
         "completions": f"{url}/v1/chat/completions",
         "key_variable": "VLLM_API_KEY",
         "limit_seconds": limit,
+        "caches": caches,
         "prompts": ["one", "two"],
     }
     file.write_text(json.dumps(text))
@@ -181,6 +184,7 @@ def test_each_prompt_is_sent_once_with_the_key(engine: Engine, tmp_path: Path) -
     assert script.main(file) == 0
     assert [ask["messages"][0]["content"] for ask in engine.asked] == ["one", "two"]
     assert engine.keys == ["Bearer secret"] * 2
+    assert "2 of 2" in script.LOG.read_text()
     assert script.main(file) == 0
     assert len(engine.asked) == 2, "a probe that is asked again replays nothing"
 
@@ -195,3 +199,28 @@ def test_an_engine_that_hangs_does_not_keep_the_pod_from_being_ready(engine: Eng
     engine.hang.clear()
     assert script.main(config(tmp_path, engine.url, limit=0.3)) == 0
     assert script.TRIED.exists()
+
+
+def test_every_cache_of_an_engine_is_asked(engine: Engine, tmp_path: Path) -> None:
+    assert script.main(config(tmp_path, engine.url, caches=3)) == 0
+    assert [ask["messages"][0]["content"] for ask in engine.asked] == ["one"] * 3 + ["two"] * 3
+    assert "2 of 2" in script.LOG.read_text()
+
+
+def test_a_marker_that_cannot_be_written_costs_the_prompts_alone(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else every look of the probe would replay them, and the pod would never be ready."""
+    monkeypatch.setattr(script, "TRIED", tmp_path / "missing" / "tried")
+    assert script.main(config(tmp_path, engine.url)) == 0
+    assert engine.asked == []
+
+
+def test_an_answer_that_is_no_http_costs_the_prompts_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise http.client.BadStatusLine("garbage")
+
+    monkeypatch.setattr(script, "LOG", tmp_path / "log")
+    monkeypatch.setattr(script.urllib.request, "urlopen", broken)
+    assert script.replay(json.loads(Path(config(tmp_path, "http://127.0.0.1:9")).read_text()), None) == 0
+    assert "garbage" in script.LOG.read_text()
