@@ -102,6 +102,7 @@ def stack_files(draw: st.DrawFn, *, sensible: bool = False) -> dict[str, Any]:
                 "quantization": draw(st.sampled_from(["checkpoint", "fp8_weight_only" if sensible else "fp8"])),
                 "context_tokens": draw(st.sampled_from([2048, 8192, 32768])),
                 "replicas": {"min": low, "max": low + draw(st.integers(0, 3))},
+                "warm_replicas": draw(st.sampled_from([0, 0, 0, 1, 2])),
                 "objectives": {"tpot_p99_ms": 200},
                 "image": {"repository": "example.com/engine", "tag": "v1", "carries_efa": draw(st.booleans())},
             }
