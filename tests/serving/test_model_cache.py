@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from components.scripts import warm_up
+from planner import Plan, load_and_plan
 from planner.plan import SecretPlan
 from settings.secrets import PulumiSecret
 from tests.crd_schemas import pod_template_problems
 from tests.factories import STACKS, stack_plan
 from tests.serving.worlds import manifest, serve
+from tests.stacks import changed
 
 JOB = "kubernetes:batch/v1:Job"
 CLAIM = "kubernetes:core/v1:PersistentVolumeClaim"
@@ -112,3 +115,65 @@ def test_the_hub_token_reaches_the_job_that_downloads_and_no_other() -> None:
     reference = {"secretKeyRef": {"name": "hub-token", "key": "token"}}
     assert {"name": "HF_TOKEN", "valueFrom": reference} in env
     assert "--source=hub" in manifest(job)["spec"]["template"]["spec"]["containers"][0]["args"]
+
+
+@pytest.fixture(scope="module")
+def with_adapters(tmp_path_factory: pytest.TempPathFactory) -> Plan:
+    """Adapters, shards, and a revision that comes next."""
+    adapters = [
+        {"name": name, "source": f"acme/{name}", "revision": digit * 40, "rank": 16}
+        for name, digit in (("legal", "1"), ("support", "2"))
+    ]
+    changes = {
+        "models.0.engine_options": {"engine": "sglang", "load": "sharded"},
+        "models.1.next_revision": "a" * 40,
+        "models.2.engine_options": {"engine": "vllm", "lora": {"adapters": adapters}},
+    }
+    return load_and_plan(changed(tmp_path_factory.mktemp("adapters"), "prod", changes))[1]
+
+
+def test_pods_wait_for_every_job_of_what_they_read_and_for_no_other(with_adapters: Plan) -> None:
+    world = serve(with_adapters)
+    jobs = {record.name: record for record in world.of_type(JOB)}
+    made = {text for job in jobs.values() for text in _container(manifest(job)["spec"]["template"])["args"]}
+    for name, count in (("deepseek-r1", 1), ("r1-distill-70b", 1), ("llama-8b", 3)):
+        (workload,) = [record for record in world if record.name == f"{name}-workload"]
+        waited = {job.name for job in jobs.values() if job.urn in workload.depends_on}
+        assert waited == {f"{warmup.name}-job" for warmup in with_adapters.warmups_of(name)}
+        assert len(waited) == count
+    markers = _wait(manifest(next(record for record in world if record.name == "llama-8b-workload")))
+    assert len(markers) == 3
+    assert {f"--marker={marker}" for marker in markers} <= made
+    # What comes next is warmed, too.
+    assert any(job.endswith("aaaaaaaa-job") for job in jobs)
+
+
+def test_the_first_preview_lists_them_all(with_adapters: Plan) -> None:
+    assert serve(with_adapters, preview=True).inventory() == serve(with_adapters).inventory()
+
+
+def test_shards_are_a_mount_of_their_own_that_the_job_has_made(with_adapters: Plan) -> None:
+    world = serve(with_adapters)
+    groups = manifest(next(record for record in world if record.name == "deepseek-r1-workload"))["spec"]
+    for template in groups["leaderWorkerTemplate"]["leaderTemplate"], groups["leaderWorkerTemplate"]["workerTemplate"]:
+        mounts = {mount["mountPath"]: mount for mount in _container(template)["volumeMounts"]}
+        assert mounts["/var/cache/shards"]["subPath"].startswith("shards/deepseek-r1/")
+        assert "readOnly" not in mounts["/var/cache/shards"]
+        assert mounts["/cache"]["readOnly"] is True
+    job = manifest(world[JOB, "warm-deepseek-r1-2162-56d4cbbb-job"])
+    made = {text for text in _container(job["spec"]["template"])["args"] if text.startswith("--shared-directory")}
+    assert made == {
+        f"--shared-directory=/cache/{mounts[path]['subPath']}" for path in ("/var/cache/shards", "/var/cache/compiled")
+    }
+
+
+def _container(template: Any) -> Any:
+    (container,) = template["spec"]["containers"]
+    return container
+
+
+def _wait(workload: Any) -> list[str]:
+    (waiting,) = [
+        one for one in workload["spec"]["template"]["spec"]["initContainers"] if one["name"] == "wait-for-weights"
+    ]
+    return {item["name"]: item["value"] for item in waiting["env"]}["READY_MARKERS"].split()

@@ -286,3 +286,13 @@ def test_big_files_are_started_first(directory: Path, caplog: pytest.LogCaptureF
         assert run(directory, "--workers=1") == 0
     checked = [record.args for record in caplog.records if record.msg == "checked %s"]
     assert checked[0] == ("model-1.safetensors",)
+
+
+def test_a_directory_that_pods_write_lets_their_users_in(directory: Path, tmp_path: Path) -> None:
+    stage(directory, {"config.json": b"{}"})
+    shared = tmp_path / "compiled" / "m" / "0123456789ab"
+    assert run(directory, f"--shared-directory={shared}") == 0
+    assert shared.stat().st_mode & 0o777 == 0o777
+    # Those above it stay closed: each model mounts its own alone.
+    assert shared.parent.stat().st_mode & 0o022 == 0
+    assert run(directory, f"--shared-directory={shared}") == 0
