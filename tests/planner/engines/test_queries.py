@@ -50,7 +50,8 @@ class Scrape:
 
 def series(model: ModelPlan, scrapes: list[Scrape]) -> list[dict[str, str]]:
     """As promtool takes them, one value a minute."""
-    names, found = model.metrics, []
+    names = model.metrics
+    found: list[dict[str, str]] = []
 
     def add(name: str, labels: Mapping[str, str], values: str) -> None:
         inside = ",".join(f'{key}="{value}"' for key, value in labels.items())
