@@ -114,23 +114,28 @@ class Kubelet:
 
 def _weights_missing(pod: Mapping[str, Any], caches: Caches) -> str | None:
     """What the pod's own init container waits for: each marker is made by the Job that names it, or by none."""
-    for marker in markers_of(pod["spec"]):
-        argument = f"--marker={marker}"
+    for path, argument in awaited(pod["spec"]).items():
         job = next((job for job in caches.all(JOBS) if argument in _job_arguments(job)), None)
         if job is None:
-            return f"what makes {marker} does not exist"
+            return f"what makes {path} does not exist"
         if not _complete(job):
-            return f"the warm-up Job {job['metadata']['name']} has not made {marker}"
+            return f"the warm-up Job {job['metadata']['name']} has not made {path}"
     return None
 
 
-def markers_of(spec: Mapping[str, Any]) -> tuple[str, ...]:
-    """Markers that a pod waits for: of its weights, its draft model and its adapters."""
-    for one in spec.get("initContainers", ()):
-        for variable in one.get("env", ()):
-            if variable["name"] == "READY_MARKERS":
-                return tuple(variable["value"].split())
-    return ()
+_MADE_BY: Final = {"READY_MARKERS": "--marker", "READY_DIRECTORIES": "--shared-directory"}
+
+
+def awaited(spec: Mapping[str, Any]) -> dict[str, str]:
+    """Paths of the cache that a pod waits for (markers of its weights, draft model and adapters, and what it writes),
+    each with the argument by which a warm-up Job makes it."""
+    return {
+        path: f"{_MADE_BY[variable['name']]}={path}"
+        for one in spec.get("initContainers", ())
+        for variable in one.get("env", ())
+        if variable["name"] in _MADE_BY
+        for path in variable["value"].split()
+    }
 
 
 def _job_arguments(job: Mapping[str, Any]) -> Sequence[str]:

@@ -294,7 +294,13 @@ def make_shared(directory: Path) -> None:
 
     The engines' images run as different users, none of whom may make it: the cache belongs to root.
     """
-    directory.mkdir(parents=True, exist_ok=True)
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    if not directory.exists():
+        # Complete when it appears: pods wait for it.
+        draft = directory.with_name(f"{directory.name}.part")
+        draft.mkdir(exist_ok=True)
+        draft.chmod(0o777)
+        draft.replace(directory)
     if directory.stat().st_mode & 0o777 != 0o777:
         directory.chmod(0o777)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -38,8 +39,8 @@ _RAY_USER = {"runAsNonRoot": True, "runAsUser": 1000}
 
 _WAIT_FOR_WEIGHTS = """\
 deadline=$(( $(date +%s) + LIMIT_SECONDS ))
-for marker in $READY_MARKERS; do
-  until [ -f "$marker" ]; do
+for marker in $READY_MARKERS $READY_DIRECTORIES; do
+  until [ -e "$marker" ]; do
     if [ "$(date +%s)" -ge "$deadline" ]; then
       echo "No $marker after ${LIMIT_SECONDS} s: the warm-up Job of this revision has not finished." \
 "Its log says why: kubectl -n $NAMESPACE logs -l $WARMUP_SELECTOR --tail=20" |
@@ -212,6 +213,11 @@ def cache_volume(cache: CachePlan) -> dict[str, Any]:
     return {"name": "models", "persistentVolumeClaim": {"claimName": cache.claim_name}}
 
 
+def _written(context: PodContext) -> list[str]:
+    """Directories of the cache that the pod writes, as its read-only mount sees them."""
+    return [posixpath.join(context.cache.mount_path, one.sub_path) for one in context.model.weights.directories]
+
+
 def _wait_for_weights(context: PodContext, plan: ContainerPlan, limit_seconds: int) -> dict[str, Any]:
     # The engine's own image: it is pulled anyway, and pulled while the warm-up Job still runs.
     selector = f"{COMPONENT_LABEL}={WARMUP_COMPONENT}"
@@ -222,6 +228,8 @@ def _wait_for_weights(context: PodContext, plan: ContainerPlan, limit_seconds: i
         "env": [
             # Paths of hub ids and commits: none has a space.
             {"name": "READY_MARKERS", "value": " ".join(one.ready_marker for one in context.model.weights.read)},
+            # Missing, the kubelet would make them: for root alone, and the engine may not be root.
+            {"name": "READY_DIRECTORIES", "value": " ".join(_written(context))},
             {"name": "LIMIT_SECONDS", "value": str(limit_seconds)},
             {"name": "NAMESPACE", "value": context.model.namespace},
             {"name": "WARMUP_SELECTOR", "value": selector},

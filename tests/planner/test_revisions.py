@@ -21,6 +21,7 @@ LORA = {
         {"name": "support", "source": "acme/llama-support", "revision": "2" * 40, "rank": 64},
     ]},
 }  # fmt: skip
+ADAPTED = {"models.2.engine_options": LORA, "models.2.routing": {"kind": "service"}}
 DRAFT = {
     "engine": "vllm",
     "speculation": {"kind": "eagle3", "model": "acme/eagle3", "revision": "3" * 40, "gigabytes": 3.2},
@@ -44,7 +45,7 @@ def number(model: ModelPlan, name: str) -> float:
 
 class TestRevisions:
     def test_adapters_and_drafts_are_warmed_and_waited_for_like_the_model(self, tmp_path: Path) -> None:
-        plan = planned(tmp_path, {"models.1.engine_options": DRAFT, "models.2.engine_options": LORA})
+        plan = planned(tmp_path, {"models.1.engine_options": DRAFT, **ADAPTED})
         drafted, adapted = plan.models[1], plan.models[2]
         assert [one.kind for one in drafted.weights.read] == ["model", "draft"]
         assert [one.hub_id for one in adapted.weights.beside] == ["acme/llama-legal", "acme/llama-support"]

@@ -11,6 +11,7 @@ import pytest
 from components.scripts import warm_up
 from planner import Plan, load_and_plan
 from planner.plan import SecretPlan
+from rehearsal.kubelet import awaited
 from settings.secrets import PulumiSecret
 from tests.crd_schemas import pod_template_problems
 from tests.factories import STACKS, stack_plan
@@ -128,6 +129,7 @@ def with_adapters(tmp_path_factory: pytest.TempPathFactory) -> Plan:
         "models.0.engine_options": {"engine": "sglang", "load": "sharded"},
         "models.1.next_revision": "a" * 40,
         "models.2.engine_options": {"engine": "vllm", "lora": {"adapters": adapters}},
+        "models.2.routing": {"kind": "service"},
     }
     return load_and_plan(changed(tmp_path_factory.mktemp("adapters"), "prod", changes))[1]
 
@@ -144,6 +146,10 @@ def test_pods_wait_for_every_job_of_what_they_read_and_for_no_other(with_adapter
     markers = _wait(manifest(next(record for record in world if record.name == "llama-8b-workload")))
     assert len(markers) == 3
     assert {f"--marker={marker}" for marker in markers} <= made
+    pod = manifest(next(record for record in world if record.name == "llama-8b-workload"))["spec"]["template"]["spec"]
+    paths = awaited(pod)
+    assert len(paths) == 4  # and the directory for kernels
+    assert set(paths.values()) <= made
     # What comes next is warmed, too.
     assert any(job.endswith("aaaaaaaa-job") for job in jobs)
 
