@@ -15,9 +15,9 @@ class Routing(Section):
     """What stands between clients and the replicas of a model."""
 
     kind: Literal["auto", "service", "router"] = "auto"
-    """`service` is a plain Kubernetes Service, which spreads connections at random; `router` is an LLM-aware proxy before
-    the pods; `auto` takes a router where a model has more than two replicas, may go to zero or has a standby. With two
-    replicas and uneven requests, `router` with policy `least_request` balances what a Service cannot."""
+    """`service` is a plain Kubernetes Service, which spreads connections at random; `router` is an LLM-aware proxy
+    before the pods; `auto` takes a router where a model has more than two replicas, may go to zero or has a standby.
+    With two replicas and uneven requests, `router` with policy `least_request` balances what a Service cannot."""
     policy: RoutingPolicy = "cache_aware"
     """How a router chooses a replica: the one that has seen the beginning of the prompt, unless it is much busier than
     the others (`cache_aware`), the one with fewest requests of two tried (`least_request`), each in turn

@@ -13,6 +13,8 @@ import pulumi_kubernetes as kubernetes
 from components.observability.queries import EngineFamily, families
 from planner import naming
 from planner.plan import Plan
+from planner.router import ACTIVATOR_HELD, ROUTER_ALIVE
+from planner.scaling import ACTIVATOR_PEAK
 
 UID = "inference-platform"
 DATASOURCE = {"type": "prometheus", "uid": "prometheus"}
@@ -51,7 +53,8 @@ class DashboardArgs:
 
 def dashboard(plan: Plan) -> dict[str, Any]:
     """The dashboard in Grafana's JSON model; a pure function of the plan."""
-    rows = [_overview(plan), *(_engine(family) for family in families(plan.models)), _gpu(plan), _nodes(plan)]
+    engines = (_engine(family) for family in families(plan.models))
+    rows = [_overview(plan), *engines, *_scaling(plan), _gpu(plan), _nodes(plan)]
     return {
         "uid": UID,
         "title": "Inference platform",
@@ -118,6 +121,49 @@ def _overview(plan: Plan) -> Row:
             ),
         ),
     )
+
+
+def _scaling(plan: Plan) -> Iterator[Row]:
+    """Replicas that KEDA's HPAs want, and what waits for one; none where nothing scales and no router is."""
+    serving = f'namespace="{naming.SERVING_NAMESPACE}"'
+    panels: list[Panel] = []
+    if any(model.scaling.owner == "keda" for model in plan.models):
+        hpa = f'{{{serving},horizontalpodautoscaler=~"keda-hpa-$model"}}'
+        wanted, most = (
+            f"max by (horizontalpodautoscaler) (kube_horizontalpodautoscaler_{what}{hpa})"
+            for what in ("status_desired_replicas", "spec_max_replicas")
+        )
+        panels.append(
+            Panel(
+                title="Replicas wanted, and the most",
+                queries=((wanted, "{{horizontalpodautoscaler}}"), (most, "{{horizontalpodautoscaler}} most")),
+                unit="short",
+                description="A model without replicas has no wish: KEDA wakes it itself",
+            )
+        )
+    routers = [model.router for model in plan.models if model.router is not None]
+    if routers:
+        pods = "|".join(f"{router.name}-.*" for router in routers)
+        panels.append(
+            Panel(
+                title="Replicas that the routers know",
+                queries=((f'max by (pod) ({ROUTER_ALIVE}{{{serving},pod=~"{pods}"}})', "{{pod}}"),),
+                unit="short",
+            )
+        )
+    if any(router.activator for router in routers):
+        asked, held = (
+            f'sum by (model) ({name}{{{serving},model=~"$model"}})' for name in (ACTIVATOR_PEAK, ACTIVATOR_HELD)
+        )
+        panels.append(
+            Panel(
+                title="Requests at once, and held without a replica",
+                queries=((asked, "{{model}} most in a minute"), (held, "{{model}} held")),
+                unit="short",
+            )
+        )
+    if panels:
+        yield Row(title="Scaling and routers", panels=tuple(panels))
 
 
 def _engine(family: EngineFamily) -> Row:

@@ -15,6 +15,7 @@ from components.observability.dashboard import dashboard, rendered
 from components.observability.queries import families
 from tests.components.conftest import declared
 from tests.factories import STACKS, stack_plan
+from tests.router.plans import planned
 
 
 def panels(stack: str) -> list[dict[str, Any]]:
@@ -111,3 +112,19 @@ def test_four_hundred_models_fit_and_too_many_are_refused(monkeypatch: pytest.Mo
     monkeypatch.setattr(module, "LARGEST_CONFIG_MAP_BYTES", 1000)
     with pytest.raises(pulumi.RunError, match="split the models"):
         rendered(many)
+
+
+def test_scaling_has_a_row_where_something_scales_and_what_it_shows_is_there() -> None:
+    def titles(plan: Any) -> set[str]:
+        return {panel["title"] for panel in dashboard(plan)["panels"]}
+
+    prod = titles(stack_plan("prod"))
+    assert {"Replicas wanted, and the most", "Replicas that the routers know"} <= prod
+    assert "Requests at once, and held without a replica" not in prod
+    assert "Requests at once, and held without a replica" in titles(planned(replicas={"min": 0, "max": 4}))
+    models = tuple(
+        replace(model, router=None, scaling=replace(model.scaling, owner="none")) for model in stack_plan("prod").models
+    )
+    assert "Scaling and routers" not in titles(replace(stack_plan("prod"), models=models))
+    shown = " ".join(expressions("prod"))
+    assert "keda-hpa-$model" in shown
