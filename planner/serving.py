@@ -103,7 +103,8 @@ def plan_model(
         findings.problem(
             (*sketch.path, "image"),
             f"{image} is not known to carry NIXL, which moves the KV cache between prefill and decode",
-            "build one from images/ with its connectors and name it here with `carries_nixl: true`",
+            f"build `{'vllm-efa-kv' if model.engine == 'vllm' else 'sglang-efa'}` from images/ and name it here with "
+            "`carries_nixl: true`",
         )
     check_room(sketch, pool, findings)
     drain = plan_drain(pool)

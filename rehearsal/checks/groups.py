@@ -19,10 +19,18 @@ _HUGE_PAGES: Final = "hugepages-2Mi"
 
 
 def same_devices(snapshot: Snapshot, plan: Plan) -> Iterator[Finding]:
-    """Every pod of a replica over several nodes asks for all EFA devices of its node, and huge pages for them."""
+    """Every pod of a replica over several nodes asks for all EFA devices of its node, and huge pages for them.
+
+    A pod that hands its KV cache on takes its share of them, by GPUs.
+    """
     for model in plan.models:
-        devices = plan.pool(model.pool).hardware.efa_devices
-        if model.layout.nodes == 1 or not devices:
+        hardware = plan.pool(model.pool).hardware
+        devices = hardware.efa_devices
+        if model.disaggregation is not None and model.layout.nodes == 1:
+            devices = devices * model.layout.gpus_per_node // hardware.gpus
+        elif model.layout.nodes == 1:
+            continue
+        if not devices:
             continue
         for pod in _pods(snapshot, model):
             wanted = requests_of(pod)
@@ -31,7 +39,7 @@ def same_devices(snapshot: Snapshot, plan: Plan) -> Iterator[Finding]:
                     check="efa",
                     subject=subject("Pod", key_of(pod)),
                     field=f"resources.limits.{EFA}",
-                    problem=f"asks for {wanted.get(EFA, 0):.0f} EFA devices while its nodes have {devices}: "
+                    problem=f"asks for {wanted.get(EFA, 0):.0f} EFA devices while its nodes have {devices} for it: "
                     "traffic between the nodes would fall back to TCP",
                     remedy="let every pod of the group ask for all of them",
                 )
