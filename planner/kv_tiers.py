@@ -112,7 +112,7 @@ def _lmcache_refusals(asked: Tiered) -> Iterator[Told]:
         yield (
             key,
             "the engine's image is not known to carry LMCache (vLLM's own is built without KV connectors)",
-            "build one (docs/howto/kv-tiers.md) and name it at `image` with `carries_lmcache: true`",
+            "build `vllm-efa-kv` of images/ and name it at `image` with `carries_lmcache: true`",
         )
     if layout.nodes > 1 or layout.pipeline > 1 or layout.data > 1:
         yield (

@@ -64,6 +64,6 @@ def warm_prompts_words(plan: WarmPromptsPlan) -> str:
     by_each = f", by each of {plan.caches} groups of ranks," if plan.caches > 1 else ","
     return (
         f"{len(plan.prompts)} prompt(s) of about {sum(plan.tokens):,} tokens{by_each} computed in "
-        f"{sum(plan.saved_ms):.0f} ms before a pod is ready and never longer than {plan.limit_seconds} s: the first request that begins with one "
-        f"waits up to {longest:.0f} ms less for its first token"
+        f"{sum(plan.saved_ms):.0f} ms before a pod is ready and never longer than {plan.limit_seconds} s: the first "
+        f"request that begins with one waits up to {longest:.0f} ms less for its first token"
     )

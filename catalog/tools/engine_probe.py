@@ -277,9 +277,11 @@ def names_of(name: str) -> dict[str, Any]:
         raise SystemExit(message)
     package = Path(spec.origin).parent
     tree = ast.parse((package / "v1" / "config.py").read_text(encoding="utf-8"))
-    tables = (node for node in tree.body if isinstance(node, ast.AnnAssign) and isinstance(node.value, ast.Dict))
-    (keys,) = (table.value.keys for table in tables if ast.unparse(table.target) == "_CONFIG_DEFINITIONS")
-    listed = {f"{name.upper()}_{str(key.value).upper()}" for key in keys if isinstance(key, ast.Constant)}
+    listed: set[str] = set()
+    for node in tree.body:
+        if isinstance(node, ast.AnnAssign) and ast.unparse(node.target) == "_CONFIG_DEFINITIONS":
+            keys = node.value.keys if isinstance(node.value, ast.Dict) else []
+            listed |= {f"{name.upper()}_{str(key.value).upper()}" for key in keys if isinstance(key, ast.Constant)}
     return {
         "version": importlib.metadata.version(name),
         "flags": [],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -15,6 +15,7 @@ from components.serving.pods import ENGINE_CONTAINER
 from planner import StackFileError, load_and_plan
 from planner.engines import vllm
 from planner.engines.matrix import matrix
+from planner.engines.request import EngineRequest
 from planner.plan import ContainerPlan, EnvVar, ModelPlan
 from tests.factories import STACKS, stack_plan
 from tests.harness import deploy
@@ -58,12 +59,13 @@ def test_every_variable_of_a_declared_engine_is_read(stack: str) -> None:
 
 def engine_containers(value: Any) -> Iterator[Mapping[str, Any]]:
     if isinstance(value, Mapping):
-        if value.get("name") == ENGINE_CONTAINER and "image" in value:
-            yield value
-        for item in value.values():
+        held = cast("Mapping[str, Any]", value)
+        if held.get("name") == ENGINE_CONTAINER and "image" in held:
+            yield held
+        for item in held.values():
             yield from engine_containers(item)
     elif isinstance(value, list | tuple):
-        for item in value:
+        for item in cast("list[Any]", value):
             yield from engine_containers(item)
 
 
@@ -109,6 +111,10 @@ def test_the_records_hold_more_than_each_engines_own_list() -> None:
 def test_a_plan_with_a_variable_that_nobody_reads_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     made = vllm.env
     typo = EnvVar(name="VLLM_CACHE_ROTO", value="/tmp")  # noqa: S108
-    monkeypatch.setattr(vllm, "env", lambda request: (*made(request), typo))
+
+    def with_typo(request: EngineRequest) -> tuple[EnvVar, ...]:
+        return (*made(request), typo)
+
+    monkeypatch.setattr(vllm, "env", with_typo)
     with pytest.raises(StackFileError, match="VLLM_CACHE_ROTO"):
         load_and_plan(changed(tmp_path, "dev", {}))
