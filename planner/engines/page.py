@@ -29,7 +29,9 @@ def page() -> str:
 holds what each pinned version's own argument parser takes, written by `python -m catalog.tools.engine_flags`, which
 installs the engine's wheel on a machine without GPU and asks. Command lines of a plan are held to it while planning,
 and so is `engine_options.extra_args`: what the version does not have is refused in the stack file, with what to say
-instead.
+instead. Metrics and environment variables are read in the packages' own source, LMCache's too: dashboards, alerts and
+triggers name no metric that is not there, and no pod is given a variable that nobody in it reads
+(`catalog/engine_flags/variables.yaml` lists those of the libraries below).
 
 {_versions()}
 
@@ -51,7 +53,7 @@ Fields of `engine_options`: [the stack file](stack-file.md#vllmoptions); how to 
 | several nodes | `--nnodes`, workers `--headless` | `--nnodes`, tensor over all of them | placement group of ranks |
 
 Tokens reach experts by all-gather and reduce-scatter. DeepEP needs NVSHMEM, which nobody has shown fast on EFA: it is
-used only where `engine_options.expert_backend` asks. Prefill and decode in separate groups is not offered.
+used only where `engine_options.expert_backend` asks.
 
 ## The matrix
 
@@ -69,10 +71,11 @@ LeaderWorkerSet over the nodes named; a dash means that the model does not fit.
 
 def _versions() -> str:
     tried = parsed()
-    columns = ("engine", "version", "flags", "metrics", "read", "lines tried on the real parser", "refused")
+    columns = ("engine", "version", "flags", "metrics", "variables", "read", "lines tried on the real parser", "refused")
     head = f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}"
     body = [
         f"| {name} | {'vLLM ' if name == 'ray-llm' else ''}{data.version} | {len(data.flags)} | {len(data.metrics)} | "
+        f"{len(data.environment)} | "
         f"{data.as_of} | {tried[name]['lines']} on {tried[name]['as_of']} | {tried[name]['refused']} |"
         for name in load().engines
         if (data := parser_data(name))
