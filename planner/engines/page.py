@@ -71,7 +71,8 @@ LeaderWorkerSet over the nodes named; a dash means that the model does not fit.
 
 def _versions() -> str:
     tried = parsed()
-    columns = ("engine", "version", "flags", "metrics", "variables", "read", "lines tried on the real parser", "refused")
+    counted = ("flags", "metrics", "variables")
+    columns = ("engine", "version", *counted, "read", "lines tried on the real parser", "refused")
     head = f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}"
     body = [
         f"| {name} | {'vLLM ' if name == 'ray-llm' else ''}{data.version} | {len(data.flags)} | {len(data.metrics)} | "
