@@ -13,6 +13,7 @@ from planner.images import mirrored
 from planner.naming import GROUP_ROLE_LABEL, MODEL_LABEL, SERVING_PRIORITY
 from planner.plan import ActivatorPlan, Explained, Input, ModelPlan, PoolPlan, RouterPlan, StandbyPlan
 from planner.problems import Findings
+from planner.router_limits import refuse_adapters, refuse_beside_ray, refuse_loops, refuse_names_of_operators
 from settings.errors import did_you_mean
 from settings.root import Settings
 from settings.routing import RoutingPolicy
@@ -75,6 +76,8 @@ def plan_routers(
     image = mirrored(catalog.versions.images["router"].reference, settings.images.mirror)
     by_name = {model.name: model for model in models}
     scrape = settings.observability.scrape_interval_seconds
+    refuse_loops(drafts, findings)
+    refuse_names_of_operators(drafts, by_name, findings)
     return tuple(
         _routed(sketch, model, by_name, pools, image, scrape, findings)
         for sketch, model in zip(drafts, models, strict=True)
@@ -99,6 +102,7 @@ def _routed(
             f"its router would be called like the model `{router_name(model.name)}`",
             "give one of the two another name",
         )
+    refuse_adapters(sketch, why, findings)
     standby = _standby(sketch, by_name, pools, findings)
     wait = model.scaling.polling_seconds + scrape_seconds + model.scaling.initial_delay_seconds
     holds = sketch.model.replicas.min == 0
@@ -156,7 +160,7 @@ def _reason(sketch: Draft, findings: Findings) -> str | None:
         return "a request goes to prefill first, then to decode" if sketch.role == "decode" else None
     path = (*sketch.path, "routing", "kind")
     if sketch.runtime == "ray_service":
-        _refuse_beside_ray(sketch, findings)
+        refuse_beside_ray(sketch, findings)
         return None
     demands = _demands(model)
     if routing.kind == "service":
@@ -182,27 +186,6 @@ def _demands(model: Model) -> str | None:
     if model.replicas.max > _SERVICE_REPLICAS:
         return f"up to {model.replicas.max} replicas, each with its own prefix cache"
     return None
-
-
-def _refuse_beside_ray(sketch: Draft, findings: Findings) -> None:
-    """Ray Serve has a proxy of its own on every node, which also balances and queues."""
-    model = sketch.model
-    for key, asked in (
-        ("routing", model.routing.kind == "router"),
-        ("standby", model.standby is not None),
-    ):
-        if asked:
-            findings.problem(
-                (*sketch.path, key),
-                "Ray Serve has its own proxy and takes no router",
-                "leave it out, or use runtime deployment or leader_worker_set",
-            )
-    if model.replicas.min == 0:
-        findings.problem(
-            (*sketch.path, "replicas", "min"),
-            "a RayService keeps one replica at least here: nothing holds requests before its own proxy",
-            "set it to 1, or use runtime deployment or leader_worker_set",
-        )
 
 
 def _args(sketch: Draft, model: ModelPlan, by_name: Mapping[str, ModelPlan]) -> tuple[str, ...]:
@@ -234,9 +217,11 @@ def _args(sketch: Draft, model: ModelPlan, by_name: Mapping[str, ModelPlan]) -> 
         "--retry-max-retries=4",
         "--retry-initial-backoff-ms=100",
         "--retry-max-backoff-ms=2000",
-        "--cb-failure-threshold=5",
+        # A full engine's 503 counts as a failure: with few of them allowed, a peak would open every circuit and turn
+        # requests away from replicas that are free again. Health checks take the dead ones out.
+        "--cb-failure-threshold=20",
         "--cb-success-threshold=1",
-        "--cb-timeout-duration-secs=10",
+        "--cb-timeout-duration-secs=2",
         "--cb-window-duration-secs=30",
         "--request-timeout-secs=3600",
         f"--shutdown-grace-period-secs={model.drain.drain_seconds}",

@@ -1,8 +1,9 @@
 """Holds requests while a model has no replica, and asks a standby where there is one.
 
 Runs in the router's pod, before the router, of models that may have no replica or that have a standby; the standard
-library alone. A request is read whole, waits until the router finds a replica, and is then passed on byte by byte. One
-request a connection: `Connection: close` both ways, which clients' pools take as it is meant.
+library alone. The key is checked before a body is read. A request is read whole, waits until the router finds a
+replica, and is then passed on byte by byte. One request a connection: `Connection: close` both ways, which clients'
+pools take as it is meant.
 """
 
 from __future__ import annotations
@@ -21,18 +22,25 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from components.scripts.activator_http import (
+    CONTINUE,
     HEAD_LIMIT,
     ClientLeftError,
     Refused,
     Request,
     answered,
     error,
-    read_request,
+    linger,
+    read_body,
+    read_head,
     relay,
     respond,
+    until_gone,
 )
 
 PEAK_SECONDS = 60
+MOST_CONNECTIONS = 4096
+LARGEST_SHARE = 4
+"""One body has a quarter of the room for all, so that one client does not keep the others out."""
 OPEN_PATHS = frozenset({"/health", "/liveness", "/readiness"})
 
 
@@ -64,7 +72,8 @@ class Counts:
 
     in_flight: int = 0
     held: int = 0
-    held_bytes: int = 0
+    body_bytes: int = 0
+    """Of bodies that are read, held or on their way to an answer."""
     waited_seconds: float = 0.0
     outcomes: Counter[str] = field(default_factory=Counter[str])
     _peaks: dict[int, int] = field(default_factory=dict[int, int])
@@ -80,6 +89,27 @@ class Counts:
         oldest = int(time.monotonic()) - PEAK_SECONDS
         self._peaks = {second: most for second, most in self._peaks.items() if second >= oldest}
         return max([self.in_flight, *self._peaks.values()])
+
+
+class _Room:
+    """What one request takes of the room for bodies."""
+
+    def __init__(self, counts: Counts, most: int) -> None:
+        self._counts, self._most, self._taken = counts, most, 0
+
+    def reserve(self, size: int) -> None:
+        """Take it before it is read; Refused where it is too much for one, or for now."""
+        if self._taken + size > self._most // LARGEST_SHARE:
+            raise Refused(413, "the body is larger than what may wait here", "refused")
+        if self._counts.body_bytes + size > self._most:
+            raise Refused(503, "too many requests wait here: send it again later", "refused")
+        self._taken += size
+        self._counts.body_bytes += size
+
+    def release(self) -> None:
+        """Give it back; once is enough."""
+        self._counts.body_bytes -= self._taken
+        self._taken = 0
 
 
 class Activator:
@@ -139,6 +169,10 @@ class Activator:
             self._open.add(task)
             task.add_done_callback(self._open.discard)
         try:
+            if len(self._open) > MOST_CONNECTIONS:
+                self.counts.outcomes["refused"] += 1
+                await respond(writer, 503, error("too many connections to this proxy", "refused"))
+                return
             await self._answer(reader, writer)
         except (OSError, asyncio.IncompleteReadError, ClientLeftError):
             self.counts.outcomes["abandoned"] += 1
@@ -148,23 +182,32 @@ class Activator:
                 await writer.wait_closed()
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        counted = False
+        counted = read = False
+        room = _Room(self.counts, self.orders.held_bytes)
         try:
-            request = await read_request(reader, self.orders.held_bytes - self.counts.held_bytes)
+            request = await read_head(reader)
             if request is None:
                 return
             self._admit(request)
+            if (request.header("expect") or "").lower() == "100-continue":
+                writer.write(CONTINUE)
+            await read_body(request, reader, room.reserve)
+            read = True
             counted = request.method == "POST"
             if counted:
                 self.counts.step(1)
             if request.path.startswith("/v1/models") and not self.available.is_set():
                 await respond(writer, 200, self._model_list())
             else:
-                await self._pass_on(request, reader, writer)
+                await self._pass_on(request, reader, writer, room)
         except Refused as refused:
+            room.release()
             self.counts.outcomes[refused.outcome] += 1
             await respond(writer, refused.status, error(refused.message, refused.outcome))
+            if not read:
+                await linger(reader, writer)
         finally:
+            room.release()
             if counted:
                 self.counts.step(-1)
 
@@ -181,24 +224,26 @@ class Activator:
         one = {"id": self.orders.model, "object": "model", "created": 0, "owned_by": "self_hosted"}
         return json.dumps({"object": "list", "data": [one]}).encode()
 
-    async def _pass_on(self, request: Request, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _pass_on(
+        self, request: Request, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, room: _Room
+    ) -> None:
         """To the router, or to the standby; back to waiting where the last replica went in between."""
-        gone = asyncio.create_task(reader.read(1))
+        gone = asyncio.create_task(until_gone(reader))
         deadline = time.monotonic() + self.orders.hold_seconds
         try:
             while True:
                 if not self.available.is_set() and self.orders.standby_host and request.method == "POST":
-                    await self._to_standby(request, writer, gone)
+                    await self._to_standby(request, writer, gone, room)
                     return
                 await self._hold(request, deadline, gone)
-                if await self._to_router(request, writer, gone):
+                if await self._to_router(request, writer, gone, room):
                     self.counts.outcomes["forwarded"] += 1
                     return
                 self.available.clear()
         finally:
             gone.cancel()
 
-    async def _hold(self, request: Request, deadline: float, gone: asyncio.Task[bytes]) -> None:
+    async def _hold(self, request: Request, deadline: float, gone: asyncio.Task[None]) -> None:
         if self.available.is_set():
             return
         if request.method != "POST":
@@ -207,7 +252,6 @@ class Activator:
             raise Refused(503, f"{self.orders.model} starts, and too many requests wait for it", "refused")
         began = time.monotonic()
         self.counts.held += 1
-        self.counts.held_bytes += len(request.body)
         waiting = [asyncio.create_task(self.available.wait()), asyncio.create_task(self.stopping.wait())]
         try:
             await asyncio.wait({*waiting, gone}, timeout=deadline - began, return_when=asyncio.FIRST_COMPLETED)
@@ -215,7 +259,6 @@ class Activator:
             for task in waiting:
                 task.cancel()
             self.counts.held -= 1
-            self.counts.held_bytes -= len(request.body)
             self.counts.waited_seconds += time.monotonic() - began
         if self.available.is_set():
             return
@@ -225,7 +268,9 @@ class Activator:
             raise Refused(503, "this proxy ends: send the request again", "stopping")
         raise Refused(503, f"{self.orders.model} had no replica within {self.orders.hold_seconds:g} s", "timeout")
 
-    async def _to_router(self, request: Request, writer: asyncio.StreamWriter, gone: asyncio.Task[bytes]) -> bool:
+    async def _to_router(
+        self, request: Request, writer: asyncio.StreamWriter, gone: asyncio.Task[None], room: _Room
+    ) -> bool:
         """False where the router has no replica after all, and nothing of the answer was sent."""
         try:
             upstream_reader, upstream = await asyncio.open_connection("127.0.0.1", self.orders.router_port)
@@ -237,10 +282,13 @@ class Activator:
             # 404: it knows no replica of the model; 503: it knows some, and none answers.
             if head.split(b" ", 2)[1] in {b"404", b"503"} and not await self._ready():
                 return False
+            _forget(request, room)
             await relay(head, upstream_reader, writer, gone)
         return True
 
-    async def _to_standby(self, request: Request, writer: asyncio.StreamWriter, gone: asyncio.Task[bytes]) -> None:
+    async def _to_standby(
+        self, request: Request, writer: asyncio.StreamWriter, gone: asyncio.Task[None], room: _Room
+    ) -> None:
         orders = self.orders
         try:
             upstream_reader, upstream = await asyncio.open_connection(orders.standby_host, orders.standby_port)
@@ -251,6 +299,7 @@ class Activator:
             host = f"{orders.standby_host}:{orders.standby_port}"
             upstream.write(request.encoded(host, key=orders.standby_key, model=orders.standby_model))
             head = await answered(upstream_reader, gone)
+            _forget(request, room)
             extra = f"\r\nX-Standby-Model: {orders.standby_model}".encode()
             await relay(head, upstream_reader, writer, gone, extra=extra)
 
@@ -282,6 +331,12 @@ class Activator:
             for outcome in sorted({"forwarded", "standby", "timeout", "refused", *counts.outcomes})
         ]
         return "\n".join(lines) + "\n"
+
+
+def _forget(request: Request, room: _Room) -> None:
+    """An answer has begun, so the body is not sent again: a stream of minutes needs no room for it."""
+    request.body = b""
+    room.release()
 
 
 def orders_of(arguments: Sequence[str]) -> Orders:

@@ -1,19 +1,45 @@
-"""HTTP as the activator needs it: a request read whole, answers passed on as they come."""
+"""HTTP as the activator needs it: a request read whole, answers passed on as they come.
+
+What it reads it writes anew, so two readings of one head would be a hole: whatever RFC 9112 calls malformed is refused.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
-from collections.abc import Coroutine
+import re
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any
 
 HEAD_LIMIT = 64 * 1024
 CHUNK = 64 * 1024
 HOP_BY_HOP = frozenset(
-    {"connection", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade", "content-length"}
+    {
+        "connection",
+        "content-length",
+        "expect",
+        "keep-alive",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    }
 )
-REASONS = {400: "Bad Request", 401: "Unauthorized", 413: "Content Too Large", 503: "Service Unavailable"}
+HEAD_SECONDS, BODY_SECONDS, LINGER_SECONDS = 30, 300, 2
+"""Who sends more slowly is told so: open connections are memory."""
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+REASONS = {
+    400: "Bad Request",
+    401: "Unauthorized",
+    408: "Request Timeout",
+    413: "Content Too Large",
+    503: "Service Unavailable",
+}
+_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
 
 @dataclass(kw_only=True, slots=True)
@@ -65,57 +91,105 @@ def renamed(body: bytes, model: str) -> bytes:
     return json.dumps({**content, "model": model}).encode()
 
 
-async def read_request(reader: asyncio.StreamReader, room: int) -> Request | None:
-    """One request with its body; None where the client closes without one.
+async def read_head(reader: asyncio.StreamReader) -> Request | None:
+    """One request without its body; None where the client closes without one.
 
     Raises:
-        Refused: it is no HTTP, or its body has no room.
+        Refused: it is no HTTP, or comes too slowly.
     """
     try:
-        head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+        async with asyncio.timeout(HEAD_SECONDS):
+            head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+    except TimeoutError:
+        raise Refused(408, "the head of the request did not come", "bad_request") from None
     except asyncio.IncompleteReadError as error_:
         if error_.partial:
             raise
         return None
     except asyncio.LimitOverrunError:
         raise Refused(400, "the head of the request is too long", "bad_request") from None
-    lines = head.split("\r\n")
-    parts = lines[0].split(" ")
-    if len(parts) != 3:
+    first, *lines = head.removesuffix("\r\n\r\n").split("\r\n")
+    parts = first.split(" ")
+    if len(parts) != 3 or _CONTROL.search(first):
         raise Refused(400, "this is no HTTP request", "bad_request")
-    headers = [(k.strip(), v.strip()) for k, found, v in (line.partition(":") for line in lines[1:]) if found]
-    request = Request(method=parts[0], path=parts[1], headers=headers, body=b"")
-    if (request.header("transfer-encoding") or "").lower() == "chunked":
-        request.body = await _chunks(reader, room)
-        return request
-    length = request.header("content-length") or "0"
-    if not length.isdecimal():
+    headers: list[tuple[str, str]] = []
+    for line in lines:
+        name, found, value = line.partition(":")
+        if not found or not _NAME.fullmatch(name) or _CONTROL.search(value):
+            raise Refused(400, "a header of the request is malformed", "bad_request")
+        headers.append((name, value.strip()))
+    return Request(method=parts[0], path=parts[1], headers=headers, body=b"")
+
+
+async def read_body(request: Request, reader: asyncio.StreamReader, reserve: Callable[[int], None]) -> None:
+    """The body of a request whose head was read. `reserve` is told of bytes before they are, and refuses those that
+    have no room.
+
+    Raises:
+        Refused: its length is told wrongly or twice, has no room, or the body comes too slowly.
+    """
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            request.body = await _body(request, reader, reserve)
+    except TimeoutError:
+        raise Refused(408, "the body of the request did not come", "bad_request") from None
+    except asyncio.LimitOverrunError:
+        raise Refused(400, "a line of the body is too long", "bad_request") from None
+
+
+async def _body(request: Request, reader: asyncio.StreamReader, reserve: Callable[[int], None]) -> bytes:
+    lengths = {value for name, value in request.headers if name.lower() == "content-length"}
+    codings = [value.lower() for name, value in request.headers if name.lower() == "transfer-encoding"]
+    if codings:
+        if codings != ["chunked"] or lengths:
+            raise Refused(400, "the request tells the length of its body in two ways", "bad_request")
+        return await _chunks(reader, reserve)
+    length = lengths.pop() if lengths else "0"
+    if lengths or not length.isascii() or not length.isdigit():
         raise Refused(400, "Content-Length is no number", "bad_request")
-    _fits(int(length), room)
-    request.body = await reader.readexactly(int(length))
-    return request
+    reserve(int(length))
+    return await reader.readexactly(int(length))
 
 
-async def _chunks(reader: asyncio.StreamReader, room: int) -> bytes:
+async def _chunks(reader: asyncio.StreamReader, reserve: Callable[[int], None]) -> bytes:
     body = bytearray()
     while True:
-        try:
-            size = int((await reader.readuntil(b"\r\n")).split(b";")[0], 16)
-        except ValueError:
-            raise Refused(400, "a chunk of the body has no length", "bad_request") from None
-        _fits(len(body) + size, room)
-        chunk = await reader.readexactly(size + 2)
+        size_text = (await reader.readuntil(b"\r\n")).split(b";")[0].strip()
+        if not size_text or size_text.strip(b"0123456789abcdefABCDEF"):
+            raise Refused(400, "a chunk of the body has no length", "bad_request")
+        size = int(size_text, 16)
         if size == 0:
+            # Trailers, if any, tell nothing that an engine reads.
+            while await reader.readuntil(b"\r\n") != b"\r\n":
+                pass
             return bytes(body)
+        reserve(size)
+        chunk = await reader.readexactly(size + 2)
+        if not chunk.endswith(b"\r\n"):
+            raise Refused(400, "a chunk of the body is longer than it says", "bad_request")
         body += chunk[:-2]
 
 
-def _fits(size: int, room: int) -> None:
-    if size > room:
-        raise Refused(413, "the body is larger than what may wait here", "refused")
+async def linger(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Let a client that is still sending read its answer: closing on unread bytes would reset the connection, and the
+    answer with it."""
+    with contextlib.suppress(OSError, TimeoutError):
+        writer.write_eof()
+        async with asyncio.timeout(LINGER_SECONDS):
+            while await reader.read(CHUNK):
+                pass
 
 
-async def or_gone(read: Coroutine[Any, Any, bytes], gone: asyncio.Task[bytes]) -> bytes:
+async def until_gone(reader: asyncio.StreamReader) -> None:
+    """Until the client closes. What it sends beyond its request is not served: one request a connection."""
+    try:
+        while await reader.read(CHUNK):
+            pass
+    except OSError:
+        return
+
+
+async def or_gone(read: Coroutine[Any, Any, bytes], gone: asyncio.Task[None]) -> bytes:
     """What is read, or ClientLeftError where the client closes before."""
     task = asyncio.create_task(read)
     await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
@@ -125,7 +199,7 @@ async def or_gone(read: Coroutine[Any, Any, bytes], gone: asyncio.Task[bytes]) -
     return task.result()
 
 
-async def answered(upstream: asyncio.StreamReader, gone: asyncio.Task[bytes]) -> bytes:
+async def answered(upstream: asyncio.StreamReader, gone: asyncio.Task[None]) -> bytes:
     """The head of the answer; Refused where the upstream ends without one."""
     try:
         return await or_gone(upstream.readuntil(b"\r\n\r\n"), gone)
@@ -137,7 +211,7 @@ async def relay(
     head: bytes,
     reader: asyncio.StreamReader,
     writer: asyncio.StreamWriter,
-    gone: asyncio.Task[bytes],
+    gone: asyncio.Task[None],
     *,
     extra: bytes = b"",
 ) -> None:

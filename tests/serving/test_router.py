@@ -92,6 +92,12 @@ def test_pods_are_found_by_the_labels_that_they_carry_and_a_group_by_its_leader(
     assert "leaderworkerset.sigs.k8s.io/worker-index=0" in labels
 
 
+ADAPTER = {
+    "engine": "vllm",
+    "lora": {"adapters": [{"name": "legal", "source": "acme/legal", "revision": "a" * 40, "rank": 8}]},
+}
+
+
 @pytest.mark.parametrize(
     ("fields", "told"),
     [
@@ -106,6 +112,17 @@ def test_pods_are_found_by_the_labels_that_they_carry_and_a_group_by_its_leader(
         ({"runtime": "ray_service", "routing": {"kind": "router"}}, "routing: Ray Serve has its own proxy"),
         ({"autoscaling": {"idle_minutes": 30}}, "autoscaling.idle_minutes: nothing would bring the model back"),
         ({"spare": {"name": f"{SMALL}-router"}}, "its router would be called like the model"),
+        (
+            {"spare": {"standby": {"model": SMALL}}, "standby": {"model": SPARE}},
+            f"standby.model: requests would go round: {SMALL} -> {SPARE} -> {SMALL}",
+        ),
+        ({"runtime": "ray_service", "routing": {"policy": "session"}}, "routing: Ray Serve has its own proxy"),
+        (
+            {"runtime": "ray_service", "spare": {"name": f"{SMALL}-serve-svc"}},
+            f"makes a Service `{SMALL}-serve-svc`",
+        ),
+        ({"runtime": "leader_worker_set", "spare": {"name": f"{SMALL}-1"}}, f"makes a Service `{SMALL}-1`"),
+        ({"engine_options": ADAPTER}, "engine_options.lora: its router (up to 5 replicas"),
     ],
 )
 def test_what_cannot_be_is_refused(fields: dict[str, Any], told: str) -> None:
