@@ -15,6 +15,8 @@ from planner.plan import EnvVar, KvTiersPlan, LayoutPlan, ValkeyPlan
 STORE_CA_DIRECTORY = "/etc/kv-store-ca"
 """Where pods find the certificate of the store's CA."""
 STORE_PASSWORD = "KV_STORE_PASSWORD"  # noqa: S105 - the name of a variable
+_LIMITS = "socket_connect_timeout=2&socket_timeout=5"
+"""Seconds until a store that does not answer counts as gone."""
 STAGING_GIB = 1
 """What ranks are given that keep no blocks: blocks pass through it."""
 
@@ -51,6 +53,7 @@ def env(tiers: KvTiersPlan, layout: LayoutPlan, *, latent: bool) -> Iterator[Env
 
 
 def _url(store: ValkeyPlan) -> str:
-    """The kubelet puts the password in; redis-py takes the CA from the query."""
+    """The kubelet puts the password in; redis-py takes CA and limits from the query. Without limits a request would wait
+    for a store whose node is gone until LMCache gives up (10 s for each look)."""
     authority = store.url.replace("rediss://", f"rediss://:$({STORE_PASSWORD})@")
-    return f"{authority}?ssl_ca_certs={STORE_CA_DIRECTORY}/{store.ca_key}"
+    return f"{authority}?ssl_ca_certs={STORE_CA_DIRECTORY}/{store.ca_key}&{_LIMITS}"

@@ -51,7 +51,9 @@ def test_lmcache_is_told_its_ram_its_store_and_nothing_of_the_password(tmp_path:
     names = [variable.name for variable in model.container.env]
     assert names.index("KV_STORE_PASSWORD") < names.index("LMCACHE_EXTRA_CONFIG"), "the kubelet expands backwards only"
     url = json.loads(env["LMCACHE_EXTRA_CONFIG"])["remote_storage_plugin.redis.redis_url"]
-    assert url == f"rediss://:$(KV_STORE_PASSWORD)@{store.host}:6379?ssl_ca_certs=/etc/kv-store-ca/ca.crt"
+    address, _, limits = url.partition("&")
+    assert address == f"rediss://:$(KV_STORE_PASSWORD)@{store.host}:6379?ssl_ca_certs=/etc/kv-store-ca/ca.crt"
+    assert "socket_connect_timeout=" in limits, "a store whose node is gone must not hold requests"
     assert env["LMCACHE_LOG_LEVEL"] == "WARNING", "it logs its configuration, the URL too, at INFO"
     assert env["LMCACHE_TRACK_USAGE"] == "false"
     (transfer,) = [arg for arg in model.container.args if arg.startswith("--kv-transfer-config=")]
