@@ -19,6 +19,7 @@ from planner.plan import AutoscalerTimesPlan
 from rehearsal.karpenter import as_declared
 from rehearsal.kube import CONFIG_MAPS, NODE_POOLS, NODES, PODS, Caches, Json, Key, Kind, Kube, key_of
 from rehearsal.nodes import GPU, GROUP_ANNOTATION, NodeGroup
+from rehearsal.pods import of_daemon_set
 from rehearsal.quantities import Amounts, add, amount, fits, requests_of
 
 UNNEEDED_SECONDS: Final = 600.0
@@ -183,7 +184,7 @@ class Autoscaler:
 
     def _hand_back(self, nodes: Sequence[Json], pods: Sequence[Json], now: float) -> list[float]:
         """Take cordoned nodes away that have been empty for long; returns when the next ones are due."""
-        used = {pod["spec"].get("nodeName") for pod in pods}
+        used = {pod["spec"].get("nodeName") for pod in pods if not of_daemon_set(pod)}
         spare = {group.name: len(self._indexes.get(group.name, ())) - group.min_nodes for group in self._groups}
         empty = [
             node["metadata"]["name"]
@@ -313,7 +314,9 @@ def _indexes(nodes: Sequence[Json]) -> dict[str, set[int]]:
 
 
 def _unschedulable(pod: Mapping[str, Any]) -> bool:
-    return not pod["spec"].get("nodeName") and any(
+    if pod["spec"].get("nodeName") or of_daemon_set(pod):
+        return False
+    return any(
         condition["type"] == "PodScheduled" and condition.get("reason") == "Unschedulable"
         for condition in pod.get("status", {}).get("conditions", ())
     )

@@ -45,6 +45,11 @@ def owner_of(kind: Kind, owner: Mapping[str, Any]) -> Json:
     }
 
 
+def of_daemon_set(pod: Mapping[str, Any]) -> bool:
+    """Whether a pod stays with its node: autoscalers and drains leave those of DaemonSets alone."""
+    return any(owner.get("kind") == "DaemonSet" for owner in pod["metadata"].get("ownerReferences", ()))
+
+
 def owned_by(item: Mapping[str, Any], owner: Mapping[str, Any]) -> bool:
     """Whether `owner` made the item."""
     uid = owner["metadata"]["uid"]

@@ -15,7 +15,7 @@ from rehearsal.kube import NODES, PODS, Caches, Json, Key, Kind, Kube, key_of
 from rehearsal.kubelet import GROUP_KEY
 from rehearsal.nodes import GPU, GROUP_ANNOTATION, ZONE
 from rehearsal.operators import Operators
-from rehearsal.pods import is_ready
+from rehearsal.pods import is_ready, of_daemon_set
 from rehearsal.quantities import requests_of
 
 BUDGETS: Final = Kind(api_version="policy/v1", plural="poddisruptionbudgets", kind="PodDisruptionBudget")
@@ -53,8 +53,8 @@ class Theatre:
         ]
 
     def pods_on(self, node: str) -> list[Json]:
-        """All pods of a node."""
-        return [pod for pod in self.caches.all(PODS) if pod["spec"].get("nodeName") == node]
+        """Pods of a node that leave it when it is drained."""
+        return [pod for pod in self.caches.all(PODS) if pod["spec"].get("nodeName") == node and not of_daemon_set(pod)]
 
     def models_on(self, nodes: Iterable[str]) -> list[ModelPlan]:
         """Models with a pod on one of the nodes."""
@@ -109,8 +109,8 @@ class Theatre:
         """Nodes and all their pods are gone at once, as the control plane sees it in the end."""
         for node in nodes:
             self.kube.delete(NODES, ("", node))
-        for node in nodes:
-            for pod in self.pods_on(node):
+        for pod in self.caches.all(PODS):
+            if pod["spec"].get("nodeName") in nodes:
                 self.kube.api.delete(PODS.path(*key_of(pod)) + "?gracePeriodSeconds=0")
 
     def offer(self, capacity: Mapping[str, int], *, lost_zones: Sequence[str] = ()) -> None:

@@ -177,6 +177,27 @@ def test_an_empty_cordoned_node_is_handed_back_and_any_other_kept() -> None:
     assert case.nodes() == [f"{BLOCK}-2", "h100-spot-1"]
 
 
+def daemon(name: str, **changes: Any) -> Json:
+    """A pod of a DaemonSet."""
+    made = gpu_pod(name, **changes)
+    made["metadata"]["ownerReferences"] = [{"kind": "DaemonSet", "name": "h100", "uid": "1"}]
+    return made
+
+
+def test_pods_of_daemon_sets_neither_keep_nor_bring_a_node() -> None:
+    case = Case()
+    group = next(group for group in case.groups if group.name == BLOCK)
+    case.kube.create(NODES, group.new_node(1))
+    case.kube.create(PODS, daemon("pull"))
+    case.bind("pull", f"{BLOCK}-1")
+    case.kube.patch(NODES, ("", f"{BLOCK}-1"), {"spec": {"unschedulable": True}})
+    case.look()
+    case.look(UNNEEDED_SECONDS)
+    assert case.nodes() == []
+    case.kube.create(PODS, daemon("waiting"))
+    assert case.look() is None
+
+
 def test_a_cordoned_node_still_counts_to_the_maximum() -> None:
     """What a stalled group has given up cannot be asked for again at once: the next rung takes over."""
     case = Case()
