@@ -53,7 +53,7 @@ def env(tiers: KvTiersPlan, layout: LayoutPlan, *, latent: bool) -> Iterator[Env
 
 
 def _url(store: ValkeyPlan) -> str:
-    """The kubelet puts the password in; redis-py takes CA and limits from the query. Without limits a request would wait
-    for a store whose node is gone until LMCache gives up (10 s for each look)."""
+    """The kubelet puts the password in; redis-py takes CA and limits from the query. Without limits a request would
+    wait for a store whose node is gone until LMCache gives up (10 s for each look)."""
     authority = store.url.replace("rediss://", f"rediss://:$({STORE_PASSWORD})@")
     return f"{authority}?ssl_ca_certs={STORE_CA_DIRECTORY}/{store.ca_key}&{_LIMITS}"
