@@ -18,6 +18,7 @@ import yaml
 from pulumi_kubernetes_cert_manager import CertManagerArgs
 
 from components import certificates
+from policy.rules.pods import floats
 from tests.components.releases import MIRROR, all_values, gpu_values, monitoring_values, pinned
 from tests.upstream import chart_folder, chart_values, needs_chart_values
 
@@ -205,6 +206,25 @@ def test_without_a_mirror_images_are_the_charts_own(name: str) -> None:
         if name == "aws-efa-k8s-device-plugin":
             expected = expected.replace("us-west-2", "eu-west-1")
         assert at(effective, path) == expected, path
+
+
+def floating(values: Mapping[str, Any], path: str) -> str | None:
+    """Why the image named at a path may change; a chart without a tag takes that of its own version."""
+    image = at(values, path.rpartition(".")[0]) if "." in path else {}
+    tag = str(image.get("tag") or image.get("version") or "")
+    return floats(f"image:{tag}") if tag and not image.get("digest") else None
+
+
+@needs_chart_values
+@pytest.mark.parametrize("name", sorted(RUNNING))
+def test_no_image_that_runs_floats(name: str) -> None:
+    effective = merged(upstream(name), all_values()[name])
+    assert [path for path in RUNNING[name] if floating(effective, path)] == []
+
+
+def test_a_floating_image_of_a_chart_is_seen() -> None:
+    assert floating({"image": {"manager": {"repository": "lws", "tag": "main"}}}, "image.manager.repository")
+    assert not floating({"image": {"manager": {"repository": "lws", "tag": ""}}}, "image.manager.repository")
 
 
 @needs_chart_values
