@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import http.client
+import itertools
 import os
 import secrets
 import signal
@@ -18,12 +19,15 @@ import urllib.parse
 import urllib.request
 from collections import namedtuple
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from components.serving.custom_resources import PrometheusTrigger, ScaledObject, ScaleRule
+from planner.plan import MetricTrigger
 from rehearsal import crds
 from rehearsal.charts import stand_in_chart
 from rehearsal.controlplane import binaries, cluster
@@ -35,6 +39,8 @@ from rehearsal.controlplane.errors import ControlPlaneError
 from rehearsal.controlplane.keda import KedaProcesses
 from rehearsal.controlplane.metrics import MetricsStandIn
 from rehearsal.controlplane.processes import ProcessGroup
+from simulation.scaling import KedaScaler, Observation
+from tests.factories import stack_plan
 
 ROOT = Path(__file__).parents[2]
 
@@ -388,6 +394,63 @@ class TestReal:
         plane.api.delete("/api/v1/namespaces/brief")
         until(lambda: plane.api.get("/api/v1/namespaces/brief") is None)
 
+    def test_the_hpa_takes_the_steps_that_a_replay_takes(self, plane: ControlPlane) -> None:
+        """One more replica or as many as there are in a period, of 10 s here: the declared policies, both ways."""
+        if not (crd_dir := os.environ.get("CRD_DIR")):
+            pytest.skip("KEDA reads its own definitions; CRD_DIR names none")
+        crds.install(plane.api, crds.load(sorted(Path(crd_dir).glob("keda-*"))))
+        plane.api.apply("/api/v1/nodes/room", node("room"))
+        deployments = "/apis/apps/v1/namespaces/default/deployments"
+        plane.api.create(deployments, yaml.safe_load(_SCALED.split("---", maxsplit=1)[0].replace("scaled", "stepped")))
+        most, period = 11, 10
+        scaler = ScaledObject(
+            name="stepped",
+            namespace="default",
+            labels={},
+            target_api_version="apps/v1",
+            target_kind="Deployment",
+            target_name="stepped",
+            min_replicas=1,
+            max_replicas=most,
+            polling_seconds=1,
+            cooldown_seconds=60,
+            initial_cooldown_seconds=0,
+            prometheus=(
+                PrometheusTrigger(
+                    name="concurrency",
+                    server="http://prometheus-operated.monitoring.svc:9090",
+                    query="sum(asked)",
+                    threshold="10",
+                    metric_type="AverageValue",
+                ),
+            ),
+            cron=(),
+            up=ScaleRule(pods=1, percent=100, period_seconds=period, stabilization_seconds=0),
+            down=ScaleRule(pods=1, period_seconds=600, stabilization_seconds=600),
+        )
+        declared = {"apiVersion": scaler.api_version, "kind": scaler.kind, "metadata": scaler.metadata()}
+        course: dict[int, float] = {}
+        with (
+            MetricsStandIn() as metrics,
+            KedaProcesses.start(plane, binaries.ensure_keda(print), proxy=metrics.url, progress=print),
+        ):
+            metrics.set("sum(asked)", 1)
+            plane.api.create(
+                "/apis/keda.sh/v1alpha1/namespaces/default/scaledobjects", {**declared, "spec": scaler.spec()}
+            )
+            until(lambda: metrics.seen)
+            metrics.set("sum(asked)", 1000)
+
+            def grown() -> bool:
+                replicas = (plane.api.get(f"{deployments}/stepped") or {})["spec"]["replicas"]
+                course.setdefault(replicas, time.monotonic())
+                return replicas == most
+
+            until(grown, 90)
+        assert list(course) == replayed(most, period)
+        times = list(course.values())[1:]
+        assert all(later - earlier >= period - 2 for earlier, later in itertools.pairwise(times))
+
     @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
     def test_nothing_is_left_of_an_interrupted_one(
         self, programs: Binaries, tmp_path: Path, number: signal.Signals
@@ -418,6 +481,27 @@ class TestReal:
         assert "Traceback" not in said
         if number != signal.SIGKILL:  # after a kill -9 the next start cleans up
             assert not kubeconfig.exists()
+
+
+def replayed(most: int, period: int) -> list[int]:
+    """The numbers of replicas that a replay goes through from one on, asked for far more than `most` serve."""
+    scaling = replace(
+        stack_plan("prod").models[0].scaling,
+        min_replicas=1,
+        max_replicas=most,
+        triggers=(MetricTrigger(name="concurrency", query="", threshold="10", metric_type="AverageValue"),),
+        scale_up_pods=1,
+        scale_up_percent=100,
+        scale_up_period_seconds=period,
+    )
+    scaler, replicas, found = KedaScaler(scaling, ()), 1, [1]
+    for second in range(20 * period):
+        seen = Observation(
+            second=second, waiting=0, running=1000, ttft_p99_seconds=0, replicas=replicas, ready=replicas
+        )
+        replicas = scaler.wanted(seen)
+        found += [replicas] if replicas != found[-1] else []
+    return found
 
 
 _SCALED = """
