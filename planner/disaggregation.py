@@ -195,6 +195,11 @@ def _refusals(model: Model, names: Sequence[str]) -> Iterator[Told]:
             "a plain Service cannot: a request goes to prefill and to decode",
             "leave it at `auto`: the router is always there",
         )
+    yield from _scaling_refusals(model, wanted)
+
+
+def _scaling_refusals(model: Model, wanted: Disaggregated) -> Iterator[Told]:
+    """What is one number for a model, and cannot be for two groups."""
     for key in ("floors", "idle_minutes"):
         if getattr(model.autoscaling, key):
             yield (
@@ -202,6 +207,12 @@ def _refusals(model: Model, names: Sequence[str]) -> Iterator[Told]:
                 "one number cannot be meant for both groups",
                 "say `disaggregated.prefill.replicas` and `disaggregated.decode.replicas`",
             )
+    if model.autoscaling.target_concurrency != "auto":
+        yield (
+            ("autoscaling", "target_concurrency"),
+            "a replica of prefill holds a prompt or two, one of decode dozens of answers",
+            "leave it at `auto`",
+        )
     for role in ROLES:
         if getattr(wanted, role).replicas.min == 0:
             yield (

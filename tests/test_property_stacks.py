@@ -61,6 +61,14 @@ def by_karpenter(pool: dict[str, Any]) -> dict[str, Any]:
     return {**kept, "provisioner": "karpenter", "instance_types": [pool["instance_type"]], "capacity": capacity}
 
 
+def apart(model: dict[str, Any], prefill_pool: str) -> dict[str, Any]:
+    """The same model with prefill and decode in groups of their own."""
+    whole = {key: value for key, value in model.items() if key != "replicas"}
+    groups = {"prefill": {"pool": prefill_pool}, "decode": {"replicas": model["replicas"]}}
+    image = {**model["image"], "carries_efa": True, "carries_nixl": True}
+    return {**whole, "disaggregated": groups, "image": image, "runtime": "auto"}
+
+
 ROOMY = ["g6e.12xlarge", "g6e.48xlarge", "p4de.24xlarge", "p5.48xlarge", "p5en.48xlarge"]
 SMALL_MODELS = [
     m for m in MODELS if CATALOG.models[m].params_billion < 80 and CATALOG.models[m].checkpoint.format == "bf16"
@@ -107,6 +115,8 @@ def stack_files(draw: st.DrawFn, *, sensible: bool = False) -> dict[str, Any]:
                 "image": {"repository": "example.com/engine", "tag": "v1", "carries_efa": draw(st.booleans())},
             }
         )
+        if draw(st.integers(0, 3)) == 0:
+            models[-1] = apart(models[-1], draw(st.sampled_from([p["name"] for p in pools])))
     cache = draw(
         st.sampled_from(
             [
