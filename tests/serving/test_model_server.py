@@ -117,6 +117,19 @@ def test_the_monitor_finds_a_port_with_metrics(stack: str, name: str) -> None:
     assert monitor["metadata"]["labels"]["release"] == "kube-prometheus-stack"
 
 
+def test_every_node_of_an_sglang_group_is_scraped() -> None:
+    """Attention in several data parallel groups: those of the later nodes export their gauges there."""
+    monitor = manifest(world("prod")["kubernetes:monitoring.coreos.com/v1:PodMonitor", "deepseek-r1-monitor"])["spec"]
+    (endpoint,) = monitor["podMetricsEndpoints"]
+    templates = pod_templates(world("prod"), "deepseek-r1")
+    assert len(templates) == 2, "leader and workers"
+    for template in templates:
+        assert monitor["selector"]["matchLabels"].items() <= template["metadata"]["labels"].items()
+        container = template["spec"]["containers"][0]
+        assert endpoint["port"] in {port["name"] for port in container["ports"]}
+        assert "--enable-metrics" in container["args"]
+
+
 @pytest.mark.parametrize(("stack", "name"), ALL_MODELS)
 def test_replicas_belong_to_keda_where_it_scales(stack: str, name: str) -> None:
     model, found = of_stack(stack, name), world(stack)
