@@ -146,7 +146,7 @@ def check_host_cache(
     room = container.memory_gib - shared - engine
     if tiers.region_gib:
         # A file system in memory cannot be larger than the pod's memory, however little of it is written.
-        room = min(room, (container.memory_gib - shared) * tiers.cpu_gib // tiers.region_gib)
+        room = room * tiers.cpu_gib // tiers.region_gib
     at = (*path, "kv_offload", "cpu_gib")
     if tiers.cpu_gib > room:
         findings.problem(

@@ -116,6 +116,9 @@ def stack_files(draw: st.DrawFn, *, sensible: bool = False) -> dict[str, Any]:
             }
         )
         if draw(st.integers(0, 3)) == 0:
+            models[-1]["kv_offload"] = draw(kv_offloads)
+            models[-1]["image"]["carries_lmcache"] = draw(st.booleans())
+        if draw(st.integers(0, 3)) == 0:
             models[-1] = apart(models[-1], draw(st.sampled_from([p["name"] for p in pools])))
     cache = draw(
         st.sampled_from(
@@ -139,8 +142,21 @@ def stack_files(draw: st.DrawFn, *, sensible: bool = False) -> dict[str, Any]:
         "cache": cache,
         "models": models,
         "protection": draw(st.sampled_from(["none", "data", "all"])),
+        "kv_store": draw(st.sampled_from([None, {"memory_gib": 4}])),
     }
     return {"config": {"aws:region": region, PLATFORM: platform}}
+
+
+kv_offloads = st.one_of(
+    st.fixed_dictionaries({"cpu_gib": st.integers(1, 64)}),
+    st.fixed_dictionaries(
+        {
+            "cpu_gib": st.integers(1, 64),
+            "through": st.just("lmcache"),
+            "remote": st.sampled_from(["none", "valkey"]),
+        }
+    ),
+)
 
 
 def written(directory: Path, data: dict[str, Any]) -> Path:
