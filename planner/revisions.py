@@ -13,7 +13,7 @@ from planner.cache import nearest_size
 from planner.drafts import Draft
 from planner.engines.checks import options_of
 from planner.engines.held import adapter_files_gb
-from planner.engines.request import COMPILED_DIRECTORY, SHARDS_DIRECTORY
+from planner.engines.request import KEPT_DIRECTORY, SHARDS_DIRECTORY
 from planner.naming import SERVING_PRIORITY, kubernetes_name
 from planner.plan import (
     CachePlan,
@@ -127,7 +127,7 @@ def _directories(
     if cache.compiled_kernels == "shared":
         found.append(
             SharedDirectoryPlan(
-                name="compiled", sub_path=f"compiled/{sketch.model.name}/{digest}", mount_path=COMPILED_DIRECTORY
+                name="compiled", sub_path=f"compiled/{sketch.model.name}/{digest}", mount_path=KEPT_DIRECTORY
             )
         )
     if shards is not None:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import pulumi
 
-from components.serving import efa_gate, warm_prompts
+from components.serving import efa_gate, kept_kernels, warm_prompts
 from components.serving.store_access import certificate
 from planner.engines.lmcache import STORE_CA_DIRECTORY
 from planner.engines.request import CACHE_DIRECTORY
@@ -218,18 +218,25 @@ def _written(context: PodContext) -> list[str]:
     return [posixpath.join(context.cache.mount_path, one.sub_path) for one in context.model.weights.directories]
 
 
+def _kernels_read(context: PodContext) -> str:
+    """Where the init container finds the archive; empty where none is kept."""
+    kept = kept_kernels.directory_of(context.model)
+    return posixpath.join(context.cache.mount_path, kept.sub_path) if kept else ""
+
+
 def _wait_for_weights(context: PodContext, plan: ContainerPlan, limit_seconds: int) -> dict[str, Any]:
     # The engine's own image: it is pulled anyway, and pulled while the warm-up Job still runs.
     selector = f"{COMPONENT_LABEL}={WARMUP_COMPONENT}"
     return {
         "name": "wait-for-weights",
         "image": plan.image,
-        "command": ["/bin/sh", "-c", _WAIT_FOR_WEIGHTS],
+        "command": ["/bin/sh", "-c", _WAIT_FOR_WEIGHTS + kept_kernels.SEED],
         "env": [
             # Paths of hub ids and commits: none has a space.
             {"name": "READY_MARKERS", "value": " ".join(one.ready_marker for one in context.model.weights.read)},
             # Missing, the kubelet would make them: for root alone, and the engine may not be root.
             {"name": "READY_DIRECTORIES", "value": " ".join(_written(context))},
+            {"name": "KERNELS_READ", "value": _kernels_read(context)},
             {"name": "LIMIT_SECONDS", "value": str(limit_seconds)},
             {"name": "NAMESPACE", "value": context.model.namespace},
             {"name": "WARMUP_SELECTOR", "value": selector},
@@ -240,7 +247,10 @@ def _wait_for_weights(context: PodContext, plan: ContainerPlan, limit_seconds: i
             "capabilities": {"drop": ["ALL"]},
         },
         "resources": {"limits": {"memory": "128Mi"}, "requests": {"cpu": "50m", "memory": "128Mi"}},
-        "volumeMounts": [{"name": "models", "mountPath": context.cache.mount_path, "readOnly": True}],
+        "volumeMounts": [
+            {"name": "models", "mountPath": context.cache.mount_path, "readOnly": True},
+            kept_kernels.seed_mount(),
+        ],
     }
 
 
@@ -260,7 +270,10 @@ def engine_container(context: PodContext, plan: ContainerPlan, mounts: list[dict
             **({"readOnlyRootFilesystem": True} if plan.read_only_root else {}),
         },
         "volumeMounts": mounts,
-        "lifecycle": {"preStop": {"exec": {"command": ["sleep", str(context.model.drain.pre_stop_seconds)]}}},
+        "lifecycle": {
+            "preStop": {"exec": {"command": ["sleep", str(context.model.drain.pre_stop_seconds)]}},
+            **(kept_kernels.post_start(context.model) if context.mounts_cache and plan.gpus else {}),
+        },
     }
     if plan.command:
         container["command"] = list(plan.command)

@@ -164,7 +164,7 @@ def env(request: EngineRequest) -> tuple[EnvVar, ...]:
     """Environment of the worker pods."""
     return (
         *shared_env(request),
-        *vllm.compile_caches(request),
+        *vllm.compile_caches(),
         EnvVar(name="VLLM_NO_USAGE_STATS", value="1"),
         EnvVar(name="VLLM_ENGINE_READY_TIMEOUT_S", value=str(request.patience_seconds)),
         EnvVar(name="RAYLLM_ENGINE_START_TIMEOUT_S", value=str(request.patience_seconds)),

@@ -13,8 +13,11 @@ from settings.engines import SglangOptions, VllmOptions
 CACHE_DIRECTORY = "/var/cache/engine"
 """The engine's home, on the node's NVMe: gone with the pod."""
 
-COMPILED_DIRECTORY = "/var/cache/compiled"
-"""Where kernels and graphs that it compiles are kept for later pods."""
+COMPILED_DIRECTORY = f"{CACHE_DIRECTORY}/compiled"
+"""Where kernels and graphs go that it compiles."""
+
+KEPT_DIRECTORY = "/var/cache/kept"
+"""Where an archive of them lies for later pods."""
 
 SHARDS_DIRECTORY = "/var/cache/shards"
 """Where it keeps what each rank holds."""
@@ -107,12 +110,6 @@ class EngineRequest:
     def patient(self) -> bool:
         """Whether ranks must be told to wait longer than NCCL does by default, or wait across nodes."""
         return self.multi_node or (self.layout.gpus > 1 and self.patience_seconds > NCCL_SECONDS)
-
-    @property
-    def compiled_directory(self) -> str:
-        """Where compiled kernels go: what outlives the pod, or its own home."""
-        kept = any(one.name == "compiled" for one in self.weights.directories)
-        return COMPILED_DIRECTORY if kept else CACHE_DIRECTORY
 
 
 def compact(value: object) -> str:

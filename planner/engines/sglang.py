@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from planner.engines import nixl
 from planner.engines.arguments import Argument, line_of, option, switch
 from planner.engines.request import (
+    COMPILED_DIRECTORY,
     RENDEZVOUS_PORT,
     SHARDS_DIRECTORY,
     EngineRequest,
@@ -163,7 +164,7 @@ def _options(request: EngineRequest) -> SglangOptions:
 def _compiled(request: EngineRequest) -> Iterator[EnvVar]:
     """Where SGLang keeps what is compiled: it sends Triton, Inductor, FlashInfer and TileLang below its own directory
     (sglang/srt/environ.py of 0.5.23)."""
-    root = f"{request.compiled_directory}/sglang"
+    root = f"{COMPILED_DIRECTORY}/sglang"
     yield EnvVar(name="SGLANG_CACHE_DIR", value=root)
     yield EnvVar(name="SGLANG_JIT_CACHE_DIR", value=f"{root}/jit")
     yield EnvVar(name="SGLANG_DG_CACHE_DIR", value=f"{root}/deep_gemm")

@@ -11,7 +11,14 @@ from typing import Any
 from catalog.engine_flags import parser_data
 from planner.engines import lmcache, nixl
 from planner.engines.arguments import Argument, line_of, option, switch
-from planner.engines.request import GLOO_SECONDS, RENDEZVOUS_PORT, EngineRequest, compact, shared_env
+from planner.engines.request import (
+    COMPILED_DIRECTORY,
+    GLOO_SECONDS,
+    RENDEZVOUS_PORT,
+    EngineRequest,
+    compact,
+    shared_env,
+)
 from planner.plan import EnvVar
 from settings.engines import DraftSpeculation, NgramSpeculation, VllmOptions
 
@@ -179,10 +186,10 @@ def _options(request: EngineRequest) -> VllmOptions:
     return request.options
 
 
-def compile_caches(request: EngineRequest) -> tuple[EnvVar, ...]:
+def compile_caches() -> tuple[EnvVar, ...]:
     """Where vLLM and what it calls keep what they compile; below its root are torch.compile's graphs and DeepGEMM's
     kernels (vllm/compilation/backends.py, vllm/utils/deep_gemm.py of 0.33.0), the others have places of their own."""
-    root = request.compiled_directory
+    root = COMPILED_DIRECTORY
     return (
         EnvVar(name="VLLM_CACHE_ROOT", value=f"{root}/vllm"),
         EnvVar(name="TRITON_CACHE_DIR", value=f"{root}/triton"),
@@ -197,7 +204,7 @@ def env(request: EngineRequest) -> tuple[EnvVar, ...]:
         *shared_env(request),
         EnvVar(name="VLLM_API_KEY", secret=(request.api_key.name, request.api_key.key)),
         EnvVar(name="VLLM_HOST_IP", field_path="status.podIP"),
-        *compile_caches(request),
+        *compile_caches(),
         EnvVar(name="VLLM_ENGINE_READY_TIMEOUT_S", value=str(request.patience_seconds)),
         EnvVar(name="VLLM_NO_USAGE_STATS", value="1"),
         *(nixl.env(request.group, "vllm") if request.group else ()),

@@ -156,7 +156,7 @@ class TestStart:
         assert model.weights.directories == ()
         assert not [one for one in model.numbers if one.name.startswith("ready again")]
         env = {one.name: one.value for one in model.container.env}
-        assert env["SGLANG_DG_CACHE_DIR"] == "/var/cache/engine/sglang/deep_gemm"
+        assert env["SGLANG_DG_CACHE_DIR"] == "/var/cache/engine/compiled/sglang/deep_gemm"
 
     def test_every_time_out_outlasts_a_cold_start(self) -> None:
         prod = stack_plan("prod")

@@ -169,7 +169,7 @@ def test_shards_are_a_mount_of_their_own_that_the_job_has_made(with_adapters: Pl
     job = manifest(world[JOB, "warm-deepseek-r1-2162-56d4cbbb-job"])
     made = {text for text in _container(job["spec"]["template"])["args"] if text.startswith("--shared-directory")}
     assert made == {
-        f"--shared-directory=/cache/{mounts[path]['subPath']}" for path in ("/var/cache/shards", "/var/cache/compiled")
+        f"--shared-directory=/cache/{mounts[path]['subPath']}" for path in ("/var/cache/shards", "/var/cache/kept")
     }
 
 
