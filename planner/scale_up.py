@@ -50,11 +50,13 @@ class _Growth:
 def plan_step(
     sketch: Draft, pool: PoolPlan, speed: PerformancePlan, *, target: int, ready_after: int, findings: Findings
 ) -> Step:
-    """Replicas added at once.
+    """Replicas added at once, and when the next ones may follow.
 
     What is asked for now serves one start later, so a step covers the growth of one start (boot, load and compile):
     fewer fall behind for good, more are ordered before the first shows what it does. The period is that start, so that
     the next step counts those that have come; never more than the room between least and most, or than the pool holds.
+    Groups over several nodes come one after another, so many in a start: of two that start together each may take half
+    of the last room (ADR 1).
 
     Args:
         sketch: the model.
@@ -64,73 +66,81 @@ def plan_step(
         ready_after: seconds from a new replica to its first token, on a new node.
         findings: takes remarks.
     """
-    replicas = sketch.model.replicas
-    room = max(1, min(replicas.max, replicas_that_fit(pool, sketch.fit.layout)) - replicas.min)
     period = min(LONGEST_PERIOD_SECONDS, max(_SHORTEST_PERIOD_SECONDS, ready_after))
     given = sketch.model.autoscaling.scale_up_replicas
-    period_input = Input(
-        name="period",
-        value=period,
-        unit="s",
-        source=f"replica on a new node, section start, {_SHORTEST_PERIOD_SECONDS} to {LONGEST_PERIOD_SECONDS}",
-    )
-    room_input = Input(
-        name="room", value=room, unit="replicas", source="replicas.max, or what the pool holds, less replicas.min"
-    )
     if isinstance(given, int):
-        source = f"models[{sketch.index}].autoscaling.scale_up_replicas in the stack file"
-        number = _number(given, "given", (Input(name="given", value=given, unit="replicas", source=source),))
-        return Step(
-            pods=given,
-            percent=None,
-            period_seconds=period,
-            why=f"{given} replica(s) each {period} s: given in the stack file",
-            number=number,
-        )
+        return _given(sketch, given, period, findings)
+    replicas = sketch.model.replicas
+    room = max(1, min(replicas.max, replicas_that_fit(pool, sketch.fit.layout)) - replicas.min)
+    inputs = (
+        Input(
+            name="period",
+            value=period,
+            unit="s",
+            source=f"replica on a new node, section start, {_SHORTEST_PERIOD_SECONDS} to {LONGEST_PERIOD_SECONDS}",
+        ),
+        Input(
+            name="room", value=room, unit="replicas", source="replicas.max, or what the pool holds, less replicas.min"
+        ),
+    )
     growth, served = _growth(sketch), _served(speed, target)
     if growth is None or served <= 0:
         pods = max(1, math.ceil(room / _STEPS))
         steps = Input(name="steps", value=_STEPS, unit="", source="from least to most, planner/scale_up.py")
-        return Step(
-            pods=pods,
-            percent=DOUBLING_PERCENT,
-            period_seconds=period,
-            why=f"{_words(pods, period)}: no traffic says how fast it grows, so {_STEPS} steps from least to most",
-            number=_number(pods, "room / steps, rounded up", (room_input, steps, period_input)),
-        )
+        reason = f"no traffic says how fast it grows, so {_STEPS} steps from least to most"
+        return _paced(sketch, pool, period, reason, _number(pods, "room / steps, rounded up", (*inputs, steps)))
     more = growth.within(period)
     pods = min(room, max(1, math.ceil(more / served - 1e-9)))
     _tell_peak(sketch, growth, served, pool, findings)
-    return Step(
-        pods=pods,
-        percent=DOUBLING_PERCENT,
-        period_seconds=period,
-        why=f"{_words(pods, period)}: a start takes {ready_after} s, traffic grows by {more:.3g} requests/s in a "
-        f"period and a replica takes {served:.3g}",
-        number=_number(
-            pods,
-            "(peak - mean) x min(1, period / ramp) / (rate x target / knee), rounded up, 1 to room",
-            (
-                growth.peak,
-                growth.mean,
-                period_input,
-                growth.ramp_seconds,
-                planned("rate", speed.capacity.requests_per_second, "requests/s a replica", "performance"),
-                planned("target", target, "requests a replica", "concurrency"),
-                planned("knee", speed.knee_concurrency, "requests a replica", "concurrency"),
-                room_input,
-            ),
+    reason = (
+        f"a start takes {ready_after} s, traffic grows by {more:.3g} requests/s in {period} s and a replica takes "
+        f"{served:.3g}"
+    )
+    number = _number(
+        pods,
+        "(peak - mean) x min(1, period / ramp) / (rate x target / knee), rounded up, 1 to room",
+        (
+            growth.peak,
+            growth.mean,
+            *inputs,
+            growth.ramp_seconds,
+            planned("rate", speed.capacity.requests_per_second, "requests/s a replica", "performance"),
+            planned("target", target, "requests a replica", "concurrency"),
+            planned("knee", speed.knee_concurrency, "requests a replica", "concurrency"),
         ),
     )
+    return _paced(sketch, pool, period, reason, number)
 
 
-def _words(pods: int, period: int) -> str:
-    return f"{pods} replica(s), or as many as there are if that is more, each {period} s"
+def _given(sketch: Draft, pods: int, period: int, findings: Findings) -> Step:
+    where = f"models[{sketch.index}].autoscaling.scale_up_replicas"
+    if pods > 1 and sketch.fit.layout.nodes > 1:
+        findings.remark(where, "groups that start together may each take half of the last room (docs/adr/0001)")
+    given = Input(name="given", value=pods, unit="replicas", source=f"{where} in the stack file")
+    why = f"{pods} replica(s) each {period} s: given in the stack file"
+    return Step(pods=pods, percent=None, period_seconds=period, why=why, number=_number(pods, "given", (given,)))
+
+
+def _paced(sketch: Draft, pool: PoolPlan, period: int, reason: str, number: Explained) -> Step:
+    """The number at once for replicas on one node, one after another for groups."""
+    pods = int(number.value)
+    if sketch.fit.layout.nodes == 1:
+        why = f"{pods} replica(s), or as many as there are if that is more, each {period} s: {reason}"
+        return Step(pods=pods, percent=DOUBLING_PERCENT, period_seconds=period, why=why, number=number)
+    boot = max(rung.boot_seconds for rung in pool.rungs)
+    each = min(LONGEST_PERIOD_SECONDS, max(_SHORTEST_PERIOD_SECONDS, boot, period // pods))
+    why = f"1 group each {each} s, no faster than nodes boot: {reason}"
+    return Step(pods=1, percent=None, period_seconds=each, why=why, number=number)
 
 
 def _number(pods: int, formula: str, inputs: tuple[Input, ...]) -> Explained:
     return Explained(
-        section="scaling", name="replicas added at once", value=pods, unit="a period", formula=formula, inputs=inputs
+        section="scaling",
+        name="replicas added while one starts",
+        value=pods,
+        unit="a period",
+        formula=formula,
+        inputs=inputs,
     )
 
 

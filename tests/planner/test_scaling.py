@@ -84,14 +84,22 @@ def test_a_peak_that_no_number_of_replicas_serves_is_told() -> None:
     assert "900 requests/s need" in told
 
 
-def test_groups_of_nodes_are_counted_as_groups() -> None:
-    model = model_of(stack_plan("prod"), LARGE)
+def test_groups_of_nodes_start_one_after_another() -> None:
+    """Of two that start together each may take half of the last room (ADR 1)."""
+    plan = stack_plan("prod")
+    model = model_of(plan, LARGE)
     assert model.layout.nodes > 1
     room = next(float(one.value) for one in number_of(model).inputs if one.name == "room")
-    groups = sum(rung.max_nodes // model.layout.nodes for rung in stack_plan("prod").pool(model.pool).rungs)
+    groups = sum(rung.max_nodes // model.layout.nodes for rung in plan.pool(model.pool).rungs)
     assert room == min(model.scaling.max_replicas, groups) - model.scaling.min_replicas
-    assert 1 <= step_of(model)[0] <= room
-    assert model.scaling.scale_up_period_seconds == min(1800, model.scaling.initial_delay_seconds)
+    assert step_of(model) == (1, None)
+    # As many in a start as traffic needs, and no faster than nodes boot.
+    each = model.scaling.scale_up_period_seconds
+    assert each >= max(rung.boot_seconds for rung in plan.pool(model.pool).rungs)
+    assert each == max(420, min(1800, model.scaling.initial_delay_seconds) // int(number_of(model).value))
+    assert f"1 group each {each} s" in model.why["scaling"]
+    told = [f.message for f in planned(LARGE, autoscaling={"scale_up_replicas": 2}).findings]
+    assert any("half of the last room" in message for message in told)
 
 
 def test_the_users_step_is_taken_as_it_is() -> None:
