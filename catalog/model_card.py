@@ -98,6 +98,8 @@ class ModelCard(Sourced):
     gated: bool
     """Needs a hub token whose owner accepted the licence."""
     license: str
+    remote_code: bool = False
+    """Its tokenizer is code in the repository, which engines run only where they are told to trust it."""
     revision: str | None = None
     """40-hex commit of the hub repository; None where none could be verified."""
     base_model: str | None = None

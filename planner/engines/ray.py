@@ -77,6 +77,8 @@ def engine_kwargs(request: EngineRequest) -> dict[str, Any]:
     }
     if request.patient:
         found["distributed_timeout_seconds"] = request.patience_seconds
+    if request.card.remote_code:
+        found["trust_remote_code"] = True
     found.update(_layout(request, options))
     found.update(_numbers(request, options))
     if request.reasoning_parser:

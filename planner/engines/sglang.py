@@ -94,6 +94,8 @@ def _numbers(request: EngineRequest, options: SglangOptions) -> Iterator[Argumen
 
 
 def _loading(request: EngineRequest) -> Iterator[Argument]:
+    if request.card.remote_code:
+        yield switch("--trust-remote-code", "the model's tokenizer is code of its repository, pinned by the revision")
     if request.weights.medium == "s3_stream":
         yield option("--load-format", "runai_streamer", "streams from S3 without a copy on disk")
         return

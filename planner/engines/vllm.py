@@ -110,6 +110,8 @@ def _numbers(request: EngineRequest, options: VllmOptions) -> Iterator[Argument]
 
 
 def _loading(request: EngineRequest) -> Iterator[Argument]:
+    if request.card.remote_code:
+        yield switch("--trust-remote-code", "the model's tokenizer is code of its repository, pinned by the revision")
     if request.weights.medium == "s3_stream":
         yield option("--load-format", "runai_streamer", "streams from S3 without a copy on disk")
         yield option("--model-loader-extra-config", '{"concurrency":32}', "one stream does not fill the network")

@@ -11,6 +11,7 @@ from catalog.load import load
 from ops.explain import arguments_of
 from planner import load_and_plan
 from planner.engines.held import adapters_gb
+from planner.engines.matrix import SERVERS, matrix
 from planner.plan import ModelPlan, Plan
 from settings.engines import Lora
 from tests.factories import STACKS, stack_plan
@@ -139,3 +140,16 @@ def test_explain_tells_each_option_with_its_reason() -> None:
     told = {entry["option"]: entry["why"] for entry in arguments_of(stack_plan("prod").models[0])}
     assert told["--tp-size=16"].startswith("tensor 16 x pipeline 1")
     assert "models[].context_tokens" in told["--context-length=32768"]
+
+
+@pytest.mark.parametrize(("engine", "runtime"), SERVERS)
+def test_code_of_a_repository_is_trusted_where_the_model_needs_it_and_nowhere_else(engine: str, runtime: str) -> None:
+    def asked(model: str) -> str:
+        rows = [
+            row for row in matrix() if (row.case.model, row.case.engine, row.case.runtime) == (model, engine, runtime)
+        ]
+        (plan, *_) = [row.plan for row in rows if row.plan is not None]
+        return str(plan.ray.serve_config if plan.ray else plan.container.args).replace("_", "-")
+
+    assert "trust-remote-code" in asked("moonshotai/Kimi-K2-Instruct")
+    assert "trust-remote-code" not in asked("deepseek-ai/DeepSeek-R1-0528")
