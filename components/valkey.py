@@ -94,6 +94,8 @@ def values(plan: ValkeyPlan, mirror: str | None) -> dict[str, Any]:
         },
         "readinessProbe": {"enabled": True},
     }
+    if plan.zones:
+        chart["affinity"] = {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [_near(plan)]}}
     if plan.replicas:
         chart["replica"] = {
             "enabled": True,
@@ -107,6 +109,11 @@ def values(plan: ValkeyPlan, mirror: str | None) -> dict[str, Any]:
         # Its volume is bound to one pod at a time.
         chart["deploymentStrategy"] = "Recreate"
     return chart
+
+
+def _near(plan: ValkeyPlan) -> dict[str, Any]:
+    zone = {"key": "topology.kubernetes.io/zone", "operator": "In", "values": list(plan.zones)}
+    return {"weight": 100, "preference": {"matchExpressions": [zone]}}
 
 
 def _configuration(plan: ValkeyPlan) -> str:

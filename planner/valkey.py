@@ -7,10 +7,11 @@ ago, and `maxmemory-policy` is of the whole server.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 
 from planner.naming import SERVING_NAMESPACE
-from planner.plan import EksPlan, ExistingClusterPlan, ModelPlan, SecretPlan, ValkeyPlan
+from planner.plan import EksPlan, ExistingClusterPlan, ModelPlan, PoolPlan, SecretPlan, ValkeyPlan
 from planner.problems import Findings
 from settings.errors import Path
 from settings.root import Settings
@@ -95,6 +96,7 @@ def gcs_store(
 def with_clients(
     store: ValkeyPlan | None,
     models: tuple[ModelPlan, ...],
+    pools: Mapping[str, PoolPlan],
     target: EksPlan | ExistingClusterPlan,
     findings: Findings,
 ) -> ValkeyPlan | None:
@@ -119,7 +121,8 @@ def with_clients(
     if not clients:
         users = "models with `kv_offload.remote: valkey`" if store.evicts else "Ray heads (`runtime: ray_service`)"
         findings.remark(setting, f"no model uses it; who would: {users}")
-    return replace(store, clients=clients)
+    near = {zone for model in models if model.name in clients for zone in pools[model.pool].zones}
+    return replace(store, clients=clients, zones=tuple(sorted(near)) if store.evicts else ())
 
 
 def check_shared_blocks(models: tuple[ModelPlan, ...], findings: Findings) -> None:

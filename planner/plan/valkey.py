@@ -32,6 +32,8 @@ class ValkeyPlan:
     evicts: bool = False
     """A cache: what was used longest ago makes room, and nothing is written to disk. Else a write that finds no room
     fails, and nothing is ever thrown away."""
+    zones: tuple[str, ...] = ()
+    """Where its pod is best: a cache in another zone than its clients pays for every block. Empty: anywhere."""
     clients: tuple[str, ...] = ()
     """Models whose pods may reach it."""
 

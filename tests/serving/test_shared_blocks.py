@@ -93,6 +93,15 @@ def test_the_store_of_blocks_forgets_and_the_store_of_state_does_not(tmp_path: P
     assert any(finding.subject == "kv_store" for finding in plan.findings), "a store that nobody uses"
 
 
+def test_the_store_is_best_in_the_zone_of_those_who_fetch(tmp_path: Path) -> None:
+    """Traffic between zones costs; without a node there it runs elsewhere all the same."""
+    plan = planned(tmp_path)
+    assert plan.kv_store is not None
+    (preferred,) = values(plan.kv_store, None)["affinity"]["nodeAffinity"].values()
+    zones = preferred[0]["preference"]["matchExpressions"][0]["values"]
+    assert tuple(zones) == plan.pool(plan.models[0].pool).zones
+
+
 def test_only_models_with_blocks_in_the_store_wait_for_it(tmp_path: Path) -> None:
     world = world_of(planned(tmp_path, "prod", index=2))
     (store,) = [one for one in world if one.name == "kv-store-store"]
