@@ -116,8 +116,8 @@ PARTS: Final[tuple[Part, ...]] = (
     Part(
         name="Start of models",
         level="stood in",
-        how="Ready after the planned start-up, if what the pod names exists and its startup probe allows as much; "
-        f"a Ray container after {RAY_START_SECONDS:.0f} s",
+        how="Ready after the planned start-up, less the image where its node has pulled it before, if what the pod "
+        f"names exists and its startup probe allows as much; a Ray container after {RAY_START_SECONDS:.0f} s",
     ),
     Part(
         name="Routers",

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-from planner.naming import MODEL_LABEL
+from planner.naming import IMAGE_PULL_NAMESPACE, MODEL_LABEL
 from rehearsal.kube import CONFIG_MAPS, JOBS, PODS, SECRETS, Caches, Json, Key, Kind, Kube, key_of
 from rehearsal.nodes import GPU
 from rehearsal.references import references
@@ -31,6 +31,8 @@ class Startup:
 
     seconds: float
     """Image, weights, compilation and graph capture."""
+    pull_seconds: float = 0.0
+    """Of these: its image, where the node does not have it yet."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +74,7 @@ class Kubelet:
             if reason := self._holds(pod, pods, caches):
                 held[key_of(pod)] = reason
             else:
-                self._start(pod)
+                self._start(pod, pods)
         self.held = held
         return None
 
@@ -95,9 +97,11 @@ class Kubelet:
                 return f"{placed} of the {size} pods of its group have a node"
         return _weights_missing(pod, caches)
 
-    def _start(self, pod: Json) -> None:
+    def _start(self, pod: Json, pods: Sequence[Json]) -> None:
         startup = self._startups.get(_model(pod))
         seconds = startup.seconds if startup else 0.0
+        if startup and self._has_image(pod, pods, startup.pull_seconds):
+            seconds -= startup.pull_seconds
         if RAY_NODE in pod["metadata"]["labels"]:
             seconds = min(seconds, RAY_START_SECONDS)
         allowed = _startup_budget(pod)
@@ -110,6 +114,29 @@ class Kubelet:
             seconds = allowed
         at = datetime.now(UTC) + timedelta(seconds=seconds / self._compression)
         self._kube.patch(PODS, key_of(pod), {"metadata": {"annotations": {annotation: at.isoformat()}}})
+
+    def _has_image(self, pod: Json, pods: Sequence[Json], pull_seconds: float) -> bool:
+        """Whether what pulls images has been on the pod's node for long enough."""
+        image = pod["spec"]["containers"][0].get("image")
+        for puller in pods:
+            there = puller["metadata"]["namespace"] == IMAGE_PULL_NAMESPACE
+            if there and puller["spec"].get("nodeName") == pod["spec"]["nodeName"]:
+                needs = _seconds_until_pulled(puller, image, pull_seconds)
+                created = datetime.fromisoformat(puller["metadata"]["creationTimestamp"])
+                age = (datetime.now(UTC) - created).total_seconds() * self._compression
+                return needs is not None and age >= needs
+        return False
+
+
+def _seconds_until_pulled(puller: Mapping[str, Any], image: str | None, pull_seconds: float) -> float | None:
+    """Planned, from the puller's placement; None for an image that it does not pull."""
+    seconds = 0.0
+    for one in puller["spec"].get("initContainers", ()):
+        command = one.get("command", ())
+        seconds += float(command[1]) if command[:1] == ["sleep"] else pull_seconds
+        if one["image"] == image:
+            return seconds
+    return None
 
 
 def _weights_missing(pod: Mapping[str, Any], caches: Caches) -> str | None:

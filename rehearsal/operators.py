@@ -94,7 +94,11 @@ def operators(kube: Kube, world: World, *, compression: float, plane: ControlPla
     """The stand-ins for a world; processes of their own run beside those of `plane`."""
     plan = world.plan
     seconds = {model.name: model.startup_seconds * world.startup_factor for model in plan.models}
-    startups = {model.name: Startup(seconds=seconds[model.name]) for model in plan.models}
+    pulls = {pull.pool: float(pull.seconds_saved) for pull in plan.image_pulls}
+    startups = {
+        model.name: Startup(seconds=seconds[model.name], pull_seconds=pulls.get(model.pool, 0.0))
+        for model in plan.models
+    }
     groups = node_groups(plan, absent=world.absent_devices)
     return Operators(
         autoscaler=Autoscaler(

@@ -69,12 +69,12 @@ def bounds(
     rescheduled = replace(rescheduled, steps=(*before, *rescheduled.steps))
     # Only a group's new pods take the names of its old ones, and wait until those have left.
     drain = [Step(what="drain", seconds=float(model.drain.grace_seconds))] if model.layout.nodes > 1 else []
-    steps = (
-        *drain,
-        *rescheduled.steps,
-        Step(what="start", seconds=float(model.startup_seconds)),
-    )
-    cap = GROUP_SERVING_SECONDS if model.layout.nodes > 1 and source in {"spare", "warm"} else None
+    stood = source in {"spare", "warm"}
+    # Nodes that stood have pulled the image.
+    saved = sum(pull.seconds_saved for pull in theatre.plan.image_pulls if stood and pull.pool == model.pool)
+    start = Step(what="start with the image there" if saved else "start", seconds=float(model.startup_seconds - saved))
+    steps = (*drain, *rescheduled.steps, start)
+    cap = GROUP_SERVING_SECONDS if model.layout.nodes > 1 and stood else None
     return source, rescheduled, Limit(steps=steps, cap=cap)
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import copy
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
-from planner.naming import MODEL_LABEL
+from planner.naming import IMAGE_PULL_NAMESPACE, MODEL_LABEL
 from rehearsal.gang import GROUP_ANNOTATION as POD_GROUP
 from rehearsal.gang import Gang
 from rehearsal.kube import (
@@ -251,6 +252,23 @@ class TestKubelet:
         look(kubelet, kube)
         assert READY_AT in by_name(kube, "a")["metadata"]["annotations"]
         assert (kubelet.held, kubelet.killed) == ({}, [])
+
+    @pytest.mark.parametrize(
+        ("image", "stood", "planned"),
+        [("engine:1", 60, 225), ("engine:1", 1, 300), ("other:1", 60, 300)],
+        ids=["pulled", "not yet", "another"],
+    )
+    def test_a_node_that_stood_has_the_image(self, kube: FakeKube, image: str, stood: float, planned: float) -> None:
+        engine = {"name": "pull-0", "image": "engine:1", "command": ["true"]}
+        first = {"name": "settle", "image": "python:1", "command": ["sleep", "150"]}
+        puller = pod("pull", nodeName="node", initContainers=[first, engine], containers=[container()])
+        created = datetime.now(UTC) - timedelta(seconds=stood)
+        puller["metadata"] |= {"namespace": IMAGE_PULL_NAMESPACE, "creationTimestamp": created.isoformat()}
+        kube.add(PODS, [puller, self.placed(engine={"image": image})])
+        startups = {"m": Startup(seconds=300, pull_seconds=75)}
+        look(Kubelet(kube, startups, compression=60.0), kube)  # type: ignore[arg-type]
+        at = datetime.fromisoformat(by_name(kube, "a")["metadata"]["annotations"][READY_AT])
+        assert (at - datetime.now(UTC)).total_seconds() * 60 == pytest.approx(planned, abs=30)
 
     def test_kills_what_starts_too_slowly_for_its_own_probe(self, kube: FakeKube) -> None:
         kube.create(PODS, self.placed())
