@@ -4,18 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from components.image_pull import daemon_set_spec
+from components.namespaces import levels
+from planner import load_and_plan
 from planner.image_pull import plan_image_pulls, pull_seconds
 from planner.naming import IMAGE_PULL_NAMESPACE
+from planner.plan import Plan
 from program import build
 from tests.crd_schemas import pod_template_problems
 from tests.factories import STACKS, stack_plan
 from tests.harness import deploy
 from tests.serving.worlds import manifest
+from tests.stacks import changed
 
 
 def pod_of(spec: Mapping[str, Any]) -> dict[str, Any]:
@@ -77,10 +82,7 @@ def test_a_stack_can_do_without() -> None:
 def test_models_come_after_the_pull_of_their_image_is_asked_for(preview: bool) -> None:
     plan = stack_plan("prod")
 
-    def program() -> None:
-        build(plan)
-
-    world = deploy(program, preview=preview, stack="prod")
+    world = deploy(lambda: program(plan), preview=preview, stack="prod")
     pulls = [one for one in world if one.type == "kubernetes:apps/v1:DaemonSet" and "image-pull" in one.name]
     assert {one.name for one in pulls} == {f"image-pull-{one.pool}" for one in plan.image_pulls}
     for one in pulls:
@@ -92,3 +94,16 @@ def test_models_come_after_the_pull_of_their_image_is_asked_for(preview: bool) -
     assert len(workloads) == len(plan.models)
     for workload in workloads:
         assert {one.urn for one in pulls} <= set(workload.depends_on)
+
+
+def test_a_stack_file_turns_it_off(tmp_path: Path) -> None:
+    plan = load_and_plan(changed(tmp_path, "dev", {"images": {"pre_pull": False}}))[1]
+    assert plan.image_pulls == ()
+    assert IMAGE_PULL_NAMESPACE not in levels(plan)
+    assert all("image" not in model.why for model in plan.models)
+    world = deploy(lambda: program(plan), stack="dev")
+    assert not [one for one in world if one.type == "inference:index:ImagePull"]
+
+
+def program(plan: Plan) -> None:
+    build(plan)

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from planner.naming import MODEL_LABEL
 from planner.image_pull import pull_seconds
+from planner.naming import MODEL_LABEL
 from planner.plan import ModelPlan, Plan
 from rehearsal.injections import healthy_world
 from rehearsal.kube import NODES, PODS, Json
