@@ -231,9 +231,11 @@ def plan_handoffs(drafts: Sequence[Draft], pools: Mapping[str, PoolPlan], findin
             continue
         prefill = by_role[sketch.serves, "prefill"]
         known = len(findings.problems)
-        for key, message, help_text in (
-            *_layout_problems(prefill, sketch),
-            *_network_problems(prefill, pools[prefill.model.pool], sketch, pools[sketch.model.pool]),
+        for key, message, help_text in dict.fromkeys(  # each once where both groups share a pool
+            (
+                *_layout_problems(prefill, sketch),
+                *_network_problems(prefill, pools[prefill.model.pool], sketch, pools[sketch.model.pool]),
+            )
         ):
             findings.problem((*sketch.path, *key), message, help_text)
         if len(findings.problems) > known and not pools[sketch.model.pool].hardware.network_gbps:
