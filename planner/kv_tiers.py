@@ -59,11 +59,19 @@ def plan_kv_tiers(asked: Tiered, store: ValkeyPlan | None, findings: Findings) -
     kept = (
         first_rank_gib(wanted.cpu_gib, layout.gpus) if copies == 1 and wanted.through == "lmcache" else wanted.cpu_gib
     )
+    tokens = int(kept * layout.nodes * GIB / (per_token * copies))
+    if 0 < tokens <= asked.memory.kv_tokens:
+        enough = math.ceil(asked.memory.kv_tokens * per_token * copies / layout.nodes / GIB) + 1
+        findings.remark(
+            f"models[{asked.path[1]}]",
+            f"`kv_offload` copies blocks as they are computed, and {tokens:,} tokens of RAM are no more than the "
+            f"{asked.memory.kv_tokens:,} that the GPUs hold anyway: it gives back little below {enough} GiB",
+        )
     return KvTiersPlan(
         through=wanted.through,
         cpu_gib=wanted.cpu_gib,
         region_gib=region,
-        tokens=int(kept * layout.nodes * GIB / (per_token * copies)),
+        tokens=tokens,
         store=store if wanted.remote == "valkey" else None,
         store_bytes_per_token=per_token * copies if wanted.remote == "valkey" else 0,
     )
@@ -173,8 +181,8 @@ def tier_words(tiers: KvTiersPlan, memory: MemoryBudget) -> str:
     """What the tiers hold, in words."""
     mover = "LMCache copies them" if tiers.through == "lmcache" else "the engine copies them"
     return (
-        f"{tiers.cpu_gib} GiB of each pod's RAM keep {tiers.tokens:,} tokens that leave the GPUs, beside "
-        f"{memory.kv_tokens:,} on them: a prompt that comes again is copied back ({mover}), not computed"
+        f"{tiers.cpu_gib} GiB of each pod's RAM keep copies of the last {tiers.tokens:,} tokens, where the GPUs hold "
+        f"{memory.kv_tokens:,}: a prompt that comes again is copied back ({mover}), not computed"
     )
 
 

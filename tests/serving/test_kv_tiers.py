@@ -48,6 +48,18 @@ def test_vllm_is_given_the_ram_of_all_ranks(tmp_path: Path) -> None:
     assert "--kv-offloading-size" not in flags(planned(tmp_path).models[0])
 
 
+def test_ram_that_holds_no_more_than_the_gpus_is_remarked_on(tmp_path: Path) -> None:
+    def told(cpu_gib: int) -> list[str]:
+        found = planned(tmp_path, "staging", kv_offload={"cpu_gib": cpu_gib}).findings
+        return [one.message for one in found if "gives back little below" in one.message]
+
+    (message,) = told(2)
+    least = int(message.rpartition("below ")[2].split()[0])
+    assert least > 2
+    assert told(least) == []
+    assert told(least - 2) != []
+
+
 def test_sglang_is_given_the_ram_of_each_rank(tmp_path: Path) -> None:
     model = planned(tmp_path, engine="sglang", kv_offload={"cpu_gib": 6}).models[0]
     assert "--enable-hierarchical-cache" in flags(model)
