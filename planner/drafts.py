@@ -254,7 +254,7 @@ def _layout_problems(model: Model, card: ModelCard, node: Node) -> list[tuple[st
     if reason:
         most = max(16, layout.tensor) if node.gdr else node.gpus
         legal = ", ".join(map(str, legal_tensor_degrees(card, most, experts_apart=apart)))
-        advice = f"degrees that divide: {legal}"
+        advice = f"degrees that divide: {legal}" + (", with `expert` alike" if apart else "")
         if card.moe is not None and not apart and tensor_problem(card, layout.tensor, experts_apart=True) is None:
             advice += f"; or whole experts on each GPU: `expert: {layout.tensor * layout.pipeline}`"
         found.append(("tensor", reason, advice))

@@ -22,6 +22,9 @@ DIRECTORY = Path(__file__).parent
 PARSED_FILE = "parsed.json"
 """What the real parsers said about the lines of the matrix."""
 
+STARTED_FILE = "started.json"
+"""Lines with which the engines configured themselves."""
+
 _COUNT = re.compile(r"-?\d+(\.\d+)?[kKmMgGtT]?")
 
 
@@ -217,6 +220,11 @@ def _flag(entry: dict[str, Any]) -> Flag:
 def parsed() -> Mapping[str, Mapping[str, Any]]:
     """What the real parsers said about the matrix: engine -> version, date, lines, refusals, options tried."""
     return json.loads((DIRECTORY / PARSED_FILE).read_text(encoding="utf-8"))
+
+
+def started() -> Mapping[str, Mapping[str, Any]]:
+    """Lines with which the engines configured themselves: engine -> version, date, number, names."""
+    return json.loads((DIRECTORY / STARTED_FILE).read_text(encoding="utf-8"))
 
 
 def serve_schemas() -> Mapping[str, Any]:

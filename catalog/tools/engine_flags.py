@@ -46,7 +46,7 @@ IMPORTS = (
     "pyyaml", "pyzmq", "regex", "requests", "safetensors", "scipy", "sentencepiece", "setproctitle", "tiktoken",
     "tokenizers", "tqdm", "transformers>=5.16.1,<5.21", "uvloop", "watchfiles", "xxhash", "zstandard",
 )  # fmt: skip
-WITHOUT_DEPENDENCIES = ("xgrammar==0.2.8", "apache-tvm-ffi==0.1.11")
+WITHOUT_DEPENDENCIES = ("xgrammar==0.2.8", "apache-tvm-ffi==0.1.11", "torchvision==0.29.0")
 """Their dependencies are kernels again."""
 
 

@@ -51,10 +51,11 @@ def _vllm(options: VllmOptions, layout: LayoutPlan, running: int, step_tokens: i
         # SchedulerConfig: max_num_batched_tokens must be greater than or equal to max_num_seqs.
         given = options.prefill_chunk_tokens != "auto"
         most = step_tokens * layout.data
+        more, fewer = f"`prefill_chunk_tokens` to {each} or more", f"`max_running` to {most} or less"
         yield (
             ("prefill_chunk_tokens" if given else "max_running",),
             f"a step of {step_tokens} tokens cannot serve {each} sequences, one token each at least",
-            f"set `prefill_chunk_tokens` to {each} or more, or `max_running` to {most} or less",
+            f"set {more}, or {fewer}" if given else f"set {fewer}, or {more}",
         )
     if options.expert_backend != "allgather_reducescatter" and layout.expert > 1 and layout.data == 1:
         # FusedMoEParallelConfig.use_all2all_kernels: only with data parallel groups; else it is ignored in silence.

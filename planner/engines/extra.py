@@ -122,7 +122,10 @@ def extra_problems(
         flag = data.flag(name)
         if flag is None:
             refusal = data.unknown(name)
-            yield at, refusal.why, _with_key(refusal.help or "", data.nearest(name), owned)
+            base, dot, key = name.partition(".")
+            near = data.flag(base) if dot else data.nearest(name)
+            written = f"""write `{base}={{"{key}": {value or "value"}}}`""" if dot and near else refusal.help or ""
+            yield at, refusal.why, _with_key(written, near, owned)
             continue
         if flag.dest in owned:
             key = owned[flag.dest]

@@ -47,9 +47,9 @@ BAD: list[tuple[str, str, dict[str, Any], str, str]] = [
     ("AWQ for an FP8 checkpoint", "prod", {**FP8_70B, "models.1.engine_options": vllm(quantization_method="awq_marlin")}, "models[1].engine_options.quantization_method", "published as fp8"),
     ("AWQ for FP8 blocks", "prod", {"models.0.engine_options": sglang(quantization_method="awq")}, "models[0].engine_options.quantization_method", "published as fp8_block128"),
     ("a method for plain bf16", "prod", {"models.1.engine_options": vllm(quantization_method="gptq")}, "models[1].engine_options.quantization_method", "quantization: fp8"),
-    ("a rank over vLLM's", "prod", {"models.1.engine_options": vllm(lora=adapters(16, 600))}, "models[1].engine_options.lora.adapters[1].rank", "512, the most"),
+    ("a rank over vLLM's", "prod", {"models.1.routing": {"kind": "service"}, "models.1.engine_options": vllm(lora=adapters(16, 600))}, "models[1].engine_options.lora.adapters[1].rank", "512, the most"),
     ("a rank over the section's", "prod", {"models.1.engine_options": vllm(lora=adapters(16, 64, max_rank=32))}, "models[1].engine_options.lora.adapters[1].rank", "set max_rank to 64"),
-    ("a rank that vLLM has no room size for", "prod", {"models.1.engine_options": vllm(lora=adapters(16, max_rank=24))}, "models[1].engine_options.lora.max_rank", "use 32"),
+    ("a rank that vLLM has no room size for", "prod", {"models.1.routing": {"kind": "service"}, "models.1.engine_options": vllm(lora=adapters(16, max_rank=24))}, "models[1].engine_options.lora.max_rank", "use 32"),
     ("two adapters of a name", "prod", {"models.1.engine_options": vllm(lora={"adapters": [{"name": "a", "source": "acme/a", "revision": SHA, "rank": 8}] * 2})}, "models[1].engine_options.lora.adapters[1].name", "unique"),
     ("adapters on Ray", "staging", {"models.0.engine_options": vllm(lora=adapters(8))}, "models[0].engine_options.lora", "runtime deployment"),
     ("adapters where weights are streamed", "dev", {"models.0.engine_options": vllm(lora=adapters(8))}, "models[0].engine_options.lora", "fsx_lustre"),
@@ -86,7 +86,7 @@ BAD: list[tuple[str, str, dict[str, Any], str, str]] = [
     ("DeepEP that vLLM would not use", "prod", {"models.0.engine": "vllm", "models.0.layout": {"tensor": 8, "pipeline": 2, "expert": 16}, "models.0.engine_options": vllm(expert_backend="deepep_low_latency")}, "models[0].engine_options.expert_backend", "layout.data: 8"),
     ("FlashInfer's backend without groups", "prod", {"models.0.layout": {"tensor": 16, "expert": 16}, "models.0.engine_options": sglang(expert_backend="flashinfer")}, "models[0].engine_options.expert_backend", "layout.data: 16"),
     ("FlashInfer's backend without its kernel", "prod", {"models.0.layout": {"tensor": 16, "expert": 16, "data": 16}, "models.0.engine_options": sglang(expert_backend="flashinfer")}, "models[0].engine_options.expert_backend", "--moe-runner-backend=deep_gemm"),
-    ("an adapter of the model's name", "prod", {"models.1.engine_options": vllm(lora={"adapters": [{"name": "r1-distill-70b", "source": "acme/a", "revision": SHA, "rank": 8}]})}, "models[1].engine_options.lora.adapters[0].name", "another name"),
+    ("an adapter of the model's name", "prod", {"models.1.routing": {"kind": "service"}, "models.1.engine_options": vllm(lora={"adapters": [{"name": "r1-distill-70b", "source": "acme/a", "revision": SHA, "rank": 8}]})}, "models[1].engine_options.lora.adapters[0].name", "another name"),
     ("compressed tensors for AWQ", "prod", {"models.1.model": "hugging-quants/Meta-Llama-3.1-70B-Instruct-AWQ-INT4", "models.1.traffic": None, "models.1.engine_options": vllm(quantization_method="compressed-tensors")}, "models[1].engine_options.quantization_method", "published as awq_int4"),
 ]  # fmt: skip
 
