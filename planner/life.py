@@ -139,34 +139,54 @@ def life_numbers(
     return (*probes, *_drain(engine, pool, drain))
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Told:
+    """What a kind of probe does, and why it is asked as it is."""
+
+    effect: str
+    period_why: str
+    failures_why: str
+
+
+_KINDS = {
+    "startup": _Told(
+        effect="restarted where it is not up after",
+        period_why="a replica that is up waits no longer than this for its readiness to be asked",
+        failures_why="2 x start / period, rounded up: a node that shares its link must not be killed for it",
+    ),
+    "readiness": _Told(
+        effect="gets no new requests after",
+        period_why="short: requests go to the other replicas meanwhile",
+        failures_why="one that comes late under load takes no replica out",
+    ),
+    "liveness": _Told(
+        effect="restarted after",
+        period_why="no shorter than the path may take",
+        failures_why="a replica takes minutes to come back: it is ended when it is hung, not when it is slow",
+    ),
+}
+
+
 def _probes(engine: Engine, container: ContainerPlan) -> tuple[Explained, ...]:
     health = engine.health
-    twice = "failures = 2 x start / period, rounded up: a node that shares its link must not be killed for it"
-    told = (
-        ("startup", "restarted where it is not up after", container.startup, f"{health.startup_why}; {twice}"),
-        ("readiness", "gets no new requests after", container.readiness, health.readiness_why),
-        ("liveness", "restarted after", container.liveness, health.liveness_why),
-    )
-    return tuple(_probe(kind, effect, plan, why) for kind, effect, plan, why in told if plan is not None)
+    plans = {"startup": container.startup, "readiness": container.readiness, "liveness": container.liveness}
+    says = {"startup": health.startup_why, "readiness": health.readiness_why, "liveness": health.liveness_why}
+    return tuple(_probe(kind, plan, says[kind]) for kind, plan in plans.items() if plan is not None)
 
 
-def _probe(kind: str, effect: str, plan: ProbePlan, why: str) -> Explained:
-    rule = "planner/life.py"
+def _probe(kind: str, plan: ProbePlan, says: str) -> Explained:
+    told = _KINDS[kind]
     return Explained(
         section="probes",
-        name=f"{kind}, GET {plan.path}: {effect}",
+        name=f"{kind}, GET {plan.path}: {told.effect}",
         value=plan.period_seconds * plan.failure_threshold,
         unit="s",
         formula="period x failures",
         inputs=(
-            Input(name="period", value=plan.period_seconds, unit="s", source=rule),
-            Input(name="failures", value=plan.failure_threshold, unit="in a row", source=why),
-            Input(
-                name="timeout",
-                value=plan.timeout_seconds,
-                unit="s",
-                source="engines.yaml: longer than the path itself may take" if kind != "readiness" else rule,
-            ),
+            Input(name="path", value=plan.path, unit="", source=says),
+            Input(name="period", value=plan.period_seconds, unit="s", source=told.period_why),
+            Input(name="failures", value=plan.failure_threshold, unit="in a row", source=told.failures_why),
+            Input(name="timeout", value=plan.timeout_seconds, unit="s", source="longer than the path itself may take"),
         ),
     )
 
@@ -215,7 +235,7 @@ def _drain(engine: Engine, pool: PoolPlan, drain: DrainPlan) -> tuple[Explained,
                 name="pre_stop",
                 value=drain.pre_stop_seconds,
                 unit="s",
-                source="endpoints and routers forget the pod meanwhile, and it still answers (planner/life.py)",
+                source="endpoints and routers forget the pod meanwhile, and it still answers",
             ),
             Input(
                 name="running",
@@ -224,7 +244,7 @@ def _drain(engine: Engine, pool: PoolPlan, drain: DrainPlan) -> tuple[Explained,
                 source=_DRAINS[engine.drains]
                 + ("; on spot all of it fits the notice" if spot else "; long answers end, a rollout does not hang"),
             ),
-            Input(name="end", value=_END_SECONDS, unit="s", source="an engine that has drained ends (planner/life.py)"),
+            Input(name="end", value=_END_SECONDS, unit="s", source="for an engine that has drained to end"),
         ),
     )
     if not spot:
