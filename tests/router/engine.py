@@ -87,7 +87,7 @@ class Engine:
 
     def _misdirected(self, request: dict[str, Any]) -> str:
         """What the router got wrong; nothing where all is well."""
-        params = request.get("kv_transfer_params") or {}
+        params: dict[str, Any] = request.get("kv_transfer_params") or {}
         if not self.role:
             return ""
         if self.kind == "sglang":
@@ -112,7 +112,7 @@ class Engine:
         return {"kv_transfer_params": {"do_remote_prefill": True, "do_remote_decode": False, **remote}}
 
     def _prefill_port(self, request: dict[str, Any]) -> int:
-        params = request.get("kv_transfer_params") or {}
+        params: dict[str, Any] = request.get("kv_transfer_params") or {}
         return int(params.get("remote_port") or request.get("bootstrap_port") or 0)
 
     def _asked_whom(self, request: dict[str, Any]) -> str:

@@ -142,8 +142,9 @@ class Fleet:
         part = group.disaggregation if group else None
         if group is not None and part is not None:
             command += [group.engine, part.role]
-        role, annotations = (part.role, part.annotations) if part else ("", {})
-        replica = Replica(port, subprocess.Popen(command), role, annotations)
+        replica = Replica(port, subprocess.Popen(command))
+        if part is not None:
+            replica.role, replica.annotations = part.role, part.annotations
         self._processes.append(replica.process)
         return replica
 
