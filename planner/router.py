@@ -40,6 +40,9 @@ _CHECK_SECONDS, _FAILURES = 2, 3
 _HEALTH_SECONDS, _HEALTH_FAILURES = 5, 2
 _HELD_REQUESTS = 1000
 _HELD_BYTES = 256 * 1024 * 1024
+_LARGEST_BODY = 64 * 1024 * 1024
+"""Of one request; a quarter of what may wait in the activator, which holds to it too. The router's default, eight times
+as much, would let four clients end it for lack of memory."""
 
 _POLICIES: Mapping[RoutingPolicy, tuple[str, ...]] = {
     "cache_aware": ("--policy=cache_aware",),
@@ -224,6 +227,7 @@ def _args(sketch: Draft, model: ModelPlan, by_name: Mapping[str, ModelPlan]) -> 
         "--cb-timeout-duration-secs=2",
         "--cb-window-duration-secs=30",
         "--request-timeout-secs=3600",
+        f"--max-payload-size={_LARGEST_BODY}",
         f"--shutdown-grace-period-secs={model.drain.drain_seconds}",
         # Tokenizers would come from the hub; the prefix tree works on text as well.
         "--disable-tokenizer-autoload",

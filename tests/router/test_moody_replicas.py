@@ -79,3 +79,14 @@ def test_no_replica_is_found_by_an_adapters_name(tmp_path: Path) -> None:
         assert (answer.status, b"model_not_found" in answer.text) == (404, True)
 
     _play(tmp_path, scene, "legal")
+
+
+def test_one_request_cannot_fill_the_routers_memory(tmp_path: Path) -> None:
+    async def scene(found: Fleet) -> None:
+        # It closes while the client still sends, so not every client reads the 413.
+        answer = await ask(found.port, found.model.name, words="x" * (65 * 1024 * 1024))
+        assert not answer.whole
+        assert answer.status in {0, 413}
+        assert (await ask(found.port, found.model.name, words="x" * (60 * 1024 * 1024))).whole
+
+    _play(tmp_path, scene)
