@@ -156,6 +156,10 @@ def _value(name: str, value: str, flag: Flag, layout: LayoutPlan) -> Iterator[tu
         yield "weights and cache are planned in the checkpoint's format, half as wide", _LEAVE_OUT
     if flag.dest in {"tokenizer", "tokenizer_path"} and not value.startswith("/"):
         yield "pods do not reach the hub", "name a folder on the cache, or leave it out"
+    if flag.type in {"int", "count"} and value.startswith("-") and value != "-1":
+        yield f"`{value}` is below what any option takes (-1 is no limit, where there may be none)", "give 0 or more"
+    if flag.dest == "optimization_level" and value not in {"0", "1", "2", "3"}:
+        yield f"`{value}` is no level", "give 0 to 3"
     if flag.dest in _NEED_EXPERTS and layout.expert == 1:
         yield f"`{name}` needs experts spread over the GPUs", "set `layout.expert`, or leave it out"
 
