@@ -95,7 +95,12 @@ class ModelCache(pulumi.ComponentResource):
                 ),
             ),
             # A volume's source cannot change, and its name is fixed.
-            opts=pulumi.ResourceOptions(parent=self, depends_on=list(args.after), delete_before_replace=True),
+            opts=pulumi.ResourceOptions(
+                parent=self,
+                depends_on=list(args.after),
+                delete_before_replace=True,
+                ignore_changes=["spec.capacity"],
+            ),
         )
         return k8s.core.v1.PersistentVolumeClaim(
             f"{name}-claim",
@@ -106,7 +111,14 @@ class ModelCache(pulumi.ComponentResource):
                 volume_name=volume_name,
                 resources=k8s.core.v1.VolumeResourceRequirementsArgs(requests=capacity),
             ),
-            opts=pulumi.ResourceOptions(parent=self, depends_on=[*args.after, volume], delete_before_replace=True),
+            # The API server refuses another size of a claim that no class provisions. Nothing is lost by leaving both
+            # as they were: sizes only bind the two, and the file system, which FSx grows, tells pods its own.
+            opts=pulumi.ResourceOptions(
+                parent=self,
+                depends_on=[*args.after, volume],
+                delete_before_replace=True,
+                ignore_changes=["spec.resources"],
+            ),
         )
 
     def _dynamic_claim(

@@ -15,8 +15,8 @@ class KvOffload(Section):
     cpu_gib: int = Field(ge=1, le=4096)
     """RAM of each pod of a replica, beside what the engine itself needs of its share of the node."""
     through: Literal["native", "lmcache"] = "native"
-    """What moves the blocks: the engine itself (vLLM's offloading, SGLang's HiCache), or LMCache inside vLLM, on an image
-    that says `carries_lmcache`."""
+    """What moves the blocks: the engine itself (vLLM's offloading, SGLang's HiCache), or LMCache inside vLLM, on an
+    image that says `carries_lmcache`."""
     remote: Literal["none", "valkey"] = "none"
     """`valkey`: a tier behind the RAM in the stack's `kv_store`, which all replicas share; through LMCache alone."""
 

@@ -114,8 +114,8 @@ class Image(Section):
     carries_nixl: bool = False
     """Whether it holds NIXL with the transport of `disaggregated`, which moves the KV cache between groups."""
     writable_root: bool = False
-    """Whether its engine writes outside of /tmp, its home, shared memory and what is mounted. vLLM does not, and its root file
-    system is read-only unless this says so; SGLang's and Ray's are writable anyway."""
+    """Whether its engine writes outside of /tmp, its home, shared memory and what is mounted. vLLM does not, and its
+    root file system is read-only unless this says so; SGLang's and Ray's are writable anyway."""
 
     @model_validator(mode="after")
     def _pinned(self) -> Image:
@@ -212,7 +212,8 @@ class Model(Section):
     @model_validator(mode="after")
     def _comes_back(self) -> Model:
         autoscaling = self.autoscaling
-        if autoscaling.idle_minutes is not None and self.replicas.min and not autoscaling.floors:
+        # Of two groups the planner refuses it for a reason of its own: none of them may go.
+        if self.disaggregated is None and autoscaling.idle_minutes is not None and self.replicas.min and not autoscaling.floors:
             raise WrongValueError(
                 "nothing would bring the model back",
                 help="give `floors` that do, or set `replicas.min` to 0: its router wakes it",

@@ -183,7 +183,8 @@ def test_every_file_plans_or_says_where_it_is_wrong(tmp_path, data):
         assert model.container.memory_gib < pool.hardware.memory_gib
         assert model.container.shared_memory_gib < model.container.memory_gib
         assert model.memory.max_sequences >= 1
-        assert (model.layout.nodes > 1) == (model.container.efa_devices > 0)
+        talks = model.layout.nodes > 1 or model.disaggregation is not None
+        assert talks == (model.container.efa_devices > 0)
     assert plan.cost.idle_usd_per_hour <= plan.cost.peak_usd_per_hour
 
 

@@ -87,6 +87,7 @@ def test_a_published_config_gives_the_catalogs_card(name: str) -> None:
             base_model=None,
             reasoning_parser={},
             tool_parser={},
+            remote_code=False,  # tokenizer_config.json says it
         )
 
     assert shape(made) == shape(card)

@@ -207,7 +207,8 @@ def waiting_script(tmp_path: Path, *, limit: int) -> tuple[subprocess.CompletedP
     (container,) = template["spec"]["initContainers"]
     marker, note = tmp_path / ".ready", tmp_path / "termination-log"
     env = {item["name"]: item["value"] for item in container["env"]}
-    env |= {"READY_MARKERS": f"{marker} {tmp_path / '.adapter'}", "READY_DIRECTORIES": str(tmp_path), "KERNELS_READ": ""}
+    env |= {"READY_MARKERS": f"{marker} {tmp_path / '.adapter'}", "READY_DIRECTORIES": str(tmp_path)}
+    env |= {"KERNELS_READ": ""}
     env |= {"LIMIT_SECONDS": str(limit), "TERMINATION_LOG": str(note)}
     env |= {"PATH": os.environ["PATH"]}
     return subprocess.run(container["command"], env=env, capture_output=True, text=True, check=False, timeout=30), note
