@@ -31,6 +31,8 @@ MANIFEST = "manifest.json"
 JOURNAL = ".warm-up.journal"
 _BLOCK_BYTES = 8 * 1024 * 1024
 _POLL_SECONDS = 15.0
+_TELL_EVERY = 40
+"""Looks for a manifest between two lines of the log: ten minutes."""
 # Formats that no engine of ours reads: training checkpoints and other runtimes' copies of the same weights.
 NOT_SERVED = ("original/*", "*.pth", "*.pt", "*.gguf", "*.onnx", "*.msgpack", "*.h5", "*.ot")
 
@@ -227,19 +229,19 @@ def is_ready(marker: Path, directory: Path, manifest: Manifest) -> bool:
         return False
 
 
-def wait_for_manifest(directory: Path, deadline: float, hint: str) -> bytes:
-    """The manifest, once it is there.
+def wait_for_manifest(directory: Path, hint: str) -> bytes:
+    """The manifest, once it is there: however late, since a Job that has given up is not tried again by itself.
 
-    Raises:
-        TryAgainError: it does not come in time; the message says what brings it.
+    `hint`, in the log now and then, says what brings it.
     """
+    waited = 0
     while True:
         try:
             return (directory / MANIFEST).read_bytes()
         except FileNotFoundError:
-            if time.monotonic() + _POLL_SECONDS > deadline:
-                raise TryAgainError(f"{directory / MANIFEST} is not there; {hint}") from None
-            log.info("waiting for %s; %s", directory / MANIFEST, hint)
+            if waited % _TELL_EVERY == 0:
+                log.info("waiting for %s; %s", directory / MANIFEST, hint)
+            waited += 1
             time.sleep(_POLL_SECONDS)
 
 
@@ -310,11 +312,12 @@ def warm_up(options: argparse.Namespace) -> None:
     for shared in options.shared_directory:
         make_shared(Path(shared))
     directory, marker = Path(options.directory), Path(options.marker)
-    deadline = time.monotonic() + options.timeout_seconds
     if options.source == "files":
         hint = f"`python -m ops models stage` uploads {options.model} at {options.revision[:12]} to the bucket"
-        prepare(wait_for_manifest(directory, deadline, hint), marker, directory, options, deadline)
+        raw = wait_for_manifest(directory, hint)
+        prepare(raw, marker, directory, options, time.monotonic() + options.timeout_seconds)
         return
+    deadline = time.monotonic() + options.timeout_seconds
     directory.mkdir(parents=True, exist_ok=True)
     written = directory / MANIFEST
     try:

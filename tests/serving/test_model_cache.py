@@ -36,6 +36,15 @@ def test_the_lustre_volume_is_reserved_for_its_claim() -> None:
     assert set(volume["spec"]["csi"]["volumeAttributes"]) == {"dnsname", "mountname"}
 
 
+def test_a_file_system_that_grows_leaves_its_claim_alone() -> None:
+    """The API server refuses to resize a claim that no class provisions."""
+    world = serve(stack_plan("prod"))
+    assert world["kubernetes:core/v1:PersistentVolume", "model-cache-volume"].ignore_changes == ("spec.capacity",)
+    assert world[CLAIM, "model-cache-claim"].ignore_changes == ("spec.resources",)
+    # One that a class provisions grows with the stack file.
+    assert serve(stack_plan("local"))[CLAIM, "model-cache-claim"].ignore_changes == ()
+
+
 def test_a_claim_of_a_cluster_is_not_awaited() -> None:
     claim = manifest(serve(stack_plan("local"))[CLAIM, "model-cache-claim"])
     assert claim["metadata"]["annotations"]["pulumi.com/skipAwait"] == "true"

@@ -104,9 +104,25 @@ def test_a_missing_file_is_worth_another_try(directory: Path, termination_log: P
     assert "config.json" in termination_log.read_text()
 
 
-def test_a_missing_manifest_says_what_brings_it(directory: Path, termination_log: Path) -> None:
-    assert run(directory, timeout=1) == warm_up.EXIT_AGAIN
-    assert "ops models stage" in termination_log.read_text()
+def test_a_manifest_is_waited_for_beyond_the_limit_of_the_reading(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Staged days after `make up`: a Job that had given up would not be tried again."""
+    naps: list[float] = []
+    clock = [0.0]
+
+    def sleep(seconds: float) -> None:
+        naps.append(seconds)
+        clock[0] += seconds
+        if clock[0] > 100_000:
+            stage(directory, FILES)
+
+    monkeypatch.setattr(warm_up.time, "sleep", sleep)
+    monkeypatch.setattr(warm_up.time, "monotonic", lambda: clock[0])
+    with caplog.at_level("INFO", logger="warm-up"):
+        assert run(directory, timeout=60) == 0
+    told = [line for line in caplog.messages if "ops models stage" in line]
+    assert 1 < len(told) < len(naps) / 10
 
 
 @pytest.mark.parametrize(
