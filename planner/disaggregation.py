@@ -20,6 +20,7 @@ from planner.performance import Floor, Workload, floor
 from planner.plan import DisaggregationPlan, PoolPlan, Role
 from planner.pools import PoolFacts
 from planner.problems import Findings
+from settings.base import LONGEST_NAME
 from settings.disaggregation import Disaggregated
 from settings.errors import Path, Problem
 from settings.root import Settings
@@ -171,6 +172,13 @@ def _refusals(model: Model, names: Sequence[str]) -> Iterator[Told]:
             f"its prefill group would be called like the model `{prefill_name(model.name)}`",
             "give one of the two another name",
         )
+    group = prefill_name(model.name)
+    if len(group) > LONGEST_NAME:
+        yield (
+            ("name",),
+            f"its prefill group would be called `{group}`, and names have {LONGEST_NAME} characters at most",
+            f"shorten it by {len(group) - LONGEST_NAME}",
+        )
     if model.runtime == "ray_service":
         yield (
             ("runtime",),
@@ -288,7 +296,10 @@ def _network_problems(prefill: Draft, from_pool: PoolPlan, decode: Draft, to_poo
                 at,
                 f"nodes of `{pool.name}` have {what}: over TCP the KV cache takes a hundred times as long "
                 "(NVIDIA saw 98 s to the first token after 8000 in place of 1 s)",
-                "use p4d, p5.48xlarge, p5e, p5en or p6 (of Karpenter with `efa: true`), or leave `disaggregated` out",
+                "leave `disaggregated` out: nodes that exist already are taken to have no EFA"
+                if all(rung.kind == "existing" for rung in pool.rungs)
+                else "use p4d, p5.48xlarge, p5e, p5en or p6 (of Karpenter with `efa: true`), or leave "
+                "`disaggregated` out",
             )
         elif not efa_devices(pool, sketch.fit.layout.gpus_per_node):
             yield (

@@ -213,7 +213,12 @@ class Model(Section):
     def _comes_back(self) -> Model:
         autoscaling = self.autoscaling
         # Of two groups the planner refuses it for a reason of its own: none of them may go.
-        if self.disaggregated is None and autoscaling.idle_minutes is not None and self.replicas.min and not autoscaling.floors:
+        if (
+            self.disaggregated is None
+            and autoscaling.idle_minutes is not None
+            and self.replicas.min
+            and not autoscaling.floors
+        ):
             raise WrongValueError(
                 "nothing would bring the model back",
                 help="give `floors` that do, or set `replicas.min` to 0: its router wakes it",

@@ -35,6 +35,8 @@ BAD: list[tuple[str, dict[str, Any], str, str]] = [
     ),
     ("a plain Service", {"routing": {"kind": "service"}}, "routing.kind", "always there"),
     ("hours for both", {"autoscaling": {"floors": [{"start": "0 8 * * *", "end": "0 9 * * *", "replicas": 2}]}}, "autoscaling.floors", "disaggregated.prefill.replicas"),
+    ("hours to sleep", {"autoscaling": {"idle_minutes": 30}}, "autoscaling.idle_minutes", "disaggregated.prefill.replicas"),
+    ("a name without room for the group's", {"name": "a" * 33}, "name", "shorten it by 1"),
     ("a concurrency for both", {"autoscaling": {"target_concurrency": 8}}, "autoscaling.target_concurrency", "auto"),
     ("a standby", {"standby": {"model": "llama-70b"}}, "standby", "leave one"),
     ("no replica of a group", {"disaggregated": groups(decode={"layout": {"tensor": 4}, "replicas": {"min": 0, "max": 1}})}, "disaggregated.decode.replicas.min", "1 or more"),
