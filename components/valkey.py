@@ -19,6 +19,9 @@ from planner.plan import ChartPlan, ValkeyPlan
 
 _HOURS_A_YEAR = 8760
 _IO_THREADS = 4
+_PATIENT = {"timeoutSeconds": 5, "failureThreshold": 6}
+"""The chart's probes run a program that speaks TLS, and wait 1 s for it: on a busy node that ends a healthy store, and
+what it keeps."""
 _USER = "default"
 """The user that clients without a name are."""
 
@@ -92,7 +95,12 @@ def values(plan: ValkeyPlan, mirror: str | None) -> dict[str, Any]:
             "requests": {"cpu": plan.cpu, "memory": f"{plan.pod_memory_gib}Gi"},
             "limits": {"memory": f"{plan.pod_memory_gib}Gi"},
         },
-        "readinessProbe": {"enabled": True},
+        "readinessProbe": {"enabled": True, **_PATIENT},
+        "startupProbe": {"enabled": True, **_PATIENT},
+        "livenessProbe": {"enabled": True, **_PATIENT},
+        # Of one pod alone: a second one beside it would take as much RAM again, hold a volume that is bound to the
+        # first, or answer clients of one store from two. (Copies are a StatefulSet, which does not read it.)
+        "deploymentStrategy": "Recreate",
     }
     if plan.zones:
         chart["affinity"] = {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [_near(plan)]}}
@@ -106,8 +114,6 @@ def values(plan: ValkeyPlan, mirror: str | None) -> dict[str, Any]:
         chart["podDisruptionBudget"] = {"enabled": True, "maxUnavailable": 1}
     elif plan.storage_gib is not None:
         chart["dataStorage"] = {"enabled": True, **_volume(plan, "requestedSize", "className")}
-        # Its volume is bound to one pod at a time.
-        chart["deploymentStrategy"] = "Recreate"
     return chart
 
 

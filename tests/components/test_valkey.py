@@ -132,10 +132,18 @@ def test_nobody_gets_in_without_the_password_or_around_tls(tmp_path: Path) -> No
     assert chart["auth"]["aclUsers"]["default"]["passwordKey"] == store.password.key
     assert "password" not in chart["auth"]["aclUsers"]["default"], "Helm keeps values in the clear"
     assert chart["tls"]["enabled"] is True
-    assert chart["deploymentStrategy"] == "Recreate"
     rules = network_policy(store)["ingress"]
     assert [rule["ports"] for rule in rules] == [[{"protocol": "TCP", "port": 6379}]]
     assert len(rules[0]["from"]) == 1 + len(store.clients)
+
+
+@pytest.mark.parametrize("fields", [{}, {"storage_gib": 4}])
+def test_one_pod_is_never_two_and_not_ended_for_a_slow_answer(tmp_path: Path, fields: dict[str, Any]) -> None:
+    chart = values(store_of(planned(tmp_path, **fields)), None)
+    assert chart["deploymentStrategy"] == "Recreate", "a second pod would answer clients, too, and know nothing"
+    for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+        assert chart[probe]["enabled"] is True
+        assert chart[probe]["timeoutSeconds"] > 1
 
 
 def test_copies_have_volumes_and_a_budget(tmp_path: Path) -> None:
