@@ -64,7 +64,9 @@ def _container(name: str, image: str, command: list[str] | None) -> dict[str, An
         "name": name,
         "image": image,
         **({"command": command} if command else {}),
-        "resources": {"requests": {"cpu": "5m", "memory": "16Mi"}, "limits": {"memory": "16Mi"}},
+        "env": [naming.NO_GPU],
+        # Not less: the start of runc itself counts (opencontainers/runc#1980).
+        "resources": {"requests": {"cpu": "5m", "memory": "16Mi"}, "limits": {"memory": "64Mi"}},
         "securityContext": {
             "allowPrivilegeEscalation": False,
             "readOnlyRootFilesystem": True,

@@ -12,7 +12,7 @@ import pulumi
 import pulumi_kubernetes as k8s
 
 from components.serving.pods import SKIP_AWAIT, cache_volume, tolerations, warmup_labels
-from planner.naming import PART_OF_LABEL, PROJECT
+from planner.naming import NO_GPU, PART_OF_LABEL, PROJECT
 from planner.plan import CachePlan, PoolPlan, WarmupPlan
 
 SCRIPT_NAME = "model-warm-up"
@@ -276,7 +276,7 @@ def _arguments(warmup: WarmupPlan, cache: CachePlan) -> list[str]:
 
 
 def _environment(warmup: WarmupPlan) -> list[Mapping[str, Any]]:
-    env: list[Mapping[str, Any]] = [{"name": "HOME", "value": "/tmp"}]  # noqa: S108
+    env: list[Mapping[str, Any]] = [NO_GPU, {"name": "HOME", "value": "/tmp"}]  # noqa: S108
     if warmup.source == "hub" and warmup.hub_token is not None:
         reference = {"name": warmup.hub_token.name, "key": warmup.hub_token.key}
         env.append({"name": "HF_TOKEN", "valueFrom": {"secretKeyRef": reference}})

@@ -13,7 +13,7 @@ from components.scripts import cache_keeper
 from ops.cluster import Json, Workbench, job_path, pods_path
 from ops.errors import FindingsError, MissingError
 from planner import Plan
-from planner.naming import PART_OF_LABEL, PROJECT, SERVING_NAMESPACE
+from planner.naming import NO_GPU, PART_OF_LABEL, PROJECT, SERVING_NAMESPACE
 from planner.plan import WarmupPlan
 
 _JOB_LABEL: Final = "batch.kubernetes.io/job-name"
@@ -106,6 +106,7 @@ def _pod_spec(name: str, plan: Plan, like: WarmupPlan, arguments: list[str]) -> 
                 "image": like.image,
                 "command": ["python3", f"{_SCRIPT_MOUNT}/{_SCRIPT.name}"],
                 "args": arguments,
+                "env": [NO_GPU],
                 "resources": {"limits": {"memory": "1Gi"}, "requests": {"cpu": "200m", "memory": "256Mi"}},
                 "securityContext": {
                     "allowPrivilegeEscalation": False,

@@ -10,7 +10,7 @@ from ops import aws, doctor_aws, doctor_local, pulumi_cli
 from ops.checks import Check, asked
 from ops.console import FINDINGS, OK, PROJECT_DIRECTORY, err
 from ops.project import plan_of
-from ops.revisions import staged_checks
+from ops.revisions import nothing_staged, staged_checks
 from planner import Plan
 from planner.plan import EksPlan
 from settings.load import stack_file
@@ -82,12 +82,22 @@ def arguments(plan: Plan, options: DeployOptions) -> list[str]:
 
 def not_staged(plan: Plan) -> list[Check]:
     """Revisions that pods would wait for in vain. A changed one takes old pods down one by one: not before the new one
-    is in the bucket. A stack without a bucket yet is not asked: it is made first."""
+    is in the bucket. A stack without a bucket yet is not asked: it is made first; and until something is staged nothing
+    holds up its next `make up`, such as one that goes on with a first that failed half-way."""
     region = plan.region
     if region is None or not plan.cache.bucket:
         return []
     checks = asked("weights", lambda: staged_checks(plan, region), permission="s3:ListBucket, s3:GetObject")
-    return [one for one in checks if one.status == "fail"]
+    missing = [one for one in checks if one.status == "fail"]
+    if missing and nothing_staged(plan, region):
+        err.print(
+            "weights: the bucket has none yet, so nothing serves that could be lost, and this goes on. "
+            f"Next: python -m ops models stage --stack {plan.stack}",
+            markup=False,
+            soft_wrap=True,
+        )
+        return []
+    return missing
 
 
 def targets(plan: Plan, components: Sequence[str] = MODEL_COMPONENTS) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from ops import aws
 from ops.checks import Check
 from ops.console import FINDINGS, OK, out, print_json, table
 from ops.project import models_of, plan_of, region_of
-from ops.staging import check_bucket, stack_bucket
+from ops.staging import check_bucket, need_bucket, stack_bucket
 from planner import Plan
 from planner.plan import ModelPlan, RevisionPlan
 
@@ -180,9 +180,16 @@ def staged_checks(plan: Plan, region: str) -> Iterator[Check]:
     yield from check_staged(s3, bucket, plan)
 
 
+def nothing_staged(plan: Plan, region: str) -> bool:
+    """Whether the stack's bucket has no whole revision of any repository: then nothing has ever served from it."""
+    s3 = aws.client("s3", region)
+    return not any(one.state == "staged" for one in everything(s3, stack_bucket(plan.stack), plan))
+
+
 def show_bucket(stack: str, *, bucket: str | None, models: list[str] | None, deep: bool, as_json: bool) -> int:
     """Print what the bucket has; 1 where something that the stack needs is not whole."""
     plan = plan_of(stack)
+    need_bucket(plan)
     region = region_of(plan)
     name = bucket or stack_bucket(stack)
     s3 = aws.client("s3", region)

@@ -84,6 +84,7 @@ class StageOptions:
 def show_stage(stack: str, options: StageOptions, *, as_json: bool) -> int:
     """Stage the revisions of a stack's models, or abort what is unfinished."""
     plan = plan_of(stack)
+    need_bucket(plan)
     region = region_of(plan)
     revisions = _revisions(plan, options)
     bucket = options.bucket or stack_bucket(stack)
@@ -119,10 +120,6 @@ def show_stage(stack: str, options: StageOptions, *, as_json: bool) -> int:
 
 def _revisions(plan: Plan, options: StageOptions) -> tuple[RevisionPlan, ...]:
     """What is asked for: weights, draft models and adapters, and what comes next."""
-    if not plan.cache.bucket:
-        raise UsageError(
-            f"stack {plan.stack} has no bucket of weights: its pods get them from the hub through a volume claim"
-        )
     needed = [one for model in models_of(plan, options.models) for one in model.weights.held]
     if options.repository is not None:
         known = {one.hub_id: one for one in needed}
@@ -139,6 +136,15 @@ def _revisions(plan: Plan, options: StageOptions) -> tuple[RevisionPlan, ...]:
         these = ", ".join(f"{one.hub_id} at {one.revision[:12]}" for one in by_prefix.values())
         raise UsageError(f"a folder holds one revision, and these are asked for: {these}", help=_SAY_WHICH)
     return tuple(told)
+
+
+def need_bucket(plan: Plan) -> None:
+    """Raises UsageError for a stack whose weights do not come through a bucket."""
+    if not plan.cache.bucket:
+        raise UsageError(
+            f"stack {plan.stack} has no bucket of weights: Jobs in the cluster download them from the hub to its claim",
+            help=f"`python -m ops wait --stack {plan.stack}` tells how far they are, `models evict` what the claim holds",
+        )
 
 
 def _source(one: RevisionPlan, options: StageOptions) -> Source:

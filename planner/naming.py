@@ -37,6 +37,9 @@ CONTROLLER_PRIORITY = "inference-controllers"
 WARM_PRIORITY = "inference-warm-capacity"
 """Below everything: placeholders give their nodes to whoever serves."""
 GPU_TAINT = "nvidia.com/gpu"
+NO_GPU = {"name": "NVIDIA_VISIBLE_DEVICES", "value": "void"}
+"""For containers of an engine's image that use no GPU: CUDA's images set `all`, and NVIDIA's container runtime would
+give them every GPU of the node, those of other pods too. Source: NVIDIA container toolkit, "GPU enumeration"."""
 
 EFA_GATE_CONTAINER = "efa-gate"
 EFA_GATE_STATE = f"/var/lib/{PROJECT}/efa-gate"

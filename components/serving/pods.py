@@ -13,7 +13,7 @@ from components.serving import efa_gate, kept_kernels, warm_prompts
 from components.serving.store_access import certificate
 from planner.engines.lmcache import STORE_CA_DIRECTORY
 from planner.engines.request import CACHE_DIRECTORY
-from planner.naming import GROUP_ROLE_LABEL, MODEL_LABEL, PART_OF_LABEL, PROJECT, RUNG_LABEL
+from planner.naming import GROUP_ROLE_LABEL, MODEL_LABEL, NO_GPU, PART_OF_LABEL, PROJECT, RUNG_LABEL
 from planner.plan import CachePlan, ContainerPlan, EnvVar, ModelPlan, PoolPlan, ProbePlan, Taint
 from planner.router import COMPONENT_LABEL, MODEL_SERVER
 
@@ -232,6 +232,7 @@ def _wait_for_weights(context: PodContext, plan: ContainerPlan, limit_seconds: i
         "image": plan.image,
         "command": ["/bin/sh", "-c", _WAIT_FOR_WEIGHTS + kept_kernels.SEED],
         "env": [
+            NO_GPU,
             # Paths of hub ids and commits: none has a space.
             {"name": "READY_MARKERS", "value": " ".join(one.ready_marker for one in context.model.weights.read)},
             # Missing, the kubelet would make them: for root alone, and the engine may not be root.

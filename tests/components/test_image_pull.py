@@ -49,6 +49,8 @@ def test_it_runs_on_the_nodes_of_the_pool_and_takes_no_gpu() -> None:
         assert {item["key"] for item in pod["tolerations"]} == {taint.key for taint in pool.taints}
         for container in (*pod["containers"], *pod["initContainers"]):
             assert set(container["resources"]["limits"]) == {"memory"}
+            # CUDA's images ask for all GPUs themselves, and the runtime would give them: those of engines, too.
+            assert {"name": "NVIDIA_VISIBLE_DEVICES", "value": "void"} in container["env"]
             # The namespace enforces `restricted`.
             assert container["securityContext"]["allowPrivilegeEscalation"] is False
         assert pod["securityContext"]["runAsNonRoot"] is True

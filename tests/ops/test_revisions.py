@@ -14,7 +14,7 @@ from components.scripts import warm_up
 from ops import aws as ops_aws
 from ops import deploy, revisions
 from ops.__main__ import app
-from ops.errors import MissingError
+from ops.errors import MissingError, UsageError
 from ops.preflight.run import examine
 from ops.revisions import check_staged, everything, look
 from planner.plan import RevisionPlan
@@ -131,6 +131,13 @@ def test_the_verbs_end_with_1_where_a_model_lacks_something(s3: Any) -> None:
         assert json.loads(done.stdout)["ok"] is True
 
 
+@pytest.mark.parametrize("verb", ["stage", "list", "verify"])
+def test_a_stack_without_a_bucket_is_told_where_its_weights_come_from(verb: str) -> None:
+    done = CliRunner().invoke(app, ["models", verb, "--stack", "local"])
+    assert isinstance(done.exception, UsageError)
+    assert "download them from the hub" in str(done.exception)
+
+
 def test_preflight_asks_the_stacks_own_bucket(s3: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(revisions, "stack_bucket", lambda _: BUCKET)
     checks = examine(PROD, "us-east-1", sources())
@@ -147,9 +154,19 @@ def test_preflight_asks_the_stacks_own_bucket(s3: Any, monkeypatch: pytest.Monke
     assert only(examine(PROD, "us-east-1", sources()), "weights").status == "unknown"
 
 
-def test_a_deployment_is_held_up_by_what_is_not_staged(s3: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_deployment_is_held_up_by_what_is_not_staged(
+    s3: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(revisions, "stack_bucket", lambda _: BUCKET)
+    # A new stack whose first `up` has failed half-way must not need 800 GB for the second.
+    assert deploy.not_staged(PROD) == []
+    assert "python -m ops models stage --stack prod" in capsys.readouterr().err
+    # One that has served: none of its new revisions is there, and the old one still serves.
+    old = replace(LLAMA.weights, revision="9" * 40, object_prefix=f"models/{LLAMA.weights.hub_id}/{'9' * 40}")
+    put(s3, old)
     assert len(deploy.not_staged(PROD)) == 3
+    put(s3, LLAMA.weights)
+    assert len(deploy.not_staged(PROD)) == 2
     for model in PROD.models:
         put(s3, model.weights)
     assert deploy.not_staged(PROD) == []
