@@ -237,6 +237,11 @@ def workload_path(model: ModelPlan) -> str:
     return _WORKLOADS[model.runtime].format(namespace=model.namespace, name=model.name)
 
 
+def workload_collections(namespace: str) -> tuple[str, ...]:
+    """Lists of all objects that make pods of models, whichever runtime the stack file names now."""
+    return tuple(path.format(namespace=namespace, name="").rstrip("/") for path in _WORKLOADS.values())
+
+
 def placeholders_path(warm: WarmPlan) -> str:
     """The Deployment of placeholders."""
     return f"/apis/apps/v1/namespaces/{warm.namespace}/deployments/{warm.name}"

@@ -17,7 +17,7 @@ from typing import Any, Final, Literal, Protocol
 
 from ops import aws
 from ops.cache_job import run_keeper
-from ops.cluster import Json, Objects, Workbench, connect, pods_path, workload_path
+from ops.cluster import Json, Objects, Workbench, connect, pods_path, workload_collections
 from ops.console import OK, err, out, print_json, table
 from ops.errors import FindingsError, MissingError, UsageError
 from ops.project import plan_of
@@ -27,6 +27,9 @@ from planner.naming import SERVING_NAMESPACE
 _REVISION: Final = re.compile(r"models/[\w.-]+/[\w.-]+/[0-9a-f]{40}")
 _WRITTEN: Final = re.compile(r"(?:compiled|shards)/[\w.-]+/[0-9a-f]{12}")
 _POLL_SECONDS: Final = 10.0
+
+_TASK_PATHS: Final = 100
+"""Paths that one task takes. Source: FSx API, CreateDataRepositoryTask."""
 
 _RELEASED: Final = 0.01
 """Share of its bytes below which a revision lies in the bucket alone: a released file still has a block or two."""
@@ -77,6 +80,10 @@ class FsxReleases:
 
     def release(self, paths: Sequence[str]) -> None:
         """See `Releases.release`."""
+        for start in range(0, len(paths), _TASK_PATHS):
+            self._release(paths[start : start + _TASK_PATHS])
+
+    def _release(self, paths: Sequence[str]) -> None:
         try:
             task = self._fsx.create_data_repository_task(
                 Type="RELEASE_DATA_FROM_FILESYSTEM",
@@ -119,7 +126,10 @@ def show_evict(stack: str, options: EvictOptions, *, as_json: bool) -> int:
             {"stack": stack, "entries": entries, "bytes_freed": freed, "evicted": done, "dry_run": not options.really}
         )
     elif done:
-        out.print(f"{len(done)} evicted, {freed / 1e9:.1f} GB given back; the bucket has what it had", markup=False)
+        given = sum(one.bytes_on_disk for one in going if one.path in done)
+        out.print(f"{len(done)} evicted, {given / 1e9:.1f} GB given back; the bucket has what it had", markup=False)
+    elif going and options.really:
+        out.print("nothing was evicted: all of it has been taken up meanwhile", markup=False)
     elif going:
         out.print("nothing was changed; --really evicts", markup=False)
     return OK
@@ -130,16 +140,16 @@ def survey(
 ) -> tuple[CacheEntry, ...]:
     """Everything on the cache with its verdict."""
     found = run_keeper(bench, plan)["entries"]
-    return judge(
-        found, plan, named_in(_objects(bench, plan)), waiting_for(bench, plan), keep=keep, repository=repository
-    )
+    return judge(found, plan, named_in(_objects(bench)), waiting_for(bench, plan), keep=keep, repository=repository)
 
 
-def _objects(objects: Objects, plan: Plan) -> list[Json]:
-    """Whatever of the cluster may read the cache: pods, and what would make new ones."""
-    workloads = [objects.get(workload_path(model)) for model in plan.models]
-    deployments = objects.list(f"/apis/apps/v1/namespaces/{SERVING_NAMESPACE}/deployments")
-    return [*objects.list(pods_path(SERVING_NAMESPACE)), *deployments, *(one for one in workloads if one)]
+def _objects(objects: Objects) -> list[Json]:
+    """Whatever of the cluster may read the cache: pods, and what would make new ones; of models, too, that have left the
+    stack file but not the cluster (asleep, they have no pod)."""
+    return [
+        *objects.list(pods_path(SERVING_NAMESPACE)),
+        *(item for collection in workload_collections(SERVING_NAMESPACE) for item in objects.list(collection)),
+    ]
 
 
 def named_in(items: Iterable[Json]) -> frozenset[str]:
@@ -226,7 +236,7 @@ def _is_released(entry: Json) -> bool:
 
 def evict(bench: Workbench, plan: Plan, entries: Sequence[CacheEntry], releases: Releases | None) -> list[str]:
     """Evict what is to go. The cluster is asked once more who uses it: minutes may have passed since the survey."""
-    now = named_in(_objects(bench, plan))
+    now = named_in(_objects(bench))
     going = [one.path for one in entries if one.verdict == "evict" and one.path not in now]
     keep = sorted({one.path for one in entries if one.verdict != "evict"} | now)
     if not going:

@@ -131,7 +131,8 @@ def _broken_warm_up(objects: Objects, warmup: WarmupPlan) -> str:
         if one["type"] == "Failed" and one["status"] == "True":
             return (
                 f"warm-up Job {warmup.name} has failed ({one.get('reason')}); its log says why: "
-                f"kubectl --namespace {warmup.namespace} logs job/{warmup.name}"
+                f"kubectl --namespace {warmup.namespace} logs job/{warmup.name}; "
+                "`python -m ops models warm` starts it again"
             )
     return ""
 

@@ -143,7 +143,7 @@ def need_bucket(plan: Plan) -> None:
     if not plan.cache.bucket:
         raise UsageError(
             f"stack {plan.stack} has no bucket of weights: Jobs in the cluster download them from the hub to its claim",
-            help=f"`python -m ops wait --stack {plan.stack}` tells how far they are, `models evict` what the claim holds",
+            help=f"`python -m ops wait --stack {plan.stack}` tells how far they are, `models evict` what lies there",
         )
 
 

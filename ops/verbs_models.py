@@ -56,10 +56,24 @@ def list_revisions(stack: Stack = "dev", models: Models = None, bucket: Bucket =
 
 @verbs.command()
 def verify(stack: Stack = "dev", models: Models = None, bucket: Bucket = None, as_json: Json = False) -> None:
-    """The same, and each object's checksum against its manifest. The warm-up Jobs check every byte on the cache."""
+    """Like `list`, and each object's checksum is held to its manifest. Warm-up Jobs check every byte on the cache."""
     from ops.revisions import show_bucket
 
     raise typer.Exit(show_bucket(stack, bucket=bucket, models=models, deep=True, as_json=as_json))
+
+
+@verbs.command()
+def warm(
+    stack: Stack = "dev",
+    models: Models = None,
+    kubeconfig: Kubeconfig = None,
+    context: Context = None,
+    as_json: Json = False,
+) -> None:
+    """How far the Jobs are that bring weights onto the cache; those that failed are started again."""
+    from ops.warming import show_warm
+
+    raise typer.Exit(show_warm(stack, models, kubeconfig=kubeconfig, context=context, as_json=as_json))
 
 
 @verbs.command("evict")

@@ -369,7 +369,10 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         warm_up(options)
     except BrokenWeightsError as error:
-        return _fail(EXIT_BROKEN, f"broken weights: {error}. Stage the revision again; pods of it will not start")
+        again = "`models stage --replace`, then `models warm`"
+        return _fail(
+            EXIT_BROKEN, f"broken weights: {error}. Stage the revision again ({again}); pods do not start before"
+        )
     except (TryAgainError, OSError) as error:
         return _fail(EXIT_AGAIN, f"not ready: {error}")
     return 0

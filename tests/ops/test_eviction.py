@@ -190,6 +190,18 @@ class TestInTheCluster:
         assert evict(cluster, PROD, entries, FakeReleases()) == []
         assert (directory / ".ready").exists()
 
+    def test_a_sleeping_model_that_has_left_the_stack_file_alone_keeps_its_revision(
+        self, world: World, cluster: Cluster
+    ) -> None:
+        world.serves()
+        other = f"models/acme/asleep/{'1' * 40}"
+        world.revision(other)
+        collection = "/apis/leaderworkerset.x-k8s.io/v1/namespaces/inference/leaderworkersets"
+        world.api.put(f"{collection}/asleep", {"spec": {"args": [f"--model-path=/cache/{other}"]}})
+        assert [one.verdict for one in survey(cluster, PROD)] == ["in use"]
+        del world.api.objects[f"{collection}/asleep"]
+        assert [one.verdict for one in survey(cluster, PROD)] == ["evict"]
+
     def test_an_update_that_is_under_way_holds_the_old_revision(self, world: World, cluster: Cluster) -> None:
         world.revision(old("1"))
         world.pod("new", LLAMA.object_prefix, ready=False)
