@@ -233,16 +233,31 @@ def _too_small(found: Fit, serving: Serving) -> str:
 
 
 def _what_would_fit(card: ModelCard, node: Node, serving: Serving) -> str:
+    if serving.utilization is not None and choose(card, node, replace(serving, utilization=None)):
+        return "it fits with `engine_options.memory_share: auto`"
     needed_gib = serving.weights_gb * 1e9 / 2**30 / 0.8
     per_node = node.gpus * node.gpu.memory_gib
-    text = f"with its KV cache it needs about {needed_gib:.0f} GiB of GPU memory; one {node.name} has {per_node:.0f}"
+    text = f"with a short context it needs about {needed_gib:.0f} GiB of GPU memory; one {node.name} has {per_node:.0f}"
+    shorter = _longest_context(card, node, serving) if needed_gib <= per_node else None
     if needed_gib > per_node and not node.gdr:
         text += ", and its nodes cannot share a model (no GPUDirect RDMA): use p4d, p5, p5e, p5en or p6"
+    elif shorter is not None:
+        text += f"; `context_tokens: {shorter}` fits"
     elif card.checkpoint.format == "bf16" and node.gpu.fp8_hardware:
         text += "; `quantization: fp8` halves the weights"
     else:
         text += "; use a larger instance type, a shorter context or quantised weights"
     return text
+
+
+def _longest_context(card: ModelCard, node: Node, serving: Serving) -> int | None:
+    """The first half, quarter, ... of the context with which some layout fits, down to 1,024 tokens."""
+    tokens = serving.context_tokens // 2
+    while tokens >= 1024:
+        if choose(card, node, replace(serving, context_tokens=tokens)):
+            return tokens
+        tokens //= 2
+    return None
 
 
 def _layout_problems(model: Model, card: ModelCard, node: Node) -> list[tuple[str, str, str]]:

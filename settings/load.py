@@ -51,8 +51,22 @@ class Validation:
     def merged(self, found: Iterable[Problem]) -> list[Problem]:
         """All problems: our own, and those that somebody found in `remainder`, placed in the file."""
         moved = [replace(problem, path=original(problem.path, self.gone)) for problem in found]
-        known = {problem.path for problem in self.problems}
-        return [*self.problems, *place((p for p in moved if p.path not in known), self.document)]
+        told = [problem.path for problem in self.problems]
+        return [*self.problems, *place((p for p in moved if not _follows(p.path, told)), self.document)]
+
+
+def _follows(found: Path, told: Iterable[Path]) -> bool:
+    """Whether a finding speaks of what was taken out of the file: of a section with a wrong part, or of its default."""
+    for path in told:
+        if len(found) > 2 and path[: len(found)] == found:
+            return True
+        if path[2:3] == ("replicas",) and path[:2] == found[:2] and found[2:3] in _COUNTED:
+            return True
+    return False
+
+
+_COUNTED = {("traffic",), ("autoscaling",), ("standby",), ("warm_replicas",)}
+"""Keys of a model that are judged against its `replicas`."""
 
 
 def stack_file(directory: FilePath, stack: str) -> FilePath:

@@ -175,7 +175,7 @@ def _method(options: Options, card: ModelCard, data: ParserData) -> Iterator[Tol
             f"; or {', '.join(usable)}" if usable else ""
         )
         if published == "bf16":
-            advice = "say `quantization: fp8` at the model, which quantises while loading"
+            advice = "say `quantization: fp8` at the model (on A100 and A10G `fp8_weight_only`): it quantises at load"
         yield (
             ("quantization_method",),
             f"`{method}` reads other weights: {card.name} is published as {published}",

@@ -125,7 +125,9 @@ def extra_problems(
             base, dot, key = name.partition(".")
             near = data.flag(base) if dot else data.nearest(name)
             written = f"""write `{base}={{"{key}": {value or "value"}}}`""" if dot and near else refusal.help or ""
-            yield at, refusal.why, _with_key(written, near, owned)
+            # A flag of the other engine, whose name has nothing in common with this one's.
+            said = owned.get(name.removeprefix("--").replace("-", "_")) if near is None else None
+            yield at, refusal.why, f"say it at `{said}`" if said else _with_key(written, near, owned)
             continue
         if flag.dest in owned:
             key = owned[flag.dest]

@@ -205,6 +205,14 @@ def test_a_wrong_optional_section_hides_nothing(tmp_path):
     assert [problem.dotted() for problem in caught.value.problems] == ["pools[0].instance_type", "budget.monthly_usd"]
 
 
+def test_what_was_taken_out_is_not_judged_by_its_default(tmp_path):
+    """Wrong replicas must not bring `replicas.max is 1`, nor a wrong tag words about the catalog's image."""
+    changes = {"models.0.replicas": {"min": 4, "max": 3}, "models.0.image.tag": "latest"}
+    with pytest.raises(StackFileError) as caught:
+        load_and_plan(changed(tmp_path, "prod", changes))
+    assert {problem.dotted() for problem in caught.value.problems} == {"models[0].replicas.max", "models[0].image.tag"}
+
+
 def test_examples_of_forms_have_the_form():
     patterns = set(re.findall(r'"pattern": ("(?:[^"\\]|\\.)*")', json.dumps(Settings.model_json_schema())))
     known = {json.loads(pattern) for pattern in patterns}
