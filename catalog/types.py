@@ -311,6 +311,8 @@ class EngineMetrics:
     kv_transfer_histogram: str | None = None
     """Time of one transfer of a KV cache from prefill to decode: seconds, or milliseconds where its name ends so."""
     kv_transfer_failures: str | None = None
+    decode_waiting: str | None = None
+    """Gauge of requests that wait for room in a decode group's cache; None where `waiting` counts them."""
     model_label: str
 
 

@@ -10,7 +10,7 @@ from catalog.types import Engine
 from planner.naming import EFA_GATE_CONTAINER, SERVING_NAMESPACE
 from planner.plan import AlertPlan, ModelPlan, PoolPlan
 from planner.router import ACTIVATOR_HELD, ACTIVATOR_STANDBY, ROUTER_ALIVE, router_name
-from planner.scaling import quantile, selector, sum_of
+from planner.scaling import quantile, selector, waiting_of
 from settings.observability import AlertThresholds
 from settings.serving import Model
 
@@ -136,6 +136,7 @@ def _pods(thresholds: AlertThresholds) -> Iterator[AlertPlan]:
 
 def _model(thresholds: AlertThresholds, model: Model, plan: ModelPlan, engine: Engine) -> Iterator[AlertPlan]:
     name, namespace, metrics = plan.name, plan.namespace, engine.metrics
+    role = plan.disaggregation.role if plan.disaggregation else None
     ttft = quantile(engine, metrics.ttft_histogram, namespace, name)
     for severity, limit in _latency_limits(thresholds, model):
         yield AlertPlan(
@@ -172,7 +173,7 @@ def _model(thresholds: AlertThresholds, model: Model, plan: ModelPlan, engine: E
     )
     yield AlertPlan(
         name="QueueBacklog",
-        expression=f"{sum_of(engine, metrics.waiting, namespace, name)} > {thresholds.queue_backlog}",
+        expression=f"{waiting_of(engine, namespace, name, role)} > {thresholds.queue_backlog}",
         for_minutes=5,
         severity="warning",
         summary=f"{name}: more than {thresholds.queue_backlog} requests wait",

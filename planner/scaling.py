@@ -7,7 +7,7 @@ import math
 from catalog.assumptions import assumed
 from catalog.types import Engine
 from planner.drafts import Draft
-from planner.plan import CronFloor, MetricTrigger, ScalingPlan
+from planner.plan import CronFloor, MetricTrigger, Role, ScalingPlan
 from planner.problems import Findings
 from planner.scale_up import Step
 from settings.serving import Model
@@ -31,18 +31,30 @@ _IDLE_SECONDS = 900
 def selector(engine: Engine, namespace: str, model: str, *, histogram: bool = False) -> str:
     """Label selector of one model's series.
 
-    SGLang's schedulers export a gauge from rank 0 of every pipeline stage: only the first stage counts. Its request
-    histograms have no such label.
+    SGLang's schedulers export a gauge from rank 0 of every pipeline stage: only the first stage counts. With priorities
+    a gauge has a series for each of them beside the one of all, whose label is empty. Its request histograms have
+    no such labels.
     """
     labels = [f'namespace="{namespace}"', f'{engine.metrics.model_label}="{model}"']
     if engine.name == "sglang" and not histogram:
-        labels.append('pp_rank="0"')
+        labels += ['pp_rank="0"', 'priority=""']
     return "{" + ",".join(labels) + "}"
 
 
 def sum_of(engine: Engine, metric: str, namespace: str, model: str) -> str:
     """Sum of a gauge over all replicas of a model."""
     return f"sum({metric}{selector(engine, namespace, model)})"
+
+
+def waiting_of(engine: Engine, namespace: str, model: str, role: Role | None) -> str:
+    """Requests that wait for a model's replicas.
+
+    What waits for room in the cache of a decode group is not in SGLang's queue, but in one before it.
+    """
+    waiting = sum_of(engine, engine.metrics.waiting, namespace, model)
+    if role == "decode" and engine.metrics.decode_waiting is not None:
+        return f"{waiting} + {sum_of(engine, engine.metrics.decode_waiting, namespace, model)}"
+    return waiting
 
 
 def quantile(engine: Engine, histogram: str, namespace: str, model: str, *, q: float = 0.99, window: str = "5m") -> str:
@@ -98,7 +110,11 @@ def plan_scaling(
     owner = "none" if low == high and model.autoscaling.idle_minutes is None else scaler
     _check(sketch, owner, findings)
     idle = _idle_seconds(model, owner, ready_after)
-    triggers = _triggers(model, sketch.engine, namespace, target, goes=idle is not None) if owner == "keda" else ()
+    triggers = (
+        _triggers(model, sketch.engine, namespace, target, role=sketch.role, goes=idle is not None)
+        if owner == "keda"
+        else ()
+    )
     if sketch.role is not None:
         triggers = tuple(trigger for trigger in triggers if trigger.name in _TRIGGERS_OF_ROLE[sketch.role])
     return ScalingPlan(
@@ -165,7 +181,7 @@ def _check(sketch: Draft, owner: str, findings: Findings) -> None:
 
 
 def _triggers(
-    model: Model, engine: Engine, namespace: str, concurrency: int, *, goes: bool
+    model: Model, engine: Engine, namespace: str, concurrency: int, *, role: Role | None, goes: bool
 ) -> tuple[MetricTrigger, ...]:
     """What adds replicas. `goes`: all replicas may go, and their metrics with them.
 
@@ -174,7 +190,7 @@ def _triggers(
     """
     metrics, name, objective = engine.metrics, model.name, model.objectives.ttft_p99_ms / 1000
     gone = " or vector(0)" if goes else ""
-    waiting = sum_of(engine, metrics.waiting, namespace, name)
+    waiting = waiting_of(engine, namespace, name, role)
     running = sum_of(engine, metrics.running, namespace, name)
     found = [
         MetricTrigger(

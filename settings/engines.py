@@ -165,8 +165,9 @@ class SglangOptions(_Options):
     """Options of SGLang."""
 
     engine: Literal["sglang"]
-    scheduling_policy: Literal["fcfs", "lpm", "dfs-weight", "lof", "priority", "shortest-prefill-first"] = "fcfs"
-    """`lpm` serves first what the cache holds most of."""
+    scheduling_policy: Literal["fcfs", "lpm", "dfs-weight", "lof", "shortest-prefill-first"] = "fcfs"
+    """`lpm` serves first what the cache holds most of. Priorities that requests carry are for `extra_args`
+    (`--enable-priority-scheduling`): the parser takes a policy of that name, and the scheduler ends with it."""
     quantization_method: str | None = None
     """How the engine reads quantised weights (`awq_marlin`, `modelopt`, ...); told by the checkpoint where left out."""
     structured_output: Literal["auto", "xgrammar", "outlines", "llguidance", "none"] = "auto"

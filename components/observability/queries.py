@@ -21,7 +21,8 @@ class EngineFamily:
     has_tiers: bool
     """Whether one of its models keeps KV blocks outside the GPUs."""
     first_stage_only: bool
-    """SGLang exports its gauges from every pipeline stage: only the first counts."""
+    """SGLang exports its gauges from every pipeline stage, of which the first counts, and with priorities once more for
+    each of them."""
     hands_over: bool = False
     """Whether one of them has prefill and decode apart."""
 
@@ -33,7 +34,7 @@ class EngineFamily:
     def _labels(self, *, gauge: bool) -> str:
         labels = [f'namespace=~"{"|".join(self.namespaces)}"', f'{self.metrics.model_label}=~"{MODEL_VARIABLE}"']
         if gauge and self.first_stage_only:
-            labels.append('pp_rank="0"')
+            labels += ['pp_rank="0"', 'priority=""']
         return ",".join(labels)
 
     def total(self, gauge: str) -> str:

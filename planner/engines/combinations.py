@@ -80,6 +80,12 @@ def _sglang(options: SglangOptions, layout: LayoutPlan) -> Iterator[Told]:
         )
     if speculation is not None and speculation.kind == "draft_model" and options.lora is not None:
         yield at, "SGLang serves no adapters with a draft model", "use ngram, eagle or mtp, or leave out `lora`"
+    if options.scheduling_policy == "shortest-prefill-first" and not options.prefix_caching:
+        yield (
+            ("scheduling_policy",),
+            "SGLang knows which prefill is shortest by what its cache holds, and `prefix_caching` is off",
+            "leave one of the two out",
+        )
     if options.expert_backend == "flashinfer" and layout.expert > 1:
         if layout.data != layout.tensor:
             yield (

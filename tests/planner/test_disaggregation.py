@@ -121,6 +121,15 @@ def test_each_group_scales_by_what_it_does(plan: Plan) -> None:
     assert "TimeToFirstTokenHighWarning" not in names
 
 
+def test_what_waits_for_room_in_sglangs_decode_cache_counts() -> None:
+    prefill, decode = groups_of(disaggregated("sglang"))
+    before = "sglang:num_decode_prealloc_queue_reqs"
+    asked = {trigger.name: trigger.query for trigger in decode.scaling.triggers}
+    assert before in asked["queue"]
+    assert before in asked["concurrency"]
+    assert not any(before in trigger.query for trigger in prefill.scaling.triggers)
+
+
 def test_both_groups_are_paid_for_and_tokens_by_who_makes_them(plan: Plan) -> None:
     tokens = {entry.model: entry for entry in plan.cost.tokens}
     assert tokens[PREFILL].input_usd_per_million > 0

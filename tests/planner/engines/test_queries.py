@@ -134,7 +134,10 @@ def test_sglang_counts_each_attention_group_once_and_no_later_stage(tmp_path: Pa
     later = Scrape(
         labels={"pod": "r1-0-1", "pp_rank": "1", "tp_rank": "0", "moe_ep_rank": "0"}, running=10, waiting=1, kv=1
     )
-    hold(tmp_path, series(model, [*scrapes, later]), {asked["concurrency"]: 44, asked["queue"]: 4, asked["kv"]: 0.6})
+    # With `--enable-priority-scheduling`, beside the sum.
+    one = Scrape(labels={**scrapes[0].labels, "priority": "5"}, running=10, waiting=1)
+    expected = {asked["concurrency"]: 44, asked["queue"]: 4, asked["kv"]: 0.6}
+    hold(tmp_path, series(model, [*scrapes, later, one]), expected)
 
 
 def test_late_answers_count_twice_the_objective_at_most_and_nothing_within_it(tmp_path: Path) -> None:
