@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
+from catalog.tools.generated import write_or_check
 from rehearsal.autoscaler import FAILURE_SECONDS, UNNEEDED_SECONDS
 from rehearsal.controlplane.components import HPA_SYNC_SECONDS, HPA_SYNC_SECONDS_IN_PRODUCTION
 from rehearsal.kubelet import RAY_START_SECONDS
@@ -166,13 +167,7 @@ hold for it. In brackets: only in such a rehearsal. Times are compressed; each r
 
 def main(arguments: list[str]) -> int:
     """Write the page, or compare it."""
-    if "--check" in arguments:
-        same = PAGE.is_file() and PAGE.read_text(encoding="utf-8") == page()
-        if not same:
-            sys.stderr.write(f"{PAGE.name} is out of date: run `python -m rehearsal.fidelity`\n")
-        return 0 if same else 1
-    PAGE.write_text(page(), encoding="utf-8")
-    return 0
+    return write_or_check(PAGE, page(), "rehearsal.fidelity", arguments)
 
 
 if __name__ == "__main__":

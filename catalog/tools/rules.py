@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from catalog.rules import rules
+from catalog.tools.generated import write_or_check
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "rules.md"
 
@@ -28,13 +29,7 @@ change has its problem.
 
 def main(arguments: list[str]) -> int:
     """Write the page, or compare it."""
-    if "--check" in arguments:
-        same = PAGE.is_file() and PAGE.read_text(encoding="utf-8") == page()
-        if not same:
-            sys.stderr.write(f"{PAGE.name} is out of date: run `python -m catalog.tools.rules`\n")
-        return 0 if same else 1
-    PAGE.write_text(page(), encoding="utf-8")
-    return 0
+    return write_or_check(PAGE, page(), "catalog.tools.rules", arguments)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from catalog.engine_flags import parsed, parser_data
 from catalog.load import load
+from catalog.tools.generated import write_or_check
 from planner.engines.checks import filled
 from planner.engines.matrix import INSTANCES, MODELS, SERVERS, Case, Row, lines, matrix
 
@@ -142,13 +143,7 @@ def main(arguments: list[str]) -> int:
         }
         sys.stdout.write(json.dumps(found) + "\n")
         return 0
-    if "--check" in arguments:
-        same = PAGE.is_file() and PAGE.read_text(encoding="utf-8") == page()
-        if not same:
-            sys.stderr.write(f"{PAGE.name} is out of date: run `python -m planner.engines.page`\n")
-        return 0 if same else 1
-    PAGE.write_text(page(), encoding="utf-8")
-    return 0
+    return write_or_check(PAGE, page(), "planner.engines.page", arguments)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from catalog.load import load
+from catalog.tools.generated import write_or_check
 from planner.engines.matrix import Case, stack_of
 from planner.life import plan_drain
 from planner.plan import ModelPlan, Plan
@@ -211,13 +212,7 @@ host of its first actor is waited for.
 
 def main(arguments: list[str]) -> int:
     """Write the page, or compare it (`--check`)."""
-    if "--check" in arguments:
-        same = PAGE.is_file() and PAGE.read_text(encoding="utf-8") == page()
-        if not same:
-            sys.stderr.write(f"{PAGE.name} is out of date: run `python -m planner.engines.runtimes`\n")
-        return 0 if same else 1
-    PAGE.write_text(page(), encoding="utf-8")
-    return 0
+    return write_or_check(PAGE, page(), "planner.engines.runtimes", arguments)
 
 
 if __name__ == "__main__":
