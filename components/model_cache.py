@@ -231,10 +231,11 @@ def _pod_spec(args: WarmUpArgs) -> dict[str, Any]:
                 "command": ["python3", f"{_SCRIPT_MOUNT}/{_SCRIPT.name}"],
                 "args": _arguments(warmup, cache),
                 "env": _environment(warmup),
-                # Little, since the model's pods hold most of the node while they wait; it may use what is idle.
+                # Little, since the model's pods hold most of the node while they wait, and Jobs of several revisions wait
+                # for their staging together; it may use what is idle.
                 "resources": {
                     "limits": {"memory": "4Gi"},
-                    "requests": {"cpu": "500m", "memory": "1Gi"},
+                    "requests": {"cpu": "200m", "memory": "512Mi"},
                 },
                 "securityContext": {
                     "allowPrivilegeEscalation": False,

@@ -144,8 +144,8 @@ def survey(
 
 
 def _objects(objects: Objects) -> list[Json]:
-    """Whatever of the cluster may read the cache: pods, and what would make new ones; of models, too, that have left the
-    stack file but not the cluster (asleep, they have no pod)."""
+    """Whatever of the cluster may read the cache: pods, and what would make new ones. Also of models that have left the
+    stack file but not the cluster: asleep, they have no pod."""
     return [
         *objects.list(pods_path(SERVING_NAMESPACE)),
         *(item for collection in workload_collections(SERVING_NAMESPACE) for item in objects.list(collection)),

@@ -15,6 +15,9 @@ from planner.plan import ModelPlan, SharedDirectoryPlan
 _QUIET_MINUTES = 3
 """An engine that has written nothing for so long compiles no more."""
 
+_ABANDONED_MINUTES = 60
+"""Packing takes a minute or two: an older draft is of a pod that ended meanwhile."""
+
 _ARCHIVE = "kernels-${LWS_WORKER_INDEX:-0}.tar"
 
 SEED = f"""\
@@ -41,6 +44,7 @@ _KEEP = f"""\
   while [ -n "$(find "$compiled" -type f -mmin -{_QUIET_MINUTES} | head -n 1)" ]; do sleep "$KERNELS_PAUSE"; done
   [ -n "$(find "$compiled" -type f -newer "$started" | head -n 1)" ] || exit 0
   draft="$archive.$HOSTNAME.part"
+  find "$KERNELS_TO" -name '*.part' -mmin +{_ABANDONED_MINUTES} -exec rm -f {{}} +
   tar -cf "$draft" -C "$compiled" --exclude=.started . || {{ rm -f "$draft"; exit 0; }}
   had=$(stat -c %s "$archive" 2>/dev/null || echo 0)
   if [ "$(stat -c %s "$draft")" -gt "$had" ]; then mv -f "$draft" "$archive"; else rm -f "$draft"; fi

@@ -82,6 +82,15 @@ def test_who_compiles_nothing_new_writes_nothing(tmp_path: Path, kept: Path) -> 
     assert {path.name for path in (third.compiled / "vllm").iterdir()} == {"one", "more"}
 
 
+def test_drafts_of_pods_that_ended_while_they_packed_go(tmp_path: Path, kept: Path) -> None:
+    left, fresh = kept / "kernels-0.tar.gone.part", kept / "kernels-1.tar.other.part"
+    left.write_bytes(b"x" * 9)
+    os.utime(left, (1, 1))
+    fresh.write_bytes(b"y")
+    Node(tmp_path / "a", kept).run(one=b"kernel")
+    assert {path.name for path in kept.iterdir()} == {"kernels-0.tar", fresh.name}
+
+
 def test_less_never_takes_the_place_of_more(tmp_path: Path, kept: Path) -> None:
     Node(tmp_path / "a", kept).run(one=b"x" * 40_960)
     before = (kept / "kernels-0.tar").read_bytes()
