@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,12 +17,15 @@ from components.certificates import CA_ISSUER
 from planner import naming
 from planner.images import DEFAULT_REGISTRY, registry
 from planner.plan import ChartPlan, ValkeyPlan
+from settings.secrets import PulumiSecret, SecretsManagerSecret
 
 _HOURS_A_YEAR = 8760
 _IO_THREADS = 4
 _PATIENT = {"timeoutSeconds": 5, "failureThreshold": 6}
 """The chart's probes run a program that speaks TLS, and wait 1 s for it: on a busy node that ends a healthy store, and
 what it keeps."""
+_UNRESERVED = re.compile(r"[A-Za-z0-9._~-]+")
+"""RFC 3986, section 2.3."""
 _USER = "default"
 """The user that clients without a name are."""
 
@@ -155,6 +159,26 @@ def _selector(plan: ValkeyPlan) -> Mapping[str, str]:
     return {"app.kubernetes.io/name": "valkey", "app.kubernetes.io/instance": plan.name}
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ForUrls:
+    """Secrets that become part of a URL: a `/` or `@` would end a password there, and no client would say why."""
+
+    values: SecretValues
+    setting: str
+
+    def value(self, source: PulumiSecret | SecretsManagerSecret) -> pulumi.Output[str]:
+        """The value; raises pulumi.RunError where a URL would not carry it as it is."""
+        return self.values.value(source).apply(self._as_it_is)
+
+    def _as_it_is(self, text: str) -> str:
+        if _UNRESERVED.fullmatch(text) is None:
+            raise pulumi.RunError(
+                f"{self.setting}.password has characters that a URL does not carry, or a line's end: no client could log "
+                "in\n  use letters, digits, `-`, `_`, `.` and `~`, or leave it out: one is generated"
+            )
+        return text
+
+
 class Valkey(pulumi.ComponentResource):
     """The store. Produces `release`: clients that start before it wait for it."""
 
@@ -163,7 +187,9 @@ class Valkey(pulumi.ComponentResource):
     def __init__(self, name: str, args: ValkeyArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("inference:index:Valkey", name, None, opts)
         plan = args.plan
-        password = declare_secret(f"{name}-password", plan.password, values=args.secrets, after=args.after, parent=self)
+        # Ray takes its store's password apart from the address, LMCache inside it.
+        secrets = ForUrls(values=args.secrets, setting="kv_store") if plan.evicts else args.secrets
+        password = declare_secret(f"{name}-password", plan.password, values=secrets, after=args.after, parent=self)
         certificate = custom_resource(
             f"{name}-certificate",
             ServerCertificate(

@@ -6,8 +6,10 @@ from collections.abc import Callable
 
 import pulumi
 import pulumi_kubernetes as kubernetes
+import pytest
 
-from components._secrets import declare_secret
+from components._secrets import SecretValues, declare_secret
+from components.valkey import ForUrls
 from planner.plan import AnySecretSource, SecretPlan
 from settings.secrets import GeneratedSecret, KubernetesSecret, PulumiSecret, SecretsManagerSecret
 from tests.components.conftest import GivenSecrets
@@ -28,7 +30,7 @@ class Remembering(GivenSecrets):
 SECRET = "kubernetes:core/v1:Secret"
 
 
-def program(source: AnySecretSource, given: GivenSecrets) -> Callable[[], None]:
+def program(source: AnySecretSource, given: SecretValues) -> Callable[[], None]:
     def build() -> None:
         provider = kubernetes.Provider("kubernetes", kubeconfig="{}")
         plan = SecretPlan(namespace="inference", name="token", key="value", source=source)
@@ -84,3 +86,28 @@ def test_outputs_stay_secret_when_a_source_forgets_to_say_so() -> None:
 
     found = deploy(program(PulumiSecret(kind="pulumi", name="hubToken"), Careless()))
     assert any("stringData" in path for path in found[SECRET, "token"].secrets)
+
+
+class Typed(GivenSecrets):
+    """What a user typed."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def value(self, source: PulumiSecret | SecretsManagerSecret) -> pulumi.Output[str]:
+        return pulumi.Output.secret(self.text)
+
+
+@pytest.mark.parametrize("text", ["p@ss/word", "trailing\n", 'quo"te', "dollar$"])
+def test_a_password_that_a_url_would_cut_is_refused_and_not_shown(text: str) -> None:
+    guarded = ForUrls(values=Typed(text), setting="kv_store")
+    with pytest.raises(Exception, match=r"kv_store\.password has characters") as caught:
+        deploy(program(PulumiSecret(kind="pulumi", name="storePassword"), guarded))
+    assert text.strip() not in str(caught.value)
+
+
+def test_a_password_that_a_url_carries_is_taken() -> None:
+    guarded = ForUrls(values=Typed("A-Z_0.9~"), setting="kv_store")
+    record = deploy(program(PulumiSecret(kind="pulumi", name="storePassword"), guarded))[SECRET, "token"]
+    assert record.inputs["stringData"]["value"] == "A-Z_0.9~"
+    assert any("stringData" in path for path in record.secrets)
