@@ -173,8 +173,8 @@ class ForUrls:
     def _as_it_is(self, text: str) -> str:
         if _UNRESERVED.fullmatch(text) is None:
             raise pulumi.RunError(
-                f"{self.setting}.password has characters that a URL does not carry, or a line's end: no client could log "
-                "in\n  use letters, digits, `-`, `_`, `.` and `~`, or leave it out: one is generated"
+                f"{self.setting}.password has characters that a URL does not carry, or a line's end: no client could "
+                "log in\n  use letters, digits, `-`, `_`, `.` and `~`, or leave it out: one is generated"
             )
         return text
 
