@@ -79,10 +79,14 @@ def _pip(environment: Path, *arguments: str) -> None:
 
 
 def ask(action: str, engine: str, workspace: Path, given: object = None) -> dict[str, Any]:
-    """The probe's answer."""
-    environment = prepare(engine, workspace)
+    """The answer of the engine's parser."""
+    return run_probe([PROBE, action, engine], workspace, prepare(engine, workspace), given)
+
+
+def run_probe(command: list[str | Path], workspace: Path, environment: dict[str, str], given: object) -> dict[str, Any]:
+    """What a script prints last, as JSON, in the Python that imports the engines; SystemExit where it fails."""
     done = subprocess.run(
-        [workspace / "env" / "bin" / "python", PROBE, action, engine],
+        [workspace / "env" / "bin" / "python", *command],
         env=environment,
         input=json.dumps(given),
         capture_output=True,
@@ -90,7 +94,7 @@ def ask(action: str, engine: str, workspace: Path, given: object = None) -> dict
         check=False,
     )
     if done.returncode:
-        raise SystemExit(f"{engine}: the parser could not be asked:\n{done.stderr[-3000:]}")
+        raise SystemExit(f"{command[-1]} could not be asked:\n{done.stderr[-3000:]}")
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 

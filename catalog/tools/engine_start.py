@@ -21,7 +21,7 @@ from typing import Any
 from catalog.engine_flags import DIRECTORY, STARTED_FILE
 from catalog.load import load
 from catalog.model_card import ModelCard
-from catalog.tools.engine_flags import package_of, prepare
+from catalog.tools.engine_flags import package_of, prepare, run_probe
 
 PROBE = Path(__file__).with_name("engine_start_probe.py")
 CONFIGS = Path(__file__).parents[2] / "tests" / "catalog" / "configs"
@@ -147,17 +147,7 @@ def ask(engine: str, started: dict[str, Any], workspace: Path, configs: Path) ->
     environment.pop("VLLM_TARGET_DEVICE")
     stand_in_driver(workspace / package_of(engine), workspace / "driver")
     environment["LD_LIBRARY_PATH"] = str(workspace / "driver")
-    done = subprocess.run(
-        [workspace / "env" / "bin" / "python", PROBE, engine],
-        env=environment,
-        input=json.dumps(given),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        raise SystemExit(f"{engine}: it could not be asked:\n{done.stderr[-3000:]}")
-    return json.loads(done.stdout.strip().splitlines()[-1])
+    return run_probe([PROBE, engine], workspace, environment, given)
 
 
 def judge(starts: dict[str, dict[str, Any]], workspace: Path, configs: Path) -> tuple[dict[str, Any], list[str]]:
