@@ -9,9 +9,11 @@ import pulumi_aws as aws
 def efa_security_group(
     name: str, pool: str, *, vpc_id: pulumi.Input[str], opts: pulumi.ResourceOptions
 ) -> tuple[aws.ec2.SecurityGroup, tuple[pulumi.Resource, ...]]:
-    """A pool's own group for EFA traffic, which passes below NetworkPolicies: nobody but its own nodes get in.
+    """A pool's own group for EFA traffic, which passes below NetworkPolicies.
 
-    EFA wants all traffic to and from the group itself; egress to 0.0.0.0/0 is not enough.
+    EFA wants all traffic to and from the group itself; egress to 0.0.0.0/0 is not enough. Nodes are in the cluster's
+    own group as well, to which EKS gives such a rule: by it two pools talk, of which one has the prompts and the other
+    the answers of a model. (EKS user guide, security group requirements.)
 
     Returns:
         The group, and its rules: they must be there before the first node.
