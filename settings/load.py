@@ -70,7 +70,7 @@ _COUNTED = {("traffic",), ("autoscaling",), ("standby",), ("warm_replicas",)}
 
 
 def stack_file(directory: FilePath, stack: str) -> FilePath:
-    """Path of a stack file, by the stack's name or by the path of a `Pulumi.<name>.yaml`, such as an example's.
+    """Path of a stack file: by the stack's name, its path (`Pulumi.<name>.yaml`), or that of an example's folder.
 
     Raises:
         StackFileError: there is none.
@@ -79,12 +79,22 @@ def stack_file(directory: FilePath, stack: str) -> FilePath:
         return _named_file(FilePath(stack))
     path = directory / f"Pulumi.{stack}.yaml"
     if not path.is_file():
+        if "/" in stack:
+            return _only_file(FilePath(stack))
         known = [p.name.split(".")[1] for p in directory.glob("Pulumi.*.yaml")]
         raise StackFileError(
             path.name,
             [Problem(path=(), message=f"there is no stack `{stack}`", help=did_you_mean(stack, known))],
         )
     return path
+
+
+def _only_file(folder: FilePath) -> FilePath:
+    found = sorted(folder.glob("Pulumi.*.yaml"))
+    if len(found) == 1:
+        return found[0]
+    help_text = "name one: " + ", ".join(map(str, found)) if found else "name a Pulumi.<stack>.yaml, or its folder"
+    raise StackFileError(str(folder), [Problem(path=(), message=f"has {len(found)} stack files", help=help_text)])
 
 
 def _named_file(path: FilePath) -> FilePath:

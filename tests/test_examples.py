@@ -70,3 +70,12 @@ def test_a_verb_takes_the_path_of_a_stack_file(example: Path, tmp_path: Path) ->
         stack_file(ROOT, str(tmp_path / "Pulumi.none.yaml"))
     with pytest.raises(StackFileError, match=r"call it Pulumi"):
         stack_file(ROOT, str(tmp_path / "stack.yaml"))
+
+
+def test_a_verb_takes_the_folder_of_one_stack_file() -> None:
+    examples = ROOT / "examples"
+    assert stack_file(ROOT, f"{examples}/kv-tiers") == examples / "kv-tiers" / "Pulumi.tiers.yaml"
+    with pytest.raises(StackFileError, match=r"name one: .*after.*before"):
+        stack_file(ROOT, f"{examples}/p4d-fleet")
+    with pytest.raises(StackFileError, match="has 0 stack files"):
+        stack_file(ROOT, f"{examples}/nowhere")
