@@ -231,8 +231,8 @@ def _pod_spec(args: WarmUpArgs) -> dict[str, Any]:
                 "command": ["python3", f"{_SCRIPT_MOUNT}/{_SCRIPT.name}"],
                 "args": _arguments(warmup, cache),
                 "env": _environment(warmup),
-                # Little, since the model's pods hold most of the node while they wait, and Jobs of several revisions wait
-                # for their staging together; it may use what is idle.
+                # Little, since the model's pods hold most of the node while they wait, and several revisions may be
+                # waited for together; it may use what is idle.
                 "resources": {
                     "limits": {"memory": "4Gi"},
                     "requests": {"cpu": "200m", "memory": "512Mi"},
@@ -278,7 +278,12 @@ def _arguments(warmup: WarmupPlan, cache: CachePlan) -> list[str]:
 
 def _environment(warmup: WarmupPlan) -> list[Mapping[str, Any]]:
     env: list[Mapping[str, Any]] = [NO_GPU, {"name": "HOME", "value": "/tmp"}]  # noqa: S108
-    if warmup.source == "hub" and warmup.hub_token is not None:
-        reference = {"name": warmup.hub_token.name, "key": warmup.hub_token.key}
-        env.append({"name": "HF_TOKEN", "valueFrom": {"secretKeyRef": reference}})
+    if warmup.source == "hub":
+        # Wherever the image keeps it: the root file system is read-only.
+        env.append({"name": "HF_HOME", "value": "/tmp/huggingface"})  # noqa: S108
+        # hf_xet's buffers grow beyond the container's limit, whatever that is (huggingface/xet-core#927).
+        env.append({"name": "HF_HUB_DISABLE_XET", "value": "1"})
+        if warmup.hub_token is not None:
+            reference = {"name": warmup.hub_token.name, "key": warmup.hub_token.key}
+            env.append({"name": "HF_TOKEN", "valueFrom": {"secretKeyRef": reference}})
     return env
