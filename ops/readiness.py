@@ -103,7 +103,10 @@ def _step_of(pod: Json, event: str | None) -> tuple[Step, str]:
             return "failing", trouble
     for one in status.get("initContainerStatuses") or ():
         if one["name"] == "wait-for-weights" and not one.get("ready") and "running" in one["state"]:
-            return "waiting for weights", "the warm-up Job has not finished this revision"
+            return "waiting for weights", (
+                "the warm-up Job has not finished this revision: `ops models list` tells whether it is staged, "
+                "`ops models warm` how far the Job is"
+            )
         if one["name"] == EFA_GATE_CONTAINER and not one.get("ready") and "running" in one["state"]:
             return "starting", "the EFA gate waits for the group's other pods, or measures"
     return "starting", ""

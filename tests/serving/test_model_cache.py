@@ -126,7 +126,7 @@ def test_the_hub_token_reaches_the_job_that_downloads_and_no_other() -> None:
     assert {"name": "HF_TOKEN", "valueFrom": reference} in env
     # Buffers of hf_xet would exceed the memory limit, and an image's own HF_HOME may be on the read-only root.
     assert {"name": "HF_HUB_DISABLE_XET", "value": "1"} in env
-    assert {"name": "HF_HOME", "value": "/tmp/huggingface"} in env
+    assert {"name": "HF_HOME", "value": "/tmp/huggingface"} in env  # noqa: S108
     assert "--source=hub" in manifest(job)["spec"]["template"]["spec"]["containers"][0]["args"]
 
 
