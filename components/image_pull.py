@@ -9,6 +9,7 @@ from typing import Any
 import pulumi
 import pulumi_kubernetes as kubernetes
 
+from components._pods import confined, idle_pod
 from components.serving.pods import SKIP_AWAIT, tolerations
 from planner import naming
 from planner.plan import ImagePullPlan
@@ -38,16 +39,9 @@ def daemon_set_spec(plan: ImagePullPlan) -> dict[str, Any]:
     if plan.settle_seconds:
         pull.insert(0, _container("settle", plan.settle_image, ["sleep", str(plan.settle_seconds)]))
     pod: dict[str, Any] = {
-        "terminationGracePeriodSeconds": 0,
-        "automountServiceAccountToken": False,
-        "enableServiceLinks": False,
+        **idle_pod(),
         "nodeSelector": dict(plan.node_selector),
         "tolerations": tolerations(plan.taints),
-        "securityContext": {
-            "runAsNonRoot": True,
-            "runAsUser": 65535,
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
         "initContainers": pull,
         "containers": [_container("idle", plan.idle_image, None)],
     }
@@ -67,11 +61,7 @@ def _container(name: str, image: str, command: list[str] | None) -> dict[str, An
         "env": [naming.NO_GPU],
         # Not less: the start of runc itself counts (opencontainers/runc#1980).
         "resources": {"requests": {"cpu": "5m", "memory": "16Mi"}, "limits": {"memory": "64Mi"}},
-        "securityContext": {
-            "allowPrivilegeEscalation": False,
-            "readOnlyRootFilesystem": True,
-            "capabilities": {"drop": ["ALL"]},
-        },
+        "securityContext": confined(),
     }
 
 

@@ -13,6 +13,7 @@ import pulumi
 import pulumi_kubernetes as kubernetes
 
 from components._objects import custom_resource
+from components._pods import confined
 from components.serving.custom_resources import PodMonitor
 from planner import naming
 from planner.plan import KeeperPlan
@@ -107,11 +108,7 @@ def pod_spec(plan: KeeperPlan, priority_class: str) -> dict[str, Any]:
                 "livenessProbe": {**probe, "initialDelaySeconds": 30},
                 "readinessProbe": probe,
                 "resources": {"requests": {"cpu": "50m", "memory": "64Mi"}, "limits": {"memory": "256Mi"}},
-                "securityContext": {
-                    "allowPrivilegeEscalation": False,
-                    "readOnlyRootFilesystem": True,
-                    "capabilities": {"drop": ["ALL"]},
-                },
+                "securityContext": confined(),
                 "volumeMounts": [{"name": "files", "mountPath": _MOUNT, "readOnly": True}],
             }
         ],

@@ -11,6 +11,7 @@ from typing import Any
 import pulumi
 import pulumi_kubernetes as k8s
 
+from components._pods import confined
 from components.serving.pods import SKIP_AWAIT, cache_volume, tolerations, warmup_labels
 from planner.naming import NO_GPU, PART_OF_LABEL, PROJECT
 from planner.plan import CachePlan, PoolPlan, WarmupPlan
@@ -237,11 +238,7 @@ def _pod_spec(args: WarmUpArgs) -> dict[str, Any]:
                     "limits": {"memory": "4Gi"},
                     "requests": {"cpu": "200m", "memory": "512Mi"},
                 },
-                "securityContext": {
-                    "allowPrivilegeEscalation": False,
-                    "readOnlyRootFilesystem": True,
-                    "capabilities": {"drop": ["ALL"]},
-                },
+                "securityContext": confined(),
                 "volumeMounts": [
                     {"name": "models", "mountPath": cache.mount_path},
                     {"name": "script", "mountPath": _SCRIPT_MOUNT, "readOnly": True},

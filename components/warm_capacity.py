@@ -8,6 +8,7 @@ from typing import Any
 import pulumi
 import pulumi_kubernetes as kubernetes
 
+from components._pods import confined, idle_pod
 from components.serving.pods import SKIP_AWAIT, tolerations
 from planner import naming
 from planner.plan.warm import WarmPlan
@@ -37,17 +38,9 @@ def deployment_spec(plan: WarmPlan) -> dict[str, Any]:
     extended = {"nvidia.com/gpu": str(plan.gpus)}
     pod: dict[str, Any] = {
         "priorityClassName": plan.priority_class,
-        # It has nothing to end: the node is free at once.
-        "terminationGracePeriodSeconds": 0,
-        "automountServiceAccountToken": False,
-        "enableServiceLinks": False,
+        **idle_pod(),
         "nodeSelector": dict(plan.node_selector),
         "tolerations": tolerations(plan.taints),
-        "securityContext": {
-            "runAsNonRoot": True,
-            "runAsUser": 65535,
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
         "containers": [
             {
                 "name": "placeholder",
@@ -56,11 +49,7 @@ def deployment_spec(plan: WarmPlan) -> dict[str, Any]:
                     "requests": {"cpu": "10m", "memory": "16Mi", **extended},
                     "limits": {"memory": "16Mi", **extended},
                 },
-                "securityContext": {
-                    "allowPrivilegeEscalation": False,
-                    "readOnlyRootFilesystem": True,
-                    "capabilities": {"drop": ["ALL"]},
-                },
+                "securityContext": confined(),
             }
         ],
     }

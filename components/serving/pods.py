@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import pulumi
 
+from components._pods import confined
 from components.serving import efa_gate, kept_kernels, warm_prompts
 from components.serving.store_access import certificate
 from planner.engines.lmcache import STORE_CA_DIRECTORY
@@ -242,11 +243,7 @@ def _wait_for_weights(context: PodContext, plan: ContainerPlan, limit_seconds: i
             {"name": "NAMESPACE", "value": context.model.namespace},
             {"name": "WARMUP_SELECTOR", "value": selector},
         ],
-        "securityContext": {
-            "allowPrivilegeEscalation": False,
-            "readOnlyRootFilesystem": True,
-            "capabilities": {"drop": ["ALL"]},
-        },
+        "securityContext": confined(),
         "resources": {"limits": {"memory": "128Mi"}, "requests": {"cpu": "50m", "memory": "128Mi"}},
         "volumeMounts": [
             {"name": "models", "mountPath": context.cache.mount_path, "readOnly": True},

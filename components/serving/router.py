@@ -11,6 +11,7 @@ import pulumi
 import pulumi_kubernetes as k8s
 
 from components._objects import custom_resource
+from components._pods import confined
 from components.serving.custom_resources import PodMonitor
 from components.serving.pods import SKIP_AWAIT, selector_labels
 from planner.naming import CLIENT_LABEL, MODEL_LABEL, MONITORING_NAMESPACE, PART_OF_LABEL, PROJECT, SYSTEM_NAMESPACE
@@ -100,7 +101,7 @@ def _router(model: ModelPlan, router: RouterPlan) -> dict[str, Any]:
             "requests": {"cpu": f"{router.cpu_millis}m", "memory": f"{router.memory_mib}Mi"},
             "limits": {"memory": f"{router.memory_limit_mib}Mi"},
         },
-        "securityContext": _confined(),
+        "securityContext": confined(),
         "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}],  # noqa: S108 - the container's own
     }
     if not behind:
@@ -157,7 +158,7 @@ def _activator(model: ModelPlan, router: RouterPlan, plan: ActivatorPlan) -> dic
         "livenessProbe": {**probe, "periodSeconds": 10, "failureThreshold": 6},
         "lifecycle": {"preStop": {"exec": {"command": ["sleep", str(router.pre_stop_seconds)]}}},
         "resources": {"requests": {"cpu": "100m", "memory": "128Mi"}, "limits": {"memory": "768Mi"}},
-        "securityContext": _confined(),
+        "securityContext": confined(),
         "volumeMounts": [{"name": "activator", "mountPath": _MOUNT, "readOnly": True}],
     }
 
@@ -301,14 +302,6 @@ def _rights(
 
 def _tcp(*ports: int) -> list[dict[str, Any]]:
     return [{"protocol": "TCP", "port": port} for port in ports]
-
-
-def _confined() -> dict[str, Any]:
-    return {
-        "allowPrivilegeEscalation": False,
-        "readOnlyRootFilesystem": True,
-        "capabilities": {"drop": ["ALL"]},
-    }
 
 
 def _secret(variable: str, name: str, key: str) -> dict[str, Any]:
