@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 from planner.performance import Replica, prefill_ms
@@ -12,6 +13,8 @@ from settings.serving import Model
 
 _CHARACTERS_PER_TOKEN = 4
 """English text with the tokenizers of the catalog's models: 4 to 5 characters a token."""
+_MOST_BYTES = 1_000_000
+"""Of all prompts: a ConfigMap holds 1 MiB, and the script that sends them lies beside them."""
 _LEAST_SECONDS = 15
 _MOST_SECONDS = 120
 _MARGIN = 4
@@ -40,6 +43,13 @@ def plan_warm_prompts(
             at,
             "the engine keeps no prefixes (`engine_options.prefix_caching: false`)",
             "leave one of the two out",
+        )
+    size = len(json.dumps(list(model.warm_prompts), ensure_ascii=False).encode())
+    if size > _MOST_BYTES:
+        findings.problem(
+            at,
+            f"they are {size:,} bytes, and the ConfigMap that holds them takes {_MOST_BYTES:,}",
+            "name those that most requests begin with",
         )
     tokens = [max(1, len(prompt) // _CHARACTERS_PER_TOKEN) for prompt in model.warm_prompts]
     for index, count in enumerate(tokens):

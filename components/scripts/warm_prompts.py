@@ -18,7 +18,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-TRIED = Path(os.environ.get("WARM_PROMPTS_TRIED", "/tmp/warm-prompts-tried"))  # noqa: S108 - the container's own
+TRIED = Path(os.environ.get("WARM_PROMPTS_TRIED", "/tmp/warm-prompts-tried"))  # noqa: S108 - the pod's own
+ENGINE = Path(os.environ.get("WARM_PROMPTS_ENGINE", "/proc/1/stat"))
+"""Of the engine's process. The directory of the mark outlives it: a container that restarts has no cache, and finds
+the mark of the one before."""
 LOG = Path(os.environ.get("WARM_PROMPTS_LOG", "/proc/1/fd/1"))
 """The container's log: what a probe that passes writes is read by nobody."""
 _HEALTH_SECONDS = 5.0
@@ -31,6 +34,22 @@ def healthy(url: str) -> bool:
         with urllib.request.urlopen(url, timeout=_HEALTH_SECONDS) as response:  # noqa: S310 - http of this pod
             return response.status == 200
     except _FAILURES:
+        return False
+
+
+def started() -> str:
+    """When the engine's process began, in ticks of the node's clock (proc(5), field 22); empty where nobody says."""
+    try:
+        return ENGINE.read_text(encoding="utf-8").rpartition(")")[2].split()[19]
+    except (OSError, IndexError):
+        return ""
+
+
+def tried(began: str) -> bool:
+    """Whether this engine's prompts were sent already."""
+    try:
+        return TRIED.read_text(encoding="utf-8") == began
+    except OSError:
         return False
 
 
@@ -81,10 +100,11 @@ def main(config_file: str) -> int:
     config = json.loads(Path(config_file).read_text(encoding="utf-8"))
     if not healthy(config["health"]):
         return 1
-    if not TRIED.exists():
+    engine = started()
+    if not tried(engine):
         try:
             # First: a probe that the kubelet cuts short must not begin again.
-            TRIED.touch()
+            TRIED.write_text(engine, encoding="utf-8")
         except OSError as error:
             say(f"none, {error}")
             return 0

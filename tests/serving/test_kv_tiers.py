@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -112,6 +113,7 @@ def test_the_gain_is_the_prefill_of_the_prompt(tmp_path: Path) -> None:
 
 BAD: list[tuple[str, str, dict[str, Any], str]] = [
     ("longer than the context", "dev", {"warm_prompts": ["word " * 19_000]}, "shorten it"),
+    ("more than a ConfigMap", "dev", {"warm_prompts": ["ß" * 60_000] * 10}, "the ConfigMap that holds them"),
     ("on Ray", "staging", {"warm_prompts": [SYSTEM]}, "Ray Serve decides by itself"),
     (
         "without a cache of prefixes",
@@ -166,10 +168,19 @@ class Engine:
         self.server.server_close()
 
 
+def stat(directory: Path, ticks: int) -> Path:
+    """/proc/1/stat of an engine that began then."""
+    file = directory / "stat"
+    fields = ["S", *["0"] * 18, str(ticks), *["0"] * 30]
+    file.write_text(f"1 (python3 (vllm) x) {' '.join(fields)}")
+    return file
+
+
 @pytest.fixture
 def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
     monkeypatch.setattr(script, "TRIED", tmp_path / "tried")
     monkeypatch.setattr(script, "LOG", tmp_path / "log")
+    monkeypatch.setattr(script, "ENGINE", stat(tmp_path, 4711))
     monkeypatch.setenv("VLLM_API_KEY", "secret")
     found = Engine()
     yield found
@@ -199,6 +210,22 @@ def test_each_prompt_is_sent_once_with_the_key(engine: Engine, tmp_path: Path) -
     assert "2 of 2" in script.LOG.read_text()
     assert script.main(file) == 0
     assert len(engine.asked) == 2, "a probe that is asked again replays nothing"
+
+
+def test_an_engine_that_restarts_in_its_pod_is_warmed_again(engine: Engine, tmp_path: Path) -> None:
+    file = config(tmp_path, engine.url)
+    assert script.main(file) == 0
+    stat(tmp_path, 9999)
+    assert script.main(file) == 0
+    assert len(engine.asked) == 4, "the mark outlives the process, and its cache does not"
+
+
+def test_a_process_says_when_it_began(monkeypatch: pytest.MonkeyPatch) -> None:
+    if not Path("/proc/self/stat").exists():
+        pytest.skip("no /proc")
+    monkeypatch.setattr(script, "ENGINE", Path("/proc/self/stat"))
+    uptime = float(Path("/proc/uptime").read_text().split()[0])
+    assert 0 < int(script.started()) / os.sysconf("SC_CLK_TCK") <= uptime
 
 
 def test_an_engine_that_is_not_up_is_asked_again(tmp_path: Path, engine: Engine) -> None:
