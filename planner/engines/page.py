@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from catalog.engine_flags import parsed, parser_data
+from catalog.engine_flags import parsed, parser_data, started
 from catalog.load import load
 from catalog.tools.generated import write_or_check
 from planner.engines.checks import filled
@@ -35,6 +35,10 @@ triggers name no metric that is not there, and no pod is given a variable that n
 (`catalog/engine_flags/variables.yaml` lists those of the libraries below).
 
 {_versions()}
+
+A line that parses may still be refused when the engine configures itself. "Starts configured" counts those that vLLM
+and SGLang took up to where they would load weights, each for the GPU of its case, on a machine that has none
+(`python -m catalog.tools.engine_start`); Ray's part is held to Ray Serve's own schema instead.
 
 `python -m ops plan --stack prod --explain deepseek-r1` prints a model's command line, each option with its reason.
 Fields of `engine_options`: [the stack file](stack-file.md#vllmoptions); how to use them:
@@ -73,16 +77,22 @@ LeaderWorkerSet over the nodes named; a dash means that the model does not fit.
 def _versions() -> str:
     tried = parsed()
     counted = ("flags", "metrics", "variables")
-    columns = ("engine", "version", *counted, "read", "lines tried on the real parser", "refused")
+    columns = ("engine", "version", *counted, "read", "lines tried on the real parser", "refused", "starts configured")
     head = f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}"
     body = [
         f"| {name} | {'vLLM ' if name == 'ray-llm' else ''}{data.version} | {len(data.flags)} | {len(data.metrics)} | "
         f"{len(data.environment)} | "
-        f"{data.as_of} | {tried[name]['lines']} on {tried[name]['as_of']} | {tried[name]['refused']} |"
+        f"{data.as_of} | {tried[name]['lines']} on {tried[name]['as_of']} | {tried[name]['refused']} | "
+        f"{_configured(name)} |"
         for name in load().engines
         if (data := parser_data(name))
     ]
     return "\n".join([head, *body])
+
+
+def _configured(engine: str) -> str:
+    found = started().get(engine)
+    return f"{found['starts']} on {found['as_of']}" if found else "-"
 
 
 def _table(rows: tuple[Row, ...]) -> str:
