@@ -121,12 +121,20 @@ def _check_replicas(
             path,
             f"{model.warm_replicas} spare replica(s) of {of} each beside the minimum replicas, and `{pool.name}` has "
             f"room for {max(0, room)}",
-            f"set it to {room}, or raise `nodes.max` of a rung" if room > 0 else "raise `nodes.max` of a rung",
+            _fewer(room, of_two=model.disaggregation is not None),
         )
         return
     cold = [replace(one, warm_replicas=0) if one is model else one for one in models]
     price = _price(pool, pool, cold, models)
     findings.remark(f"models[{path[1]}].warm_replicas", f"{model.warm_replicas} spare replica(s) of {of} each, {price}")
+
+
+def _fewer(room: int, *, of_two: bool) -> str:
+    """What fits. Two groups may take each other's room, so a number that one of them could have is none."""
+    more = "raise `nodes.max` of a rung"
+    if room <= 0:
+        return more
+    return f"{more}, or set it to less: both groups keep as many" if of_two else f"set it to {room}, or {more}"
 
 
 def _price(cold_pool: PoolPlan, pool: PoolPlan, cold: Sequence[ModelPlan], warm: Sequence[ModelPlan]) -> str:

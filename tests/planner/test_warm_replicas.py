@@ -14,7 +14,7 @@ from planner.naming import RUNG_LABEL
 from planner.plan import Plan
 from planner.plan.warm import WarmPlan
 from tests.factories import model_of, stack_plan
-from tests.router.plans import LARGE, SMALL, planned
+from tests.router.plans import LARGE, SMALL, disaggregated, planned
 
 
 def held(plan: Plan, model: str) -> list[WarmPlan]:
@@ -101,3 +101,12 @@ def test_what_can_never_stand_is_refused(model: str, fields: dict[str, Any], tol
         planned(model, **fields)
     lines = [f"{problem.dotted()}: {problem.message}" for problem in caught.value.problems]
     assert any(line.startswith(told) for line in lines), lines
+
+
+def test_two_groups_are_not_told_a_number_that_one_of_them_could_have() -> None:
+    with pytest.raises(StackFileError) as caught:
+        disaggregated(warm_replicas=20)
+    told = [one for one in caught.value.problems if one.path[-1] == "warm_replicas"]
+    assert told
+    assert all("set it to less" in str(one.help) or str(one.help).startswith("raise") for one in told)
+    assert not any("set it to 1" in str(one.help) for one in told)
