@@ -70,9 +70,9 @@ def timeout_of(plan: Plan, models: tuple[ModelPlan, ...]) -> int:
     limits: list[float] = []
     for model in models:
         boot = max(rung.boot_seconds for rung in plan.pool(model.pool).rungs)
-        warms = bool(plan.warmups_of(model.name))
-        # The warm-up Job reads the revision once before pods read it: as long as their load, at least.
-        limits.append(boot + 2 * (model.startup_seconds + (model.weights.load.seconds if warms else 0)))
+        # The warm-up Job reads the revision once before pods read it, over the network of its own, smaller node.
+        warming = max((warmup.seconds for warmup in plan.warmups_of(model.name)), default=0)
+        limits.append(boot + 2 * (model.startup_seconds + warming))
     return int(max(limits))
 
 

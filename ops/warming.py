@@ -72,7 +72,7 @@ def _warm(bench: Workbench, warmup: WarmupPlan, pause: Callable[[float], None]) 
     path = job_path(warmup.namespace, warmup.name)
     job = bench.get(path)
     if job is None:
-        return "not there", "`make up` makes it"
+        return "not there", "`make up` makes it; deleted by hand, `pulumi up --refresh` does"
     ended = {one["type"]: one for one in job.get("status", {}).get("conditions") or () if one["status"] == "True"}
     if "Complete" in ended:
         return "ready", ""

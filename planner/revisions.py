@@ -225,7 +225,11 @@ def _warmup(
         namespace=model.namespace,
         priority_class=SERVING_PRIORITY,
         directories=tuple(directories),
-        seconds=model.weights.load.seconds * one.gigabytes / model.weights.load.gigabytes_per_node,
+        # The Job's own node may be slower than those that serve, and what S3 or the hub gives it comes through it.
+        seconds=max(
+            model.weights.load.seconds * one.gigabytes / model.weights.load.gigabytes_per_node,
+            one.gigabytes * 1000 / rate,
+        ),
         hub_token=hub_token,
         timeout_seconds=max(3600, int(_WARMUP_MARGIN * one.gigabytes * 1000 / rate)),
         image=image if on_lustre else model.container.image,

@@ -320,7 +320,7 @@ class WarmupPlan:
     directories: tuple[str, ...] = ()
     """Below the cache's root: made for pods that may not make them."""
     seconds: float
-    """Planned, where the files are on the cache."""
+    """Planned: everything is read once, over the network of the node that the Job runs on."""
     hub_token: SecretPlan | None
     timeout_seconds: int
     image: str
