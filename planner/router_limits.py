@@ -47,7 +47,7 @@ def refuse_adapters(sketch: Draft, why: str, findings: Findings) -> None:
     """smg 1.13 knows one name of a worker, and an alias reaches the engine as the model's own: both were tried
     (tests/router)."""
     options = sketch.model.engine_options
-    if options is None or options.lora is None:
+    if options is None or options.lora is None or sketch.role is not None:  # of two groups it is told elsewhere
         return
     model = sketch.model
     help_text = "set `routing.kind: service`, or leave out `lora`"

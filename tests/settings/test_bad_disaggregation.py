@@ -72,6 +72,7 @@ def test_what_cannot_be_apart(tmp_path: Path, name: str, changes: dict[str, Any]
     found = [one for one in problems if one.dotted() == f"models[0].{path}" and words in f"{one.message} {one.help}"]
     assert len(found) == 1, [f"{one.dotted()}: {one.message} = {one.help}" for one in problems]
     assert found[0].position is not None
+    assert [one.dotted() for one in problems].count(f"models[0].{path}") == 1  # and no second advice against the first
 
 
 @pytest.mark.parametrize(
