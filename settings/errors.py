@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -69,6 +70,14 @@ def render(file: str, problems: Sequence[Problem]) -> str:
         if problem.help:
             blocks.append(f"{margin}= help: {problem.help}")
     return "\n".join(blocks)
+
+
+_SECRET = re.compile(r"""((?:api[-_]?key|token|password)["']?\s*[=:]\s*)(?!\{)["']?[^\s,"'}\]]+""", re.IGNORECASE)
+
+
+def shown(line: str) -> str:
+    """A line of a stack file as messages quote it: what stands where a secret was looked for goes into no log."""
+    return _SECRET.sub(r"\1(hidden)", line)
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str | None:

@@ -10,7 +10,7 @@ from typing import Any, cast
 import yaml
 from pydantic import ValidationError
 
-from settings.errors import PLATFORM_KEY, REGION_PATH, Path, Position, Problem, StackFileError, did_you_mean
+from settings.errors import PLATFORM_KEY, REGION_PATH, Path, Position, Problem, StackFileError, did_you_mean, shown
 from settings.messages import problems_of
 from settings.remainder import original, without
 from settings.root import Settings
@@ -173,7 +173,7 @@ def place(problems: Iterable[Problem], document: Document) -> list[Problem]:
             placed.append(problem)
             continue
         line = int(mark.line)
-        position = Position(line=line + 1, column=int(mark.column) + 1, text=lines[line])
+        position = Position(line=line + 1, column=int(mark.column) + 1, text=shown(lines[line]))
         placed.append(replace(problem, position=position))
     return placed
 
@@ -216,7 +216,7 @@ def _position(mark: Any, text: str) -> Position | None:
         return None
     lines = text.splitlines() or [""]
     line = min(int(mark.line), len(lines) - 1)
-    return Position(line=line + 1, column=int(mark.column) + 1, text=lines[line])
+    return Position(line=line + 1, column=int(mark.column) + 1, text=shown(lines[line]))
 
 
 def _syntax_problem(error: yaml.MarkedYAMLError, text: str) -> Problem:

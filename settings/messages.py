@@ -99,6 +99,8 @@ def _type_words(detail: ErrorDetails, value: Any) -> tuple[str, str | None]:
     kind, context = detail["type"], detail.get("ctx", {})
     if kind in _MAPPING_TYPES:
         names = _field_names(detail["loc"])
+        if "arn" in names and isinstance(value, str):
+            return "a secret does not stand in a stack file", f"say where it is, its keys: {_listed(names)}"
         return f"{_shown(value)} must be a mapping", f"its keys: {_listed(names)}" if names else None
     if kind == "list_type":
         return f"{_shown(value)} must be a list", "write `[one, two]`, or each item on its own line after `- `"

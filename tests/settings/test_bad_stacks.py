@@ -213,6 +213,20 @@ def test_what_was_taken_out_is_not_judged_by_its_default(tmp_path):
     assert {problem.dotted() for problem in caught.value.problems} == {"models[0].replicas.max", "models[0].image.tag"}
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"models.0.api_key": "hunter2"},
+        {"models.0.engine_options": {"engine": "vllm", "extra_args": ["--api-key=hunter2"]}},
+        {"models.0.engine_options": {"engine": "vllm", "extra_args": ["--hf-token=hunter2"]}},
+    ],
+)
+def test_a_secret_in_the_file_is_not_quoted(tmp_path, changes):
+    with pytest.raises(StackFileError) as caught:
+        load_and_plan(changed(tmp_path, "dev", changes))
+    assert "hunter2" not in str(caught.value)
+
+
 def test_examples_of_forms_have_the_form():
     patterns = set(re.findall(r'"pattern": ("(?:[^"\\]|\\.)*")', json.dumps(Settings.model_json_schema())))
     known = {json.loads(pattern) for pattern in patterns}
