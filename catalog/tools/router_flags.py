@@ -23,6 +23,7 @@ from typing import Any
 DIRECTORY = Path(__file__).resolve().parents[1] / "router_flags"
 AS_OF = "2026-11-23"
 
+_METRICS = "metrics_at_start:"
 _START_SECONDS = 30
 _SETTLE_SECONDS = 6
 """Some are counted first after some seconds."""
@@ -46,7 +47,7 @@ def render(package: str) -> str:
         values = "none" if action.nargs == 0 else "many" if action.nargs in {"*", "+"} else "one"
         choices = f", choices: [{', '.join(map(str, action.choices))}]" if action.choices and values != "none" else ""
         lines += [f"  {name}: {{values: {values}{choices}}}" for name in names]
-    lines += ["metrics_at_start:", *(f"  - {name}" for name in sorted(_metrics(package)))]
+    lines += [_METRICS, *(f"  - {name}" for name in sorted(_metrics(package)))]
     return "\n".join(lines) + "\n"
 
 
@@ -84,10 +85,24 @@ def main(arguments: list[str]) -> int:
     """Writes the file, or with `--check` tells whether it is up to date."""
     text = render("smg")
     path = DIRECTORY / f"smg-{version('smg')}.yaml"
-    if "--check" in arguments:
-        return int(not path.exists() or path.read_text(encoding="utf-8") != text)
-    path.write_text(text, encoding="utf-8")
-    return 0
+    if "--check" not in arguments:
+        path.write_text(text, encoding="utf-8")
+        return 0
+    problems = differences(path.read_text(encoding="utf-8") if path.exists() else "", text)
+    if problems:
+        sys.stderr.write(f"{path.name} is out of date (catalog/tools/router_flags.py writes it): {problems}\n")
+    return int(bool(problems))
+
+
+def differences(recorded: str, seen: str) -> str:
+    """What stands in one alone; empty where nothing does that matters.
+
+    A router that is short of processor time exports more: counters of stalls appear with the first one.
+    """
+    old, new = (text.split(_METRICS, 1) for text in (recorded, seen))
+    options = set(old[0].splitlines()) ^ set(new[0].splitlines())
+    gone = set(old[-1].splitlines()) - set(new[-1].splitlines())
+    return ", ".join(sorted(line.strip() for line in options | gone))
 
 
 if __name__ == "__main__":
