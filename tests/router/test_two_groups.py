@@ -16,6 +16,7 @@ from tests.router.plans import SMALL, disaggregated
 pytestmark = pytest.mark.router
 
 ENGINES = ("vllm", "sglang")
+_TURNS = 20
 
 
 def _groups(engine: str) -> tuple[ModelPlan, ModelPlan]:
@@ -40,11 +41,17 @@ def test_a_request_goes_to_prefill_and_to_decode(tmp_path: Path, engine: str) ->
 
     async def scene(found: Fleet) -> None:
         started = await _up(found, prefill, decode)
-        answers = await asyncio.gather(*(ask(found.port, decode.name, words=f"question {n} ") for n in range(12)))
-        assert all(one.whole for one in answers), [one.text[-300:] for one in answers if not one.whole][:1]
-        pairs = {re.search(rb"from (\d+) after (\d+)", one.text) for one in answers}
-        assert None not in pairs
-        used = {int(port) for pair in pairs if pair for port in pair.groups()}
+        used: set[int] = set()
+        for turn in range(_TURNS):  # a replica that the router found last gets its first requests a little later
+            words = [f"question {turn} {number} " for number in range(12)]
+            answers = await asyncio.gather(*(ask(found.port, decode.name, words=one) for one in words))
+            assert all(one.whole for one in answers), [one.text[-300:] for one in answers if not one.whole][:1]
+            pairs = {re.search(rb"from (\d+) after (\d+)", one.text) for one in answers}
+            assert None not in pairs
+            used |= {int(port) for pair in pairs if pair for port in pair.groups()}
+            if len(used) == len(started):
+                break
+            await asyncio.sleep(0.5)
         assert used == {one.port for one in started}, "both replicas of both groups work"
         streamed = await ask(found.port, decode.name, stream=True)
         assert streamed.whole, streamed.text[-300:]
