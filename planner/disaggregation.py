@@ -15,7 +15,7 @@ from catalog.measurements import links
 from planner.drafts import Draft, draft
 from planner.efa import efa_devices
 from planner.engines.checks import options_of
-from planner.model_performance import lengths_of, replica_for
+from planner.model_performance import lengths_of, replica_for, tell_too_slow
 from planner.performance import Floor, Workload, floor
 from planner.plan import DisaggregationPlan, PoolPlan, Role
 from planner.pools import PoolFacts
@@ -363,14 +363,7 @@ def _judge(handoff: Handoff, findings: Findings) -> None:
         f"{handoff.transfer_ms(handoff.prompt_p99):.0f} ms over EFA, the first step "
         f"{handoff.floors['decode'].ttft_ms:.0f}"
     )
-    if sketch.model.traffic is None:
-        findings.remark(f"models[{sketch.index}]", f"{message}; lengths are assumed: state `traffic`")
-        return
-    findings.problem(
-        (*sketch.path, "objectives", "ttft_p99_ms"),
-        message,
-        f"set it to {math.ceil(handoff.least_ms * 1.5)} or more, or give prefill more GPUs (`layout.tensor`)",
-    )
+    tell_too_slow(sketch, message, handoff.least_ms, "or give prefill more GPUs (`layout.tensor`)", findings=findings)
 
 
 def with_parts(drafts: Sequence[Draft], handoffs: Mapping[str, Handoff]) -> list[Draft]:

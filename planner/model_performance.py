@@ -196,13 +196,28 @@ def _judge_floor(sketch: Draft, most: Capacity, limit: Floor, replica: Replica, 
         else f"no load at all keeps within {objectives.ttft_p99_ms} ms to the first token and "
         f"{objectives.tpot_p99_ms} ms a token: alone a request takes {limit.ttft_ms:.0f} and {limit.tpot_ms:.1f} ms"
     )
+    tell_too_slow(
+        sketch, message, limit.ttft_ms, "use more or faster GPUs, or plan for shorter prompts", findings=findings
+    )
+
+
+def tell_too_slow(sketch: Draft, message: str, least_ms: float, otherwise: str, *, findings: Findings) -> None:
+    """That not even one request alone is served in time: a problem, or a remark where its length is assumed.
+
+    Args:
+        sketch: the model.
+        message: what is too slow, and why.
+        least_ms: to the first token of a request alone.
+        otherwise: what mends it beside a longer objective.
+        findings: takes it.
+    """
     if sketch.model.traffic is None:
         findings.remark(f"models[{sketch.index}]", f"{message}; lengths are assumed: state `traffic`")
         return
     findings.problem(
         (*sketch.path, "objectives", "ttft_p99_ms"),
         message,
-        f"set it to {math.ceil(limit.ttft_ms * 1.5)} or more, use more or faster GPUs, or plan for shorter prompts",
+        f"set it to {math.ceil(least_ms * 1.5)} or more, {otherwise}",
     )
 
 
