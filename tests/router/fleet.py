@@ -270,3 +270,17 @@ async def healthy(port: int, path: str = "/readiness", limit: float = 15.0) -> N
                 return
         await asyncio.sleep(0.1)
     raise AssertionError(f"nothing healthy on port {port} after {limit} s")
+
+
+async def killed_under(load: Load, found: Fleet, victim: Replica, others: list[Replica], *, after: float) -> Load:
+    """A load that runs while one replica is killed outright, and `after` seconds beyond the router's notice of it."""
+    end = asyncio.Event()
+    running = asyncio.create_task(load.run(end))
+    await asyncio.sleep(2)
+    victim.process.kill()
+    await asyncio.sleep(2)  # the kubelet notices, and the pod is no longer ready
+    found.announce(*others)
+    await asyncio.sleep(after)
+    end.set()
+    await running
+    return load

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.router.fleet import KEY, Fleet, Load, ask, fleet, healthy
+from tests.router.fleet import KEY, Fleet, Load, ask, fleet, healthy, killed_under
 from tests.router.plans import asleep, routed, with_standby
 
 pytestmark = pytest.mark.router
@@ -31,17 +31,8 @@ async def _up(found: Fleet, replicas: int) -> None:
 def test_a_killed_replica_loses_no_plain_request(tmp_path: Path) -> None:
     async def scene(found: Fleet) -> Load:
         await _up(found, 3)
-        load, end = Load(found.port, found.model.name), asyncio.Event()
-        running = asyncio.create_task(load.run(end))
-        await asyncio.sleep(2)
         victim, *others = found.replicas
-        victim.process.kill()
-        await asyncio.sleep(2)  # the kubelet notices, and the pod is no longer ready
-        found.announce(*others)
-        await asyncio.sleep(1.5)
-        end.set()
-        await running
-        return load
+        return await killed_under(Load(found.port, found.model.name), found, victim, others, after=1.5)
 
     with fleet(routed(), tmp_path) as found:
         load = asyncio.run(scene(found))

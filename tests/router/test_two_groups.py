@@ -10,7 +10,7 @@ import pytest
 
 from planner.plan import ModelPlan
 from tests.factories import model_of
-from tests.router.fleet import Fleet, Load, Replica, ask, fleet, healthy
+from tests.router.fleet import Fleet, Load, Replica, ask, fleet, healthy, killed_under
 from tests.router.plans import SMALL, disaggregated
 
 pytestmark = pytest.mark.router
@@ -69,17 +69,8 @@ def test_a_killed_replica_of_either_group_loses_no_plain_request(tmp_path: Path,
 
     async def scene(found: Fleet) -> Load:
         started = await _up(found, prefill, decode)
-        load, end = Load(found.port, decode.name, clients=16), asyncio.Event()
-        running = asyncio.create_task(load.run(end))
-        await asyncio.sleep(2)
         dead = started.pop(victim)
-        dead.process.kill()
-        await asyncio.sleep(2)  # the kubelet notices, and the pod is no longer ready
-        found.announce(*started)
-        await asyncio.sleep(2)
-        end.set()
-        await running
-        return load
+        return await killed_under(Load(found.port, decode.name, clients=16), found, dead, started, after=2)
 
     with fleet(decode, tmp_path) as found:
         load = asyncio.run(scene(found))
