@@ -9,6 +9,7 @@ their nodes from one rung.
 from __future__ import annotations
 
 import json
+import math
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -115,12 +116,12 @@ class Autoscaler:
         """What can be made, the best first."""
         return self._groups
 
-    def waits_for_machine(self, pod: Json) -> bool:
-        """Whether a machine is on its way for a pod, or the group that it could come from is left alone for now."""
+    def machine_due(self, pod: Json) -> float | None:
+        """When the machine comes that is on its way for a pod, by `time.monotonic`; never where the group that it could
+        come from is left alone for now, and None where the pod waits for nothing of the autoscaler's."""
         uid = pod["metadata"]["uid"]
-        return key_of(pod) in self.waiting or any(
-            uid in booking.pods for booking in list(self._bookings) if not booking.arrived
-        )
+        due = [booking.due for booking in list(self._bookings) if uid in booking.pods and not booking.arrived]
+        return max(due) if due else math.inf if key_of(pod) in self.waiting else None
 
     def available(self, name: str) -> int:
         """Machines of a group that there can be now, those that are there included."""

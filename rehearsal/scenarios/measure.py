@@ -1,20 +1,23 @@
 """Watching models come back, in planned seconds.
 
 What the plan times (grace periods, boots, starts, a controller's patience) runs compressed, and counts that many times
-over. What the real scheduler and controllers take runs as on any cluster, and counts as it is. Which of the two a model
-waits for shows in its pods at every moment.
+over. What the real scheduler and controllers take runs as on any cluster, and counts as it is; so does a simulator's
+delay after the moment that the plan names. Which of them a model waits for shows in its pods at every moment.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from datetime import UTC, datetime
+from typing import Final, Literal
 
 from planner.plan import ModelPlan
-from rehearsal.kube import Json
+from rehearsal.kube import Json, key_of
 from rehearsal.kubelet import GROUP_KEY
+from rehearsal.pods import is_ready
 from rehearsal.scenarios.world import (
     Theatre,
     leaving,
@@ -25,8 +28,24 @@ from rehearsal.scenarios.world import (
     serving_replicas,
     unschedulable,
 )
+from rehearsal.stages import KILLED_AT, READY_AT
 
 _POLL_SECONDS: Final = 0.03
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Lack:
+    """What a model lacks from one look to the next."""
+
+    counts: Literal["drained", "waited", "started"]
+    planned_until: float
+    """By `time.monotonic`: what passes before is timed by the plan; later, simulators and API are late."""
+    unserved: bool
+
+    def planned_seconds(self, begin: float, end: float, compression: float) -> float:
+        """The time from `begin` to `end`, with each part as it counts."""
+        compressed = min(max(self.planned_until - begin, 0.0), end - begin)
+        return compressed * compression + (end - begin - compressed)
 
 
 @dataclass(kw_only=True)
@@ -38,6 +57,8 @@ class Course:
     """Uids of its pods at the event."""
     wanted: int
     """Pods."""
+    since: float
+    """When it was last looked at, by `time.monotonic`."""
     drained: float = 0.0
     waited: float = 0.0
     started: float = 0.0
@@ -53,9 +74,21 @@ class Course:
     split: tuple[str, ...] = ()
     """Rungs that one group was on at the same time."""
     rungs: tuple[str, ...] = ()
+    _lack: _Lack | None = None
+    _is_half: bool = False
+    _gone_by: dict[str, float] = field(default_factory=dict[str, float])
+    """Uid of a pod that leaves -> when its grace period ends, by `time.monotonic`."""
 
-    def look(self, theatre: Theatre, rungs: Mapping[str, str], doomed: frozenset[str], seconds: float) -> None:
-        """Count the `seconds` on the wall since the last look. `rungs`: of each live node; `doomed`: about to go."""
+    def look(self, theatre: Theatre, rungs: Mapping[str, str], doomed: frozenset[str], now: float) -> None:
+        """Count the time since the last look by what that one saw, and see anew.
+
+        Args:
+            theatre: where.
+            rungs: of each live node.
+            doomed: nodes about to go.
+            now: `time.monotonic`.
+        """
+        self._count(now, theatre.compression)
         pods = theatre.pods(self.model)
         live = [pod for pod in pods if not leaving(pod) and pod["spec"].get("nodeName", "") not in doomed]
         on = [pod for pod in live if pod["spec"].get("nodeName") in rungs]
@@ -64,37 +97,56 @@ class Course:
         self.placed = len(on) >= self.wanted
         self.rungs = tuple(sorted({rungs[pod["spec"]["nodeName"]] for pod in on}))
         self.least_serving = min(self.least_serving, serving)
-        compressed = seconds * theatre.compression
-        waits_for_plan = True
+        self._lack = None if self.serves else self._seen(theatre, pods, live, now, unserved=serving == 0)
+        self.touched = self.touched or not self.serves
+        self._see_groups(live, rungs)
+
+    def _count(self, now: float, compression: float) -> None:
+        begin, self.since = self.since, now
+        if self._lack is not None:
+            seconds = self._lack.planned_seconds(begin, now, compression)
+            match self._lack.counts:
+                case "drained":
+                    self.drained += seconds
+                case "waited":
+                    self.waited += seconds
+                case "started":
+                    self.started += seconds
+            self.unserved += seconds if self._lack.unserved else 0.0
+        self.half = self.half + (now - begin) * compression if self._is_half else 0.0
+        self.longest_half = max(self.longest_half, self.half)
+
+    def _seen(
+        self, theatre: Theatre, pods: Sequence[Json], live: Sequence[Json], now: float, *, unserved: bool
+    ) -> _Lack:
         if len(live) < self.wanted:
             # Only a group's new pods wait until its old ones, whose names they take, have left.
             gone = [pod for pod in pods if leaving(pod)] if self.model.layout.nodes > 1 else []
             old = any(pod["metadata"]["uid"] in self.before for pod in gone)
-            waits_for_plan = bool(gone)
-            self.drained += compressed if old else 0.0
-            self.waited += 0.0 if old else compressed if waits_for_plan else seconds
-        elif not self.placed:
+            until = max((self._leaves_by(pod, now, theatre.compression) for pod in gone), default=now)
+            return _Lack(counts="drained" if old else "waited", planned_until=until, unserved=unserved)
+        if not self.placed:
             machines = theatre.operators.autoscaler
-            waits_for_plan = any(unschedulable(pod) and machines.waits_for_machine(pod) for pod in live)
-            self.waited += compressed if waits_for_plan else seconds
-        elif not self.serves:
-            self.started += compressed
-        self.touched = self.touched or not self.serves
-        self.unserved += (compressed if waits_for_plan else seconds) if serving == 0 else 0.0
-        self._watch_groups(live, rungs, compressed)
+            due = [machines.machine_due(pod) for pod in live if unschedulable(pod)]
+            until = max((one for one in due if one is not None), default=now)
+            return _Lack(counts="waited", planned_until=until, unserved=unserved)
+        until = max((_start_ends(theatre, pod, now) for pod in live if not is_ready(pod)), default=now)
+        return _Lack(counts="started", planned_until=until, unserved=unserved)
 
-    def _watch_groups(self, live: Sequence[Json], rungs: Mapping[str, str], seconds: float) -> None:
+    def _leaves_by(self, pod: Json, now: float, compression: float) -> float:
+        grace = float(pod["metadata"].get("deletionGracePeriodSeconds", 0))
+        return self._gone_by.setdefault(pod["metadata"]["uid"], now + grace / compression)
+
+    def _see_groups(self, live: Sequence[Json], rungs: Mapping[str, str]) -> None:
         """Never on two rungs, and not for long with part of its nodes."""
         groups = replicas_of(self.model, [pod for pod in live if GROUP_KEY in pod["metadata"]["labels"]])
-        half = False
+        self._is_half = False
         for group in groups.values():
             placed = [pod for pod in group if pod["spec"].get("nodeName") in rungs]
             used = {rungs[pod["spec"]["nodeName"]] for pod in placed}
             if len(used) > 1:
                 self.split = tuple(sorted(used))
-            half = half or bool(placed and any(unschedulable(pod) for pod in group))
-        self.half = self.half + seconds if half else 0.0
-        self.longest_half = max(self.longest_half, self.half)
+            self._is_half = self._is_half or bool(placed and any(unschedulable(pod) for pod in group))
 
     @property
     def serving_seconds(self) -> float | None:
@@ -107,6 +159,16 @@ class Course:
         return self.waited if self.placed else None
 
 
+def _start_ends(theatre: Theatre, pod: Json, now: float) -> float:
+    """When a placed pod has started by the plan; never while it is held, or is killed by its own probe."""
+    annotations: Mapping[str, str] = pod["metadata"].get("annotations", {})
+    if KILLED_AT in annotations or key_of(pod) in theatre.operators.kubelet.held:
+        return math.inf
+    if READY_AT not in annotations:
+        return now
+    return now + (datetime.fromisoformat(annotations[READY_AT]) - datetime.now(UTC)).total_seconds()
+
+
 @dataclass(kw_only=True)
 class Watch:
     """The courses of some models, and what is done meanwhile."""
@@ -115,7 +177,6 @@ class Watch:
     courses: Sequence[Course]
     doomed: frozenset[str] = frozenset()
     """Nodes that still stand but will be gone."""
-    _last: float = field(default_factory=time.monotonic)
 
     @classmethod
     def begin(cls, theatre: Theatre, models: Sequence[ModelPlan], *, doomed: Sequence[str] = ()) -> Watch:
@@ -125,6 +186,7 @@ class Watch:
                 model=model,
                 before=frozenset(pod["metadata"]["uid"] for pod in theatre.pods(model)),
                 wanted=model.scaling.min_replicas * model.layout.nodes,
+                since=time.monotonic(),
             )
             for model in models
         ]
@@ -134,14 +196,13 @@ class Watch:
         """Count what has passed."""
         self.theatre.alive()
         now = time.monotonic()
-        seconds, self._last = now - self._last, now
         rungs = {
             name_of(node): rung_of(node)
             for node in self.theatre.nodes()
             if name_of(node) not in self.doomed and pool_of_rung(self.theatre.plan, rung_of(node))
         }
         for course in self.courses:
-            course.look(self.theatre, rungs, self.doomed, seconds)
+            course.look(self.theatre, rungs, self.doomed, now)
 
     def until_served(self, planned_seconds: float, *, meanwhile: Callable[[], bool] = lambda: True) -> None:
         """Until all serve again and `meanwhile` says that it is done, at most so long."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,7 +15,7 @@ from planner.image_pull import pull_seconds
 from planner.naming import MODEL_LABEL
 from planner.plan import ModelPlan, Plan
 from rehearsal.injections import healthy_world
-from rehearsal.kube import NODES, PODS, Json
+from rehearsal.kube import NODES, PODS, Json, Key
 from rehearsal.kubelet import GROUP_KEY
 from rehearsal.nodes import GPU, NodeGroup, node_groups
 from rehearsal.scenarios.limits import Room, bounds, pods_lacking
@@ -21,6 +23,7 @@ from rehearsal.scenarios.measure import Course, Watch
 from rehearsal.scenarios.results import Limit, Step
 from rehearsal.scenarios.trial import Trial, dropped
 from rehearsal.scenarios.world import Theatre
+from rehearsal.stages import READY_AT
 from tests.factories import model_of, stack_plan
 from tests.rehearsal.fakes import READY, UNSCHEDULABLE, FakeKube, container, pod
 
@@ -38,13 +41,13 @@ class Machines:
     """An autoscaler as scenarios see it."""
 
     capacity: dict[str, int] = field(default_factory=dict[str, int])
-    coming: set[str] = field(default_factory=set[str])
+    due: dict[str, float] = field(default_factory=dict[str, float])
 
     def available(self, name: str) -> int:
         return min(GROUPS[name].max_nodes, self.capacity.get(name, GROUPS[name].max_nodes))
 
-    def waits_for_machine(self, item: Json) -> bool:
-        return item["metadata"]["name"] in self.coming
+    def machine_due(self, item: Json) -> float | None:
+        return self.due.get(item["metadata"]["name"])
 
 
 class Case:
@@ -53,7 +56,9 @@ class Case:
     def __init__(self, plan: Plan = PLAN) -> None:
         self.kube = FakeKube()
         self.machines = Machines()
-        operators: Any = SimpleNamespace(autoscaler=self.machines)
+        self.held: set[Key] = set()
+        kubelet = SimpleNamespace(held=self.held)
+        operators: Any = SimpleNamespace(autoscaler=self.machines, kubelet=kubelet)
         cluster: Any = self.kube
         self.theatre = Theatre(
             kube=cluster,
@@ -64,6 +69,7 @@ class Case:
             compression=COMPRESSION,
             alive=lambda: None,
         )
+        self.now = 1000.0
 
     def nodes(self, rung: str, *numbers: int) -> list[str]:
         made = [GROUPS[rung].new_node(number) for number in numbers]
@@ -82,8 +88,9 @@ class Case:
         self.kube.create(PODS, made)
         return name
 
-    def leave(self, name: str) -> None:
-        self.kube.patch(PODS, ("inference", name), {"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"}})
+    def leave(self, name: str, *, grace: float) -> None:
+        leaves: Json = {"deletionTimestamp": "2026-01-01T00:00:00Z", "deletionGracePeriodSeconds": grace}
+        self.kube.patch(PODS, ("inference", name), {"metadata": leaves})
 
     def group(self, *nodes: str | None, ready: bool = True) -> None:
         for number, node in enumerate(nodes):
@@ -91,6 +98,7 @@ class Case:
 
     def course(self, model: ModelPlan = R1) -> Course:
         (course,) = Watch.begin(self.theatre, [model]).courses
+        course.since = self.now
         return course
 
     def look(self, course: Course, seconds: float = 1.0) -> None:
@@ -98,7 +106,8 @@ class Case:
             node["metadata"]["name"]: node["metadata"]["annotations"]["rehearsal/node-group"]
             for node in self.kube.all(NODES)
         }
-        course.look(self.theatre, rungs, frozenset(), seconds)
+        self.now += seconds
+        course.look(self.theatre, rungs, frozenset(), self.now)
 
 
 class TestClock:
@@ -109,23 +118,66 @@ class TestClock:
         course = case.course()
         case.look(course)
         assert (course.serves, course.touched) == (True, False)
-        case.leave("r1-0")
+        case.leave("r1-0", grace=20.0)
+        case.look(course)
         case.look(course)
         assert (course.drained, course.waited) == (COMPRESSION, 0.0)
         case.kube.delete(PODS, ("inference", "r1-0"))
+        case.look(course, 0.0)
         case.look(course)
         assert course.waited == 1.0, "nobody has made the pod anew yet: a controller's own time"
         case.pod(R1, "r1-0", None, group="one")
+        case.look(course, 0.0)
         case.look(course)
         assert course.waited == 2.0, "the scheduler's own time"
-        case.machines.coming.add("r1-0")
+        case.machines.due["r1-0"] = case.now + 1.0
+        case.look(course, 0.0)
         case.look(course)
         assert course.waited == 2.0 + COMPRESSION, "a machine boots"
         case.kube.delete(PODS, ("inference", "r1-0"))
         case.pod(R1, "r1-0", one, group="one", ready=False)
+        case.held.add(("inference", "r1-0"))
+        case.look(course, 0.0)
         case.look(course)
         assert (course.started, course.placed, course.serves) == (COMPRESSION, True, False)
         assert course.serving_seconds is None
+
+    def test_a_machine_that_is_seen_late_is_late_by_the_walls_clock(self) -> None:
+        case = Case()
+        (one,) = case.nodes(SPOT, 1)
+        case.group(one, None)
+        course = case.course()
+        case.machines.due["r1-1"] = case.now + 2.0
+        case.look(course, 0.0)
+        case.look(course, 3.0)
+        assert course.waited == 2.0 * COMPRESSION + 1.0
+
+    def test_what_gets_no_machine_waits_compressed_for_ever(self) -> None:
+        case = Case()
+        (one,) = case.nodes(SPOT, 1)
+        case.group(one, None)
+        course = case.course()
+        case.machines.due["r1-1"] = math.inf
+        case.look(course, 0.0)
+        case.look(course, 50.0)
+        assert course.waited == 50.0 * COMPRESSION
+
+    def test_a_drain_and_a_start_count_compressed_until_they_are_over_by_the_plan(self) -> None:
+        case = Case()
+        (one, two) = case.nodes(SPOT, 1, 2)
+        case.group(one, two)
+        course = case.course()
+        case.leave("r1-0", grace=20.0)
+        case.look(course, 0.0)
+        case.look(course, 3.0)
+        assert course.drained == 20.0 + 1.0, "2 s on the wall are its grace period"
+        case.kube.delete(PODS, ("inference", "r1-0"))
+        case.pod(R1, "r1-0", one, group="one", ready=False)
+        ready_at = datetime.now(UTC) + timedelta(seconds=60)
+        case.kube.patch(PODS, ("inference", "r1-0"), {"metadata": {"annotations": {READY_AT: ready_at.isoformat()}}})
+        case.look(course, 0.0)
+        case.look(course, 100.0)
+        assert course.started == pytest.approx(60.0 * COMPRESSION + 40.0, abs=5 * COMPRESSION)
 
     def test_a_group_that_leaves_half_a_rung_again_has_not_drained_but_waited(self) -> None:
         case = Case()
@@ -135,7 +187,8 @@ class TestClock:
         for name in ("r1-0", "r1-1"):
             case.kube.delete(PODS, ("inference", name))
         case.pod(R1, "r1-0b", "h100-spot-1", group="one")
-        case.leave("r1-0b")
+        case.leave("r1-0b", grace=20.0)
+        case.look(course, 0.0)
         case.look(course)
         assert (course.drained, course.waited) == (0.0, COMPRESSION)
 
@@ -145,7 +198,8 @@ class TestClock:
         case.pod(SMALL, "a", one)
         case.pod(SMALL, "b", two)
         course = case.course(SMALL)
-        case.leave("a")
+        case.leave("a", grace=20.0)
+        case.look(course, 0.0)
         case.look(course)
         assert (course.drained, course.waited) == (0.0, 1.0)
         assert course.least_serving == 1
@@ -163,11 +217,13 @@ class TestClock:
         (one, two) = case.nodes(SPOT, 1, 2)
         case.group(one, None)
         course = case.course()
+        case.look(course, 0.0)
         case.look(course)
         case.look(course)
         assert course.half == 2 * COMPRESSION
         case.kube.delete(PODS, ("inference", "r1-1"))
         case.pod(R1, "r1-1", two, group="one")
+        case.look(course, 0.0)
         case.look(course)
         assert (course.half, course.longest_half) == (0.0, 2 * COMPRESSION)
 

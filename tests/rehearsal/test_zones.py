@@ -89,6 +89,7 @@ def test_whoever_waits_for_a_machine_is_known() -> None:
     case = Case()
     case.ask("a")
     (waiting,) = case.kube.all(PODS)
-    assert case.autoscaler.waits_for_machine(waiting)
-    case.look(GROUPS["l40s-spot-1a"].boot_seconds)
-    assert not case.autoscaler.waits_for_machine(waiting), "it came: the scheduler's turn"
+    boot = GROUPS["l40s-spot-1a"].boot_seconds
+    assert case.autoscaler.machine_due(waiting) == case.now + boot
+    case.look(boot)
+    assert case.autoscaler.machine_due(waiting) is None, "it came: the scheduler's turn"
