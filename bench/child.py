@@ -40,8 +40,8 @@ def replayed(path: Path, *, per_day: float | None = None, trace: Path | None = N
     # Imported here: planning must be measured without the arrays.
     from datetime import UTC, datetime  # noqa: PLC0415
 
-    from simulation.replay import Conditions, Served, replay  # noqa: PLC0415
-    from simulation.replicas import tabulate  # noqa: PLC0415
+    from simulation.replay import Conditions, replay  # noqa: PLC0415
+    from simulation.served import served_of  # noqa: PLC0415
     from simulation.subjects import hazards_of, subjects_of  # noqa: PLC0415
     from simulation.trace import TraceModel, TraceOptions, read_trace  # noqa: PLC0415
     from simulation.traffic import DAY_SECONDS, ModelTraffic, Traffic, drawn, rates  # noqa: PLC0415
@@ -71,14 +71,7 @@ def replayed(path: Path, *, per_day: float | None = None, trace: Path | None = N
         )
         traffic = Traffic(start=midnight, seconds=DAY_SECONDS, models=asked, origin="diurnal")
     read = time.perf_counter() - start
-    served = {
-        asked.model: Served(
-            table=tabulate(subjects[asked.model].replica, input=asked.input, output=asked.output),
-            ttft_objective_ms=subjects[asked.model].ttft_objective_ms,
-            tpot_objective_ms=subjects[asked.model].tpot_objective_ms,
-        )
-        for asked in traffic.models
-    }
+    served = {asked.model: served_of(subjects[asked.model], asked) for asked in traffic.models}
     found = replay([("", plan)], traffic, served, Conditions(hazards=hazards_of(plan, spot_per_hour=None)))[0]
     return {
         "requests": traffic.requests,

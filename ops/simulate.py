@@ -20,7 +20,8 @@ from settings.load import stack_file
 from settings.root import Settings
 
 if TYPE_CHECKING:
-    from simulation.replay import Conditions, Served
+    from simulation.replay import Conditions
+    from simulation.served import Served
     from simulation.subjects import Subject
     from simulation.traffic import Traffic
     from simulation.tune import Tuned
@@ -103,15 +104,11 @@ class _Simulation:
         self.settings, self.plan, self.options, self.start = settings, plan, options, start
         from simulation.subjects import subjects_of  # noqa: PLC0415
 
-        apart = sorted({model.disaggregation.serves for model in plan.models if model.disaggregation})
-        for name in (name for name in options.models if name in apart):
-            raise UsageError(f"{name} has prefill and decode apart, which no replay models", help="leave it out")
-        names = [model.name for model in plan.models if model.disaggregation is None]
-        for name in options.models:
-            if name not in names:
-                raise UsageError(f"stack {plan.stack} has no model `{name}`", help=did_you_mean(name, names))
         self.subjects = subjects_of(settings, plan)
-        self.notes = [f"{name}: prefill and decode apart are not replayed" for name in apart]
+        for name in options.models:
+            if name not in self.subjects:
+                raise UsageError(f"stack {plan.stack} has no model `{name}`", help=did_you_mean(name, self.subjects))
+        self.notes: list[str] = []
 
     def run(self, *, as_json: bool) -> int:
         from simulation.replay import replay  # noqa: PLC0415
@@ -220,20 +217,9 @@ class _Simulation:
         )
 
     def _served(self, traffic: Traffic) -> dict[str, Served]:
-        from simulation.replay import Served  # noqa: PLC0415
-        from simulation.replicas import tabulate  # noqa: PLC0415
+        from simulation.served import served_of  # noqa: PLC0415
 
-        found: dict[str, Served] = {}
-        for asked in traffic.models:
-            subject = self.subjects[asked.model]
-            found[asked.model] = Served(
-                table=tabulate(
-                    subject.replica, input=asked.input, output=asked.output, cached_share=asked.cached_share
-                ),
-                ttft_objective_ms=subject.ttft_objective_ms,
-                tpot_objective_ms=subject.tpot_objective_ms,
-            )
-        return found
+        return {asked.model: served_of(self.subjects[asked.model], asked) for asked in traffic.models}
 
     def _conditions(self) -> Conditions:
         from simulation.replay import Conditions  # noqa: PLC0415

@@ -8,7 +8,7 @@ from catalog.load import Catalog, load
 from catalog.types import Region
 from planner import karpenter
 from planner.alerts import plan_alerts
-from planner.cache import Crowd, check_load_target, check_sharing, plan_cache, tell_streaming
+from planner.cache import Crowd, check_load_target, check_sharing, plan_cache, tell_streaming, with_possible_cache
 from planner.charts import plan_charts
 from planner.cost import Decided, plan_cost
 from planner.disaggregation import Handoff, drafts_of, findings_of, plan_group, plan_handoffs, with_parts
@@ -73,7 +73,8 @@ def plan(settings: Settings, *, stack: str, region: str | None, catalog: Catalog
     where = _region(region, facts, findings) if on_eks else None
     version = kubernetes_version(settings, facts, findings)
     _check_names(settings, findings)
-    hardware = _hardware(settings, facts, where, on_eks=on_eks, findings=findings)
+    settings = with_possible_cache(settings, findings)
+    hardware = hardware_of(settings, facts, where, on_eks=on_eks, findings=findings)
     drafts = drafts_of(settings, hardware, facts, findings)
     pools = _pools(drafts, hardware, facts, region, version.name, settings)
     handoffs = plan_handoffs(drafts, pools, findings)
@@ -83,8 +84,6 @@ def plan(settings: Settings, *, stack: str, region: str | None, catalog: Catalog
     network = plan_network(settings, where, zones, findings)
     one_zone = tuple(pool.zone for pool in pools.values() if pool.zone)
     cache = plan_cache(settings, one_zone, _busiest_zone(drafts, pools), findings)
-    if cache is None:
-        raise PlanError(findings.problems)
     tell_streaming(pools.values(), cache, findings)
     check_sharing(
         settings,
@@ -188,9 +187,10 @@ def _check_names(settings: Settings, findings: Findings) -> None:
             seen.add(item.name)
 
 
-def _hardware(
+def hardware_of(
     settings: Settings, catalog: Catalog, region: Region | None, *, on_eks: bool, findings: Findings
 ) -> dict[str, PoolFacts]:
+    """The catalog's facts about each pool by name; what is not there is a problem, and left out."""
     found: dict[str, PoolFacts] = {}
     for index, pool in enumerate(settings.pools):
         facts = (

@@ -12,6 +12,7 @@ from simulation.queues import Counts, Released, StepRecord
 from simulation.replicas import ReplicaTable
 
 Floats = npt.NDArray[np.float64]
+Where = tuple[npt.NDArray[np.intp], ...]
 
 _LOWEST_MS = 0.5
 _GROWTH = 1.02
@@ -45,25 +46,36 @@ class LatencySampler:
 
     def histograms(self, records: Sequence[StepRecord]) -> tuple[Floats, Floats]:
         """(TTFT, TPOT) of these steps: variant x bin, weighted by requests."""
-        seen = _Seen(
-            entered=np.stack([record.entered for record in records]),
-            finished=np.stack([record.finished for record in records]),
-            running=np.stack([record.running for record in records]),
-            ahead=np.stack([record.ahead for record in records]),
-            rate=np.stack([record.rate for record in records]),
-            step_ms=np.stack([record.step_ms for record in records]),
-            released={
-                (step, variant): found
-                for step, record in enumerate(records)
-                for variant, found in record.released.items()
-            },
-        )
+        seen = _seen(records)
         return self._ttft(seen), self._tpot(seen)
 
-    def _ttft(self, seen: _Seen) -> Floats:
-        table = self._table
+    def histograms_after(self, records: Sequence[StepRecord], before: Before) -> tuple[Floats, Floats, Floats]:
+        """(TTFT with what was `before`, TTFT from then on, TPOT) of these steps."""
+        seen = _seen(records)
+        where, times, weights = self._first_tokens(seen)
         steps, variants, slots = seen.entered.shape
-        found = np.zeros((variants, BINS))
+        chances = self._random.random((steps, slots, _SAMPLES))[where[0], where[2]]
+        whole, own = np.zeros((variants, BINS)), np.zeros((variants, BINS))
+        _count(own, where[1], times, weights)
+        _count(whole, where[1], times + before.draw(where, chances), weights)
+        return whole, own, self._tpot(seen)
+
+    def _ttft(self, seen: _Seen) -> Floats:
+        found = np.zeros((seen.entered.shape[1], BINS))
+        where, times, weights = self._first_tokens(seen)
+        for (step, variant), released in seen.released.items():
+            rows = (where[0] == step) & (where[1] == variant)
+            before_ms = np.quantile(released.waited_seconds, _HELD_SHARES) * 1e3
+            late = (times[rows][:, :, None] + before_ms).reshape(int(rows.sum()), -1)
+            _count(found, where[1][rows], late, weights[rows])
+            weights = np.where(rows, 0.0, weights)
+        _count(found, where[1], times, weights)
+        return found
+
+    def _first_tokens(self, seen: _Seen) -> tuple[Where, Floats, Floats]:
+        """((step, variant, replica) of those that got requests, some TTFT of each in ms, its requests)."""
+        table = self._table
+        steps, _, slots = seen.entered.shape
         shape = (steps, slots, _SAMPLES)
         draws = self._random.random((4, *shape))
         lengths = self._random.integers(0, len(table.prompts_ms), shape)
@@ -87,15 +99,7 @@ class LatencySampler:
         own = table.prompts_ms[prompt] + table.prompts_chunks[prompt] * beside
         # About half of the prompts that come while it waits find room in its own last chunk.
         own += before * (1 + busy / 2)
-        times, weights = waits + own, number[:, 0]
-        for (step, variant), released in seen.released.items():
-            rows = (where[0] == step) & (where[1] == variant)
-            before_ms = np.quantile(released.waited_seconds, _HELD_SHARES) * 1e3
-            late = (times[rows][:, :, None] + before_ms).reshape(int(rows.sum()), -1)
-            _count(found, where[1][rows], late, weights[rows])
-            weights = np.where(rows, 0.0, weights)
-        _count(found, where[1], times, weights)
-        return found
+        return where, waits + own, number[:, 0]
 
     def _tpot(self, seen: _Seen) -> Floats:
         table = self._table
@@ -128,6 +132,42 @@ class _Seen:
     step_ms: Floats
     released: Mapping[tuple[int, int], Released]
     """(step, variant) -> requests that were held until then."""
+
+
+def _seen(records: Sequence[StepRecord]) -> _Seen:
+    return _Seen(
+        entered=np.stack([record.entered for record in records]),
+        finished=np.stack([record.finished for record in records]),
+        running=np.stack([record.running for record in records]),
+        ahead=np.stack([record.ahead for record in records]),
+        rate=np.stack([record.rate for record in records]),
+        step_ms=np.stack([record.step_ms for record in records]),
+        released={
+            (step, variant): found for step, record in enumerate(records) for variant, found in record.released.items()
+        },
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Before:
+    """What requests waited before they came to these replicas, each its own."""
+
+    milliseconds: Floats
+    """Of all requests of some steps, those of a step, variant and replica beside each other."""
+    first: Counts
+    """Position of the first of each step, variant and replica."""
+    number: Counts
+    """How many each of them got."""
+
+    def draw(self, where: Where, chances: Floats) -> Floats:
+        """One of its own requests for each chance from 0 to 1 (place x draw)."""
+        first, number = self.first[where][:, None], self.number[where][:, None]
+        return self.milliseconds[first + (chances * number).astype(np.int64)]
+
+
+def count(into: Floats, variant: Counts, milliseconds: Floats) -> None:
+    """Add single requests to a histogram (variant x bin)."""
+    _count(into, variant, milliseconds[:, None], np.ones(len(milliseconds)))
 
 
 def _count(into: Floats, variant: Counts, milliseconds: Floats, weights: Floats) -> None:

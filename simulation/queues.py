@@ -47,6 +47,21 @@ class Released:
     """Of each request, in ascending order; 0 for those that came in the step."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """Requests by variant, at one moment: arrived = served + refused + in flight."""
+
+    arrived: Counts
+    served: Counts
+    refused: Counts
+    interrupted: Counts
+    held: Counts
+    """That an activator ever held."""
+    in_flight: Counts
+    running: Counts
+    waiting: Counts
+
+
 class _Held:
     """Requests that wait for a first replica, in one variant."""
 
@@ -151,6 +166,23 @@ class Queues:
         self.running[variant, slot] = self.waiting[variant, slot] = 0
         self.rate[variant, slot] = 0.0
 
+    def idle(self, variant: int, slot: int) -> bool:
+        """Whether a replica has nothing left to do."""
+        return not (self.running[variant, slot] or self.waiting[variant, slot])
+
+    def standing(self) -> Standing:
+        """All counts, by variant."""
+        return Standing(
+            arrived=self.arrived,
+            served=self.served,
+            refused=self.refused,
+            interrupted=self.interrupted,
+            held=self.ever_held,
+            in_flight=self.in_flight,
+            running=self.running.sum(axis=1),
+            waiting=self.waiting.sum(axis=1) + self.held,
+        )
+
     @property
     def held(self) -> Counts:
         """Requests that wait for a first replica, by variant."""
@@ -166,7 +198,6 @@ class Queues:
 
     def step(self, arrivals: int) -> StepRecord:
         """One step with this many new requests, the same in all variants."""
-        table = self.table
         offered = self.returned + arrivals
         self.arrived += arrivals
         released = self._hold(offered) if self._held else {}
@@ -179,7 +210,15 @@ class Queues:
         # The last slot takes what rounding leaves over.
         stray = np.where(self.accepts, 0, came)
         self.returned = stray.sum(axis=1)
-        came = came - stray
+        return self._work(came - stray, released)
+
+    def take(self, came: Counts) -> StepRecord:
+        """One step with requests whose replicas were chosen already (variant x replica)."""
+        self.arrived += came.sum(axis=1)
+        return self._work(came, {})
+
+    def _work(self, came: Counts, released: Mapping[int, Released]) -> StepRecord:
+        table = self.table
         running, waiting = self.running, self.waiting
         ahead = waiting - (table.limit - running)
         queue = waiting + came

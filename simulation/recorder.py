@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from simulation.capacity import PoolState
 from simulation.latency import BINS, quantile
-from simulation.queues import Queues
+from simulation.queues import Standing
 from simulation.results import INTERVAL_SECONDS, ModelInterval, ModelResult, RungInterval, RungResult
 
 Floats = npt.NDArray[np.float64]
@@ -35,7 +35,7 @@ class ModelRecorder:
         self,
         second: int,
         seconds: int,
-        queues: Queues,
+        standing: Standing,
         ttft: Floats,
         tpot: Floats,
         *,
@@ -47,41 +47,44 @@ class ModelRecorder:
         self._ttft[:, at] += ttft
         self._tpot[:, at] += tpot
         self._seconds[:, at] += seconds
-        waiting = queues.waiting.sum(axis=1) + queues.held
         for name, value in (
             ("ready", ready),
             ("wanted", wanted),
-            ("running", queues.running.sum(axis=1)),
-            ("waiting", waiting),
+            ("running", standing.running),
+            ("waiting", standing.waiting),
         ):
             self._sums[name][:, at] += value * seconds
-        for name, total in (("arrived", queues.arrived), ("served", queues.served), ("refused", queues.refused)):
+        totals = (("arrived", standing.arrived), ("served", standing.served), ("refused", standing.refused))
+        for name, total in totals:
             self._counts[name][:, at] += total - self._before[name]
             self._before[name] = total.copy()
-        self._most_waiting = np.maximum(self._most_waiting, waiting)
+        self._most_waiting = np.maximum(self._most_waiting, standing.waiting)
         self._most_ready = np.maximum(self._most_ready, ready)
 
-    def result(self, variant: int, model: str, queues: Queues, objectives: tuple[float, float]) -> ModelResult:
-        """Everything about one variant."""
+    def result(
+        self, variant: int, model: str, standing: Standing, objectives: tuple[float, float], *, gpus: int
+    ) -> ModelResult:
+        """Everything about one variant, whose replicas have so many GPUs."""
         ttft, tpot = self._ttft[variant].sum(axis=0), self._tpot[variant].sum(axis=0)
-        seconds = float(self._seconds[variant].sum())
+        seconds, ready = float(self._seconds[variant].sum()), float(self._sums["ready"][variant].sum())
         return ModelResult(
             model=model,
-            arrived=int(queues.arrived[variant]),
-            served=int(queues.served[variant]),
-            refused=int(queues.refused[variant]),
-            in_flight=int(queues.in_flight[variant]),
-            interrupted=int(queues.interrupted[variant]),
-            held=int(queues.ever_held[variant]),
-            ttft_p50_ms=_known(quantile(ttft, 0.5)),
-            ttft_p99_ms=_known(quantile(ttft, 0.99)),
-            tpot_p50_ms=_known(quantile(tpot, 0.5)),
-            tpot_p99_ms=_known(quantile(tpot, 0.99)),
+            arrived=int(standing.arrived[variant]),
+            served=int(standing.served[variant]),
+            refused=int(standing.refused[variant]),
+            in_flight=int(standing.in_flight[variant]),
+            interrupted=int(standing.interrupted[variant]),
+            held=int(standing.held[variant]),
+            ttft_p50_ms=known(quantile(ttft, 0.5)),
+            ttft_p99_ms=known(quantile(ttft, 0.99)),
+            tpot_p50_ms=known(quantile(tpot, 0.5)),
+            tpot_p99_ms=known(quantile(tpot, 0.99)),
             ttft_objective_ms=objectives[0],
             tpot_objective_ms=objectives[1],
             most_waiting=int(self._most_waiting[variant]),
-            replicas_mean=float(self._sums["ready"][variant].sum()) / seconds,
+            replicas_mean=ready / seconds,
             replicas_most=int(self._most_ready[variant]),
+            gpu_hours=ready * gpus / 3600,
             series=tuple(self._interval(variant, at) for at in range(self._intervals)) if self._keep else (),
         )
 
@@ -99,10 +102,10 @@ class ModelRecorder:
             replicas_wanted=means["wanted"],
             running=means["running"],
             waiting=means["waiting"],
-            ttft_p50_ms=_known(quantile(ttft, 0.5)),
-            ttft_p99_ms=_known(quantile(ttft, 0.99)),
-            tpot_p50_ms=_known(quantile(tpot, 0.5)),
-            tpot_p99_ms=_known(quantile(tpot, 0.99)),
+            ttft_p50_ms=known(quantile(ttft, 0.5)),
+            ttft_p99_ms=known(quantile(ttft, 0.99)),
+            tpot_p50_ms=known(quantile(tpot, 0.5)),
+            tpot_p99_ms=known(quantile(tpot, 0.99)),
         )
 
 
@@ -145,6 +148,6 @@ class RungRecorder:
         ]
 
 
-def _known(value: float) -> float | None:
+def known(value: float) -> float | None:
     """A quantile; None where there was nothing to take it of."""
     return None if math.isnan(value) else value

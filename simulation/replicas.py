@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -80,15 +81,30 @@ def tabulate(
     input: TokenLengths,  # noqa: A002 - its name
     output: TokenLengths,
     cached_share: float = 0.0,
+    prefilled: bool = False,
 ) -> ReplicaTable:
-    """Ask the performance model once for everything that a replay needs."""
-    free = capacity(replica, input=input, output=output, cached_share=cached_share, ttft_p99_ms=None, tpot_p99_ms=None)
+    """Ask the performance model once for everything that a replay needs; `prefilled`: prompts come with their cache."""
+    free = capacity(
+        replica,
+        input=input,
+        output=output,
+        cached_share=cached_share,
+        ttft_p99_ms=None,
+        tpot_p99_ms=None,
+        prefilled=prefilled,
+    )
     largest = free.requests_per_second / free.performance.utilization
     rates = largest * np.concatenate((np.geomspace(1e-4, 0.3, _RATES // 2), np.linspace(0.32, 1.0, _RATES // 2)))
     points = [
         performance(
             replica,
-            Workload(requests_per_second=float(rate), input=input, output=output, cached_share=cached_share),
+            Workload(
+                requests_per_second=float(rate),
+                input=input,
+                output=output,
+                cached_share=cached_share,
+                prefilled=prefilled,
+            ),
         )
         for rate in rates
     ]
@@ -104,8 +120,11 @@ def tabulate(
     decode = np.minimum(decode, step_ms)
     kept = np.maximum(np.interp(batches, carried, rates), rates[0])
     chunk = float(replica.costs.chunk)
-    fresh = np.maximum(1.0, _log_normal(input, _SAMPLES) * (1 - cached_share))
-    prefix = input.mean * cached_share
+    prompts = _log_normal(input, _SAMPLES)
+    # Of a prompt that comes with its cache, the last token is computed, and all of it fills memory.
+    fresh = np.ones(_SAMPLES) if prefilled else np.maximum(1.0, prompts * (1 - cached_share))
+    prefix = input.mean - 1 if prefilled else input.mean * cached_share
+    shared = 0.0 if prefilled else prefix
     return ReplicaTable(
         limit=limit,
         queue_limit=queue_limit(replica.max_running),
@@ -118,12 +137,55 @@ def tabulate(
         prompts_ms=np.array([prefill_ms(replica, tokens=float(length), context=prefix) for length in fresh]),
         prompts_chunks=np.ceil(fresh / chunk),
         chunk_ms=prefill_ms(replica, tokens=chunk),
-        chunks_per_request=max(1.0, input.mean * (1 - cached_share)) / chunk,
-        prompt_cv2=input.cv2,
+        chunks_per_request=(1.0 if prefilled else max(1.0, input.mean * (1 - cached_share))) / chunk,
+        prompt_cv2=0.0 if prefilled else input.cv2,
         requests_per_second=float(rates[-1]),
-        kv_share=(context - prefix) / replica.memory.kv_tokens,
+        kv_share=(context - shared) / replica.memory.kv_tokens,
         running=running,
         rates=rates,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromptTable:
+    """Prompts of a disaggregated model, equally likely lengths in ascending order: what each takes of a prefill replica
+    and of the network."""
+
+    replica: ReplicaTable
+    """A prefill replica."""
+    tokens: Floats
+    alone_ms: Floats
+    """From the first of its tokens that is computed to the last, with nobody else there."""
+    work_ms: Floats
+    """That it adds to what the replica has to do: short prompts share a step, so it may be less than it takes alone."""
+    transfer_ms: Floats
+    """Of its KV cache, alone on the network."""
+    gigabytes: Floats
+    """Of its KV cache."""
+
+
+def tabulate_prompts(
+    replica: Replica,
+    *,
+    input: TokenLengths,  # noqa: A002 - its name
+    cached_share: float,
+    transfer_ms: Callable[[float], float],
+    bytes_per_token: float,
+) -> PromptTable:
+    """The prompts of a mix of lengths; `transfer_ms` is that of a KV cache of so many tokens."""
+    table = tabulate(replica, input=input, output=TokenLengths(mean=1, p99=1), cached_share=cached_share)
+    tokens, chunk = np.maximum(1.0, _log_normal(input, _SAMPLES)), float(replica.costs.chunk)
+    matrices_ms = (table.chunk_ms - replica.costs.attention_ms(chunk, 0.0)) / chunk
+    prefix = input.mean * cached_share
+    fresh = np.maximum(1.0, tokens * (1 - cached_share))
+    work = np.array([matrices_ms * each + replica.costs.attention_ms(float(each), prefix) for each in fresh])
+    return PromptTable(
+        replica=table,
+        tokens=tokens,
+        alone_ms=table.prompts_ms,
+        work_ms=np.minimum(work, table.prompts_ms),
+        transfer_ms=np.array([transfer_ms(float(each)) for each in tokens]),
+        gigabytes=tokens * bytes_per_token / 1e9,
     )
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from planner.plan import Role
+
 INTERVAL_SECONDS = 300
 """One row of the time series."""
 
@@ -42,6 +44,28 @@ class RungInterval:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class GroupResult:
+    """One of the two groups of a disaggregated model."""
+
+    role: Role
+    result: ModelResult
+    """TTFT is its part: of prefill until the prompt is computed, of decode from the cache's arrival to the first token;
+    the objective is its part of the promise. What prefill has served went to decode."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TransferResult:
+    """KV caches that went from prefill to decode."""
+
+    p50_ms: float | None
+    """With the wait for others on the same network; None where none went."""
+    p99_ms: float | None
+    caches: int
+    tokens: float
+    gigabytes: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ModelResult:
     """One model over the whole replay. arrived = served + refused + in_flight."""
 
@@ -64,7 +88,13 @@ class ModelResult:
     most_waiting: int
     replicas_mean: float
     replicas_most: int
+    gpu_hours: float
+    """Of replicas that were ready."""
     series: tuple[ModelInterval, ...]
+    groups: tuple[GroupResult, ...] = ()
+    """Of a disaggregated model: prefill, then decode; its own replicas and GPU hours are those of both."""
+    transfer: TransferResult | None = None
+    """Of a disaggregated model: the KV cache on its way between them."""
 
     @property
     def refused_share(self) -> float:

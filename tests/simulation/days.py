@@ -13,9 +13,9 @@ import numpy as np
 from planner import Plan, load_and_plan
 from planner.performance import TokenLengths
 from settings.root import Settings
-from simulation.replay import Conditions, Served, replay
-from simulation.replicas import tabulate
+from simulation.replay import Conditions, replay
 from simulation.results import Replayed
+from simulation.served import Served, served_of
 from simulation.subjects import Subject, subjects_of
 from simulation.traffic import ModelTraffic, Traffic
 from tests.stacks import stack_path
@@ -37,12 +37,8 @@ def stack(name: str) -> tuple[Settings, Plan, Mapping[str, Subject]]:
 @cache
 def served(name: str, model: str) -> Served:
     """One model's replica under the tests' lengths."""
-    subject = stack(name)[2][model]
-    return Served(
-        table=tabulate(subject.replica, input=PROMPTS, output=ANSWERS),
-        ttft_objective_ms=subject.ttft_objective_ms,
-        tpot_objective_ms=subject.tpot_objective_ms,
-    )
+    asked = ModelTraffic(model=model, counts=np.zeros(0, dtype=np.int64), input=PROMPTS, output=ANSWERS)
+    return served_of(stack(name)[2][model], asked)
 
 
 def traffic(model: str, rates: Sequence[float] | Any, *, seed: int = 0, start: datetime = MIDNIGHT) -> Traffic:
