@@ -40,6 +40,7 @@ class _Booking:
 
     group: NodeGroup
     index: int
+    since: float
     due: float
     comes: bool
     pods: dict[str, Amounts] = field(default_factory=dict[str, Amounts])
@@ -116,12 +117,12 @@ class Autoscaler:
         """What can be made, the best first."""
         return self._groups
 
-    def machine_due(self, pod: Json) -> float | None:
-        """When the machine comes that is on its way for a pod, by `time.monotonic`; never where the group that it could
-        come from is left alone for now, and None where the pod waits for nothing of the autoscaler's."""
+    def machine_wait(self, pod: Json) -> tuple[float, float] | None:
+        """From when until when a pod waits for the machine that is on its way for it, by `time.monotonic`; for ever
+        where the group that it could come from is left alone for now, and None where it waits for no machine."""
         uid = pod["metadata"]["uid"]
-        due = [booking.due for booking in list(self._bookings) if uid in booking.pods and not booking.arrived]
-        return max(due) if due else math.inf if key_of(pod) in self.waiting else None
+        waits = [(one.since, one.due) for one in list(self._bookings) if uid in one.pods and not one.arrived]
+        return max(waits) if waits else (math.inf, math.inf) if key_of(pod) in self.waiting else None
 
     def available(self, name: str) -> int:
         """Machines of a group that there can be now, those that are there included."""
@@ -270,7 +271,7 @@ class Autoscaler:
             index = next(number for number in range(1, len(taken) + 2) if number not in taken)
             comes = len(taken) < self._available(group)
             due = now + (group.boot_seconds if comes else FAILURE_SECONDS) / self._compression
-            machines.append(_Booking(group=group, index=index, due=due, comes=comes))
+            machines.append(_Booking(group=group, index=index, since=now, due=due, comes=comes))
             self._bookings.append(machines[-1])
         for uid, (home, wanted) in homes.items():
             machines[home].pods[uid] = wanted

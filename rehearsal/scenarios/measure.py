@@ -38,6 +38,8 @@ class _Lack:
     """What a model lacks from one look to the next."""
 
     counts: Literal["drained", "waited", "started"]
+    planned_since: float = math.inf
+    """By `time.monotonic`, where it is known."""
     planned_until: float
     """By `time.monotonic`: what passes before is timed by the plan; later, simulators and API are late."""
     unserved: bool
@@ -97,7 +99,13 @@ class Course:
         self.placed = len(on) >= self.wanted
         self.rungs = tuple(sorted({rungs[pod["spec"]["nodeName"]] for pod in on}))
         self.least_serving = min(self.least_serving, serving)
-        self._lack = None if self.serves else self._seen(theatre, pods, live, now, unserved=serving == 0)
+        lack = None if self.serves else self._seen(theatre, pods, live, now, unserved=serving == 0)
+        if lack and (self._lack is None or self._lack.planned_until < lack.planned_since):
+            # It began between the looks, and was counted as it is.
+            more = max(0.0, now - lack.planned_since) * (theatre.compression - 1)
+            self.waited += more
+            self.unserved += more if lack.unserved else 0.0
+        self._lack = lack
         self.touched = self.touched or not self.serves
         self._see_groups(live, rungs)
 
@@ -127,9 +135,9 @@ class Course:
             return _Lack(counts="drained" if old else "waited", planned_until=until, unserved=unserved)
         if not self.placed:
             machines = theatre.operators.autoscaler
-            due = [machines.machine_due(pod) for pod in live if unschedulable(pod)]
-            until = max((one for one in due if one is not None), default=now)
-            return _Lack(counts="waited", planned_until=until, unserved=unserved)
+            waits = [machines.machine_wait(pod) for pod in live if unschedulable(pod)]
+            since, until = max((one for one in waits if one is not None), default=(math.inf, now))
+            return _Lack(counts="waited", planned_since=since, planned_until=until, unserved=unserved)
         until = max((_start_ends(theatre, pod, now) for pod in live if not is_ready(pod)), default=now)
         return _Lack(counts="started", planned_until=until, unserved=unserved)
 

@@ -41,13 +41,13 @@ class Machines:
     """An autoscaler as scenarios see it."""
 
     capacity: dict[str, int] = field(default_factory=dict[str, int])
-    due: dict[str, float] = field(default_factory=dict[str, float])
+    waits: dict[str, tuple[float, float]] = field(default_factory=dict[str, tuple[float, float]])
 
     def available(self, name: str) -> int:
         return min(GROUPS[name].max_nodes, self.capacity.get(name, GROUPS[name].max_nodes))
 
-    def machine_due(self, item: Json) -> float | None:
-        return self.due.get(item["metadata"]["name"])
+    def machine_wait(self, item: Json) -> tuple[float, float] | None:
+        return self.waits.get(item["metadata"]["name"])
 
 
 class Case:
@@ -130,7 +130,7 @@ class TestClock:
         case.look(course, 0.0)
         case.look(course)
         assert course.waited == 2.0, "the scheduler's own time"
-        case.machines.due["r1-0"] = case.now + 1.0
+        case.machines.waits["r1-0"] = (case.now, case.now + 1.0)
         case.look(course, 0.0)
         case.look(course)
         assert course.waited == 2.0 + COMPRESSION, "a machine boots"
@@ -147,17 +147,28 @@ class TestClock:
         (one,) = case.nodes(SPOT, 1)
         case.group(one, None)
         course = case.course()
-        case.machines.due["r1-1"] = case.now + 2.0
+        case.machines.waits["r1-1"] = (case.now, case.now + 2.0)
         case.look(course, 0.0)
         case.look(course, 3.0)
         assert course.waited == 2.0 * COMPRESSION + 1.0
+
+    def test_a_machine_that_was_asked_for_between_two_looks_counts_from_then_on(self) -> None:
+        case = Case()
+        (one,) = case.nodes(SPOT, 1)
+        case.group(one, None)
+        course = case.course()
+        case.look(course, 0.0)
+        case.machines.waits["r1-1"] = (case.now + 3.0, case.now + 9.0)
+        case.look(course, 4.0)
+        case.look(course, 5.0)
+        assert course.waited == 3.0 + 6.0 * COMPRESSION
 
     def test_what_gets_no_machine_waits_compressed_for_ever(self) -> None:
         case = Case()
         (one,) = case.nodes(SPOT, 1)
         case.group(one, None)
         course = case.course()
-        case.machines.due["r1-1"] = math.inf
+        case.machines.waits["r1-1"] = (math.inf, math.inf)
         case.look(course, 0.0)
         case.look(course, 50.0)
         assert course.waited == 50.0 * COMPRESSION

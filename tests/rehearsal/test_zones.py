@@ -90,6 +90,6 @@ def test_whoever_waits_for_a_machine_is_known() -> None:
     case.ask("a")
     (waiting,) = case.kube.all(PODS)
     boot = GROUPS["l40s-spot-1a"].boot_seconds
-    assert case.autoscaler.machine_due(waiting) == case.now + boot
+    assert case.autoscaler.machine_wait(waiting) == (case.now, case.now + boot)
     case.look(boot)
-    assert case.autoscaler.machine_due(waiting) is None, "it came: the scheduler's turn"
+    assert case.autoscaler.machine_wait(waiting) is None, "it came: the scheduler's turn"
