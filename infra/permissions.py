@@ -41,19 +41,19 @@ def cluster_autoscaler(cluster_name: str, account: Account) -> tuple[Statement, 
     )
 
 
-def read_weights(bucket_arn: pulumi.Input[str], key_arn: pulumi.Input[str], prefix: str) -> tuple[Statement, ...]:
-    """Stream the objects below `prefix` (without a trailing `/`) out of the encrypted bucket of weights."""
+def read_weights(bucket_arn: pulumi.Input[str], key_arn: pulumi.Input[str], *prefixes: str) -> tuple[Statement, ...]:
+    """Stream the objects below `prefixes` (without a trailing `/`) out of the encrypted bucket of weights."""
     return (
         Statement(
             sid="ListWeights",
             actions=("s3:ListBucket",),
             resources=(bucket_arn,),
-            condition={"StringLike": {"s3:prefix": f"{prefix}*"}},
+            condition={"StringLike": {"s3:prefix": [f"{prefix}*" for prefix in prefixes]}},
         ),
         Statement(
             sid="ReadWeights",
             actions=("s3:GetObject", "s3:GetObjectVersion"),
-            resources=(pulumi.Output.concat(bucket_arn, f"/{prefix}/*"),),
+            resources=tuple(pulumi.Output.concat(bucket_arn, f"/{prefix}/*") for prefix in prefixes),
         ),
         Statement(sid="DecryptWeights", actions=("kms:Decrypt",), resources=(key_arn,)),
     )

@@ -8,7 +8,7 @@ from typing import Any, Final, Literal
 
 from ops.cluster import Json, Objects, job_path, pods_path, serving_pods, workload_path
 from planner import Plan
-from planner.naming import EFA_GATE_CONTAINER
+from planner.naming import EFA_GATE_CONTAINER, WEIGHTS_CONTAINER
 from planner.plan import ModelPlan, WarmupPlan
 
 Step = Literal["not deployed", "no pods", "pending", "waiting for weights", "starting", "failing", "failed", "ready"]
@@ -72,7 +72,8 @@ def progress_of(objects: Objects, plan: Plan, model: ModelPlan) -> Progress:
     if not pods:
         return at("no pods", "its controller has made none yet", ready)
     scheduling = _scheduling_events(objects, model.namespace)
-    steps = [_step_of(pod, scheduling.get(pod["metadata"]["name"])) for pod in pods if not _is_ready(pod)]
+    weights = _weights_awaited(plan, model)
+    steps = [_step_of(pod, scheduling.get(pod["metadata"]["name"]), weights) for pod in pods if not _is_ready(pod)]
     if not steps:
         return at("no pods", f"{wanted - ready} more are to come", ready)
     step, detail = min(steps, key=lambda one: _ORDER.index(one[0]))
@@ -89,7 +90,21 @@ def _conditions(item: Mapping[str, Any]) -> Iterable[Mapping[str, Any]]:
     return item.get("status", {}).get("conditions") or ()
 
 
-def _step_of(pod: Json, event: str | None) -> tuple[Step, str]:
+def _weights_awaited(plan: Plan, model: ModelPlan) -> str:
+    """What a pod waits for that waits for its weights."""
+    if model.weights.medium != "s3_stream":
+        return (
+            "the warm-up Job has not finished this revision: `ops models list` tells whether it is staged, "
+            "`ops models warm` how far the Job is"
+        )
+    wanted = ", ".join(f"{one.hub_id} at {one.revision[:12]}" for one in model.weights.read)
+    return (
+        f"the bucket has no whole {wanted}: `python -m ops models stage --stack {plan.stack} --model {model.name}` "
+        "brings it, `ops models list` tells what is there"
+    )
+
+
+def _step_of(pod: Json, event: str | None, weights_awaited: str) -> tuple[Step, str]:
     """How far one pod is."""
     status = pod.get("status", {})
     if not pod["spec"].get("nodeName"):
@@ -102,11 +117,8 @@ def _step_of(pod: Json, event: str | None) -> tuple[Step, str]:
         if trouble:
             return "failing", trouble
     for one in status.get("initContainerStatuses") or ():
-        if one["name"] == "wait-for-weights" and not one.get("ready") and "running" in one["state"]:
-            return "waiting for weights", (
-                "the warm-up Job has not finished this revision: `ops models list` tells whether it is staged, "
-                "`ops models warm` how far the Job is"
-            )
+        if one["name"] == WEIGHTS_CONTAINER and not one.get("ready") and "running" in one["state"]:
+            return "waiting for weights", weights_awaited
         if one["name"] == EFA_GATE_CONTAINER and not one.get("ready") and "running" in one["state"]:
             return "starting", "the EFA gate waits for the group's other pods, or measures"
     return "starting", ""

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Final, Literal
+from typing import Any, Final
 
-from botocore.exceptions import BotoCoreError, ClientError
-
-from components.scripts import warm_up
+from components.scripts import staged, warm_up
 from ops import aws
 from ops.checks import Check
 from ops.console import FINDINGS, OK, out, print_json, table
@@ -17,11 +15,8 @@ from ops.staging import check_bucket, need_bucket, stack_bucket
 from planner import Plan
 from planner.plan import ModelPlan, RevisionPlan
 
-_GONE: Final = {"404", "NoSuchKey", "NotFound"}
 _NAMED: Final = 3
 """Files that a message names; the others are counted."""
-
-State = Literal["staged", "not staged", "incomplete", "wrong"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,8 +26,7 @@ class BucketRevision:
     hub_id: str
     revision: str
     prefix: str
-    state: State
-    """`incomplete`: no manifest yet, or files of it are missing; `wrong`: files that the manifest does not name so."""
+    state: staged.State
     files: int
     bytes: int
     problems: tuple[str, ...] = ()
@@ -57,42 +51,20 @@ def _role(model: ModelPlan, one: RevisionPlan) -> str:
 
 def look(s3: Any, bucket: str, hub_id: str, revision: str, prefix: str, *, deep: bool = False) -> BucketRevision:
     """One revision in the bucket. `deep` also asks each object for the checksum that it was uploaded with."""
-    sizes = _objects(s3, bucket, f"{prefix}/")
-    raw = _read(s3, bucket, f"{prefix}/{warm_up.MANIFEST}")
-    content = {
-        path: size for path, size in sizes.items() if not path.startswith(".staging/") and path != warm_up.MANIFEST
-    }
-
-    def as_it_is(state: State, *problems: str) -> BucketRevision:
-        return BucketRevision(
-            hub_id=hub_id,
-            revision=revision,
-            prefix=prefix,
-            state=state,
-            files=len(content),
-            bytes=sum(content.values()),
-            problems=problems,
-        )
-
-    if raw is None:
-        if not sizes:
-            return as_it_is("not staged")
-        return as_it_is("incomplete", "no manifest yet: its staging has not ended")
-    try:
-        manifest = warm_up.parse_manifest(raw, hub_id, revision)
-    except warm_up.BrokenWeightsError as error:
-        return as_it_is("wrong", str(error))
-    missing = [entry.path for entry in manifest.files if entry.path not in content]
-    if missing:
-        return as_it_is("incomplete", f"{_some(missing)} of the manifest not in the bucket")
-    wrong = [
-        f"{entry.path}: found {content[entry.path]} bytes, expected {entry.size}"
-        for entry in manifest.files
-        if content[entry.path] != entry.size
-    ]
-    if deep and not wrong:
-        wrong = list(_checksums(s3, bucket, prefix, manifest))
-    return as_it_is("wrong", *wrong) if wrong else as_it_is("staged")
+    found = staged.look(s3, bucket, staged.Wanted(hub_id, revision, prefix))
+    state, problems = found.state, found.problems
+    if deep and state == "staged" and found.manifest is not None:
+        problems = tuple(_checksums(s3, bucket, prefix, found.manifest))
+        state = "wrong" if problems else state
+    return BucketRevision(
+        hub_id=hub_id,
+        revision=revision,
+        prefix=prefix,
+        state=state,
+        files=len(found.content),
+        bytes=sum(found.content.values()),
+        problems=problems,
+    )
 
 
 def _checksums(s3: Any, bucket: str, prefix: str, manifest: warm_up.Manifest) -> Iterator[str]:
@@ -101,25 +73,6 @@ def _checksums(s3: Any, bucket: str, prefix: str, manifest: warm_up.Manifest) ->
         found = head["Metadata"].get("sha256", "none")
         if found != entry.sha256:
             yield f"{entry.path}: found sha256 {found}, expected {entry.sha256}"
-
-
-def _some(paths: list[str]) -> str:
-    more = len(paths) - _NAMED
-    return ", ".join(paths[:_NAMED]) + (f" and {more} more" if more > 0 else "")
-
-
-def _objects(s3: Any, bucket: str, prefix: str) -> dict[str, int]:
-    pages = s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
-    return {item["Key"].removeprefix(prefix): int(item["Size"]) for page in pages for item in page.get("Contents", ())}
-
-
-def _read(s3: Any, bucket: str, key: str) -> bytes | None:
-    try:
-        return s3.get_object(Bucket=bucket, Key=key)["Body"].read()
-    except (ClientError, BotoCoreError) as error:
-        if aws.error_code(error) in _GONE:
-            return None
-        raise
 
 
 def everything(s3: Any, bucket: str, plan: Plan, *, deep: bool = False) -> tuple[BucketRevision, ...]:
@@ -159,14 +112,13 @@ def check_staged(s3: Any, bucket: str, plan: Plan) -> Iterator[Check]:
             yield Check(name=name, status="ok", detail=f"{found.files} files, {found.bytes / 1e9:.1f} GB, for {who}")
             continue
         what = "; ".join(found.problems[:_NAMED]) or f"not in s3://{bucket}/{prefix}"
-        anew = " --replace" if found.state == "wrong" else ""
         yield Check(
             name=name,
             status="fail" if prefix in serving else "note",
             detail=f"{found.state}: {what}; pods of {who} would wait for it"
             if prefix in serving
             else f"{found.state}: {what}",
-            fix=f"python -m ops models stage --stack {plan.stack} --repository {one.hub_id}{anew}",
+            fix=staged.stage_command(plan.stack, one.hub_id, found.state),
         )
 
 

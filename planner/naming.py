@@ -42,6 +42,8 @@ NO_GPU = {"name": "NVIDIA_VISIBLE_DEVICES", "value": "void"}
 give them every GPU of the node, those of other pods too. Source: NVIDIA container toolkit, "GPU enumeration"."""
 
 EFA_GATE_CONTAINER = "efa-gate"
+WEIGHTS_CONTAINER = "wait-for-weights"
+"""Init container without which no engine starts before its weights are there."""
 EFA_GATE_STATE = f"/var/lib/{PROJECT}/efa-gate"
 """Directory of the node in which the gate remembers its proofs."""
 

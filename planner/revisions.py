@@ -93,7 +93,13 @@ def plan_weights(
         upcoming=upcoming,
         shards=shards,
         directories=_directories(sketch, settings, medium, image, shards),
+        staged_within_seconds=_staged_within(own.gigabytes) if medium == "s3_stream" else None,
     )
+
+
+def _staged_within(gigabytes: float) -> int:
+    """An upload of it all at the least rate that a download from the hub is given."""
+    return max(3600, int(gigabytes * 1000 / _HUB_MB_PER_S))
 
 
 def _beside(sketch: Draft, cache: CachePlan, medium: str) -> tuple[RevisionPlan, ...]:

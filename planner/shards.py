@@ -66,7 +66,10 @@ def _shards(sketch: Draft, load: LoadPlan, everyone: Crowd) -> ShardsPlan:
 def load_words(sketch: Draft, medium: str, load: LoadPlan, shards: ShardsPlan | None, everyone: Crowd) -> str:
     """The way of loading that was chosen, and what another would save."""
     if medium == "s3_stream":
-        return "runai_streamer: each node streams the checkpoint from S3 into its GPUs, with no copy on a disk"
+        return (
+            "runai_streamer: each node streams the checkpoint from S3 into its GPUs, with no copy on a disk; pods wait "
+            "until the revision is whole in the bucket"
+        )
     if shards is not None:
         return (
             f"sharded: the first start reads {load.gigabytes_per_node:.1f} GB a node and writes what ranks hold "

@@ -20,6 +20,9 @@ SLOW_FACTOR: Final = 3.0
 BROKEN_WEIGHTS: Final = 3
 """Exit code of the warm-up script for weights that are not what their manifest says (components/scripts)."""
 
+_FOR_EVER: Final = 1e9
+"""Planned seconds: longer than any rehearsal."""
+
 _DEFINITION: Final = "podmonitors.monitoring.coreos.com"
 _FIELD: Final = "podMetricsEndpoints"
 
@@ -41,6 +44,8 @@ class World:
     """Machines that can be had, by rung; a rung that is not named has its maximum."""
     startup_factor: float = 1.0
     jobs: Mapping[str, JobOutcome] = field(default_factory=dict[str, JobOutcome])
+    unstaged: frozenset[str] = frozenset()
+    """Prefixes of revisions that the bucket of weights does not have."""
     unknown_field: bool = False
     """Whether the API server's PodMonitors lack a field that the program sets."""
     scenarios: tuple[str, ...] = ()
@@ -51,6 +56,12 @@ class World:
     """Whether the ladder keeper does not run."""
     nothing_comes: bool = False
     """Whether no rung gives another machine once a scenario begins."""
+
+    @property
+    def outcomes(self) -> Mapping[str, JobOutcome]:
+        """How Jobs end; one whose revision is not staged waits for its manifest."""
+        waiting = [one.name for one in self.plan.warmups if one.weights.object_prefix in self.unstaged]
+        return {**self.jobs, **dict.fromkeys(waiting, JobOutcome(seconds=_FOR_EVER))}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,6 +113,12 @@ def _wrong_weights(world: World) -> World:
     return replace(world, jobs={**world.jobs, first.name: outcome})
 
 
+def _not_staged(world: World) -> World:
+    if not world.plan.cache.bucket:
+        raise NotApplicableError("this stack has no bucket of weights: Jobs download them from the hub")
+    return replace(world, unstaged=frozenset({world.plan.models[0].weights.object_prefix}))
+
+
 def _no_capacity(world: World) -> World:
     rungs = [rung for pool in world.plan.pools for rung in pool.rungs if rung.kind != "existing"]
     if not rungs:
@@ -147,6 +164,12 @@ INJECTIONS: Final[Mapping[str, Injection]] = {
             breaks="weights differ from their manifest",
             found_by=("job",),
             change=_wrong_weights,
+        ),
+        Injection(
+            name="not-staged",
+            breaks="a revision is not in the bucket of weights",
+            found_by=("model",),
+            change=_not_staged,
         ),
         Injection(
             name="no-capacity",

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-from planner.naming import IMAGE_PULL_NAMESPACE, MODEL_LABEL
+from planner.naming import IMAGE_PULL_NAMESPACE, MODEL_LABEL, WEIGHTS_CONTAINER
 from rehearsal.kube import CONFIG_MAPS, JOBS, PODS, SECRETS, Caches, Json, Key, Kind, Kube, key_of
 from rehearsal.nodes import GPU
 from rehearsal.references import references
@@ -20,6 +20,8 @@ from rehearsal.stages import KILLED_AT, READY_AT
 GROUP_KEY: Final = "leaderworkerset.sigs.k8s.io/group-key"
 GROUP_SIZE: Final = "leaderworkerset.sigs.k8s.io/size"
 RAY_NODE: Final = "ray.io/node-type"
+
+NOT_STAGED: Final = "is not staged: `python -m ops models stage` brings it into the bucket"
 
 RAY_START_SECONDS: Final = 60.0
 """From a pulled image to a Ready Ray container, which loads no model yet (assumed)."""
@@ -52,17 +54,26 @@ class Kubelet:
         kube: where the pods are.
         startups: by the model's name.
         compression: how many planned seconds one rehearsed second stands for.
+        unstaged: prefixes of revisions that the bucket of weights does not have.
     """
 
     kinds: Sequence[Kind] = (PODS, JOBS, SECRETS, CONFIG_MAPS)
 
-    def __init__(self, kube: Kube, startups: Mapping[str, Startup], *, compression: float) -> None:
+    def __init__(
+        self,
+        kube: Kube,
+        startups: Mapping[str, Startup],
+        *,
+        compression: float,
+        unstaged: frozenset[str] = frozenset(),
+    ) -> None:
         self.held: dict[Key, str] = {}
         """Scheduled pods that do not start, and why."""
         self.killed: list[Killed] = []
         self._kube = kube
         self._startups = startups
         self._compression = compression
+        self._unstaged = unstaged
 
     def reconcile(self, caches: Caches, now: float) -> float | None:  # noqa: ARG002 - the stand-ins' signature
         """Start every pod that can start."""
@@ -95,7 +106,7 @@ class Kubelet:
             size = int(pod["metadata"].get("annotations", {}).get(GROUP_SIZE, "1"))
             if placed < size:
                 return f"{placed} of the {size} pods of its group have a node"
-        return _weights_missing(pod, caches)
+        return _weights_missing(pod, caches, self._unstaged)
 
     def _start(self, pod: Json, pods: Sequence[Json]) -> None:
         startup = self._startups.get(_model(pod))
@@ -139,9 +150,15 @@ def _seconds_until_pulled(puller: Mapping[str, Any], image: str | None, pull_sec
     return None
 
 
-def _weights_missing(pod: Mapping[str, Any], caches: Caches) -> str | None:
-    """What the pod's own init container waits for: each marker is made by the Job that names it, or by none."""
+def _weights_missing(pod: Mapping[str, Any], caches: Caches, unstaged: frozenset[str]) -> str | None:
+    """What the pod's own init container waits for: a revision in the bucket, or markers, each of which is made by the
+    Job that names it, or by none."""
+    for prefix in streamed(pod["spec"]):
+        if prefix in unstaged:
+            return f"{prefix} {NOT_STAGED}"
     for path, argument in awaited(pod["spec"]).items():
+        if any(f"/{prefix}/" in path for prefix in unstaged):
+            return f"{path} comes with a revision that {NOT_STAGED}"
         job = next((job for job in caches.all(JOBS) if argument in _job_arguments(job)), None)
         if job is None:
             return f"what makes {path} does not exist"
@@ -163,6 +180,18 @@ def awaited(spec: Mapping[str, Any]) -> dict[str, str]:
         if variable["name"] in _MADE_BY
         for path in variable["value"].split()
     }
+
+
+def streamed(spec: Mapping[str, Any]) -> tuple[str, ...]:
+    """Prefixes of the bucket that a pod waits for (components/scripts/staged.py)."""
+    return tuple(
+        arguments[at + 3]
+        for one in spec.get("initContainers", ())
+        if one["name"] == WEIGHTS_CONTAINER
+        for arguments in (one.get("args", ()),)
+        for at, text in enumerate(arguments)
+        if text == "--revision"
+    )
 
 
 def _job_arguments(job: Mapping[str, Any]) -> Sequence[str]:

@@ -108,7 +108,7 @@ def operators(kube: Kube, world: World, *, compression: float, plane: ControlPla
             times=plan.ladder.autoscaler if plan.ladder else None,
             compression=compression,
         ),
-        kubelet=Kubelet(kube, startups, compression=compression),
+        kubelet=Kubelet(kube, startups, compression=compression, unstaged=world.unstaged),
         ray=RayServices(kube, seconds, compression=compression),
         keeper=LadderKeeper(kube, plane, compression=compression)
         if plane and plan.ladder and plan.ladder.keeper and not world.no_keeper

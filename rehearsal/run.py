@@ -257,7 +257,7 @@ class _Rehearsal:
             made,
             token=secrets.token_urlsafe(),
             progress=self._options.progress,
-            stages=pod_stages(self._world.jobs, compression=self._options.compression),
+            stages=pod_stages(self._world.outcomes, compression=self._options.compression),
             port=self._options.port,
         )
 

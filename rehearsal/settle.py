@@ -12,7 +12,7 @@ from planner.naming import MODEL_LABEL
 from planner.plan import ModelPlan, Plan
 from rehearsal.findings import Finding
 from rehearsal.kube import JOBS, PODS, RAY_SERVICES, Caches, Json, key_of
-from rehearsal.kubelet import GROUP_KEY, Killed
+from rehearsal.kubelet import GROUP_KEY, NOT_STAGED, Killed
 from rehearsal.nodes import GPU
 from rehearsal.operators import Operators
 from rehearsal.pods import is_ready
@@ -138,7 +138,7 @@ def _why(
     if failed := sorted(job for job in jobs if _failed(caches.get(JOBS, (model.namespace, job)))):
         return (*(f"the warm-up Job {job} failed" for job in failed), *sorted(held)), "other"
     # Companions and weights come by themselves; what does not exist will not.
-    final = any("does not exist" in reason or "has no key" in reason for reason in held)
+    final = any(word in reason for reason in held for word in ("does not exist", "has no key", NOT_STAGED))
     return tuple(sorted(held)), "other" if final else None
 
 

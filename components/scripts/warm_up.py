@@ -370,17 +370,17 @@ def main(arguments: list[str] | None = None) -> int:
         warm_up(options)
     except BrokenWeightsError as error:
         again = "`models stage --replace`, then `models warm`"
-        return _fail(
+        return fail(
             EXIT_BROKEN, f"broken weights: {error}. Stage the revision again ({again}); pods do not start before"
         )
     except (TryAgainError, OSError) as error:
-        return _fail(EXIT_AGAIN, f"not ready: {error}")
+        return fail(EXIT_AGAIN, f"not ready: {error}")
     return 0
 
 
-def _fail(code: int, message: str) -> int:
+def fail(code: int, message: str) -> int:
+    """The last word of a container: in its log, and where Kubernetes looks for it. Returns the code."""
     log.error(message)
-    # Where Kubernetes looks for the last word of a container.
     note = Path(os.environ.get("TERMINATION_LOG", "/dev/termination-log"))
     if note.exists():
         note.write_text(message[:4000])

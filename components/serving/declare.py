@@ -11,6 +11,7 @@ from components._secrets import SecretValues, declare_secret
 from components.model_cache import FileSystem, ModelCache, ModelCacheArgs, WarmUp, WarmUpArgs
 from components.serving.efa_gate import EfaGate
 from components.serving.model_server import ModelServer, ModelServerArgs, Monitoring, WeightsBucket
+from components.serving.weights_wait import StagedWeights
 from planner.naming import SERVING_NAMESPACE
 from planner.plan import Plan
 
@@ -76,6 +77,9 @@ def declare(args: ServingArgs, opts: pulumi.ResourceOptions) -> ServingOutputs:
     gate = None
     if any(model.efa_gate for model in plan.models):
         gate = EfaGate("efa-gate", SERVING_NAMESPACE, everything, opts)
+    staged = None
+    if any(model.weights.medium == "s3_stream" for model in plan.models):
+        staged = StagedWeights("staged-weights", SERVING_NAMESPACE, everything, opts)
     servers: dict[str, ModelServer] = {}
     for model in plan.models:
         warmups = plan.warmups_of(model.name)
@@ -85,12 +89,15 @@ def declare(args: ServingArgs, opts: pulumi.ResourceOptions) -> ServingOutputs:
         prepared += [warm_ups[warmup.name] for warmup in warmups]
         if gate is not None and model.efa_gate is not None:
             prepared.append(gate.script)
+        if staged is not None and model.weights.medium == "s3_stream":
+            prepared.append(staged.script)
         without = _OTHER_RUNTIMES[model.runtime] | (_STORES - {store.name for store in model.stores})
         needed = [resource for name, resource in args.platform.items() if name not in without]
         servers[model.name] = ModelServer(
             model.name,
             ModelServerArgs(
                 model=model,
+                stack=plan.stack,
                 pool=plan.pool(model.pool),
                 cache=plan.cache,
                 monitoring=Monitoring(
@@ -99,7 +106,9 @@ def declare(args: ServingArgs, opts: pulumi.ResourceOptions) -> ServingOutputs:
                     labels=args.prometheus_labels,
                 ),
                 secrets=args.secrets,
-                ready_timeout_seconds=max((warmup.timeout_seconds for warmup in warmups), default=None),
+                ready_timeout_seconds=max(
+                    (warmup.timeout_seconds for warmup in warmups), default=model.weights.staged_within_seconds
+                ),
                 bucket=args.bucket,
                 after=(*needed, *args.node_groups.get(model.pool, ()), *prepared),
             ),

@@ -50,12 +50,14 @@ class ModelServerArgs:
     """A planned model and where it runs."""
 
     model: ModelPlan
+    stack: str
+    """Its name, for what a pod tells people to run."""
     pool: PoolPlan
     cache: CachePlan
     monitoring: Monitoring
     secrets: SecretValues
     ready_timeout_seconds: int | None
-    """How long a pod waits for its weights; None where no warm-up Job prepares them."""
+    """How long a pod waits for its weights; None where nothing prepares them."""
     bucket: WeightsBucket | None
     """None where nothing is streamed from S3."""
     after: tuple[pulumi.Resource, ...]
@@ -151,6 +153,7 @@ class ModelServer(pulumi.ComponentResource):
         model, bucket = args.model, args.bucket
         context = PodContext(
             model=model,
+            stack=args.stack,
             pool=args.pool,
             cache=args.cache,
             ready_timeout_seconds=args.ready_timeout_seconds,
@@ -174,7 +177,7 @@ class ModelServer(pulumi.ComponentResource):
                 cluster_arn=bucket.cluster_arn,
                 namespace=model.namespace,
                 service_account=model.name,
-                statements=read_weights(bucket.arn, bucket.key_arn, model.weights.object_prefix),
+                statements=read_weights(bucket.arn, bucket.key_arn, *(one.object_prefix for one in model.weights.read)),
             ),
             opts=pulumi.ResourceOptions(parent=self),
         )

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-import posixpath
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import pulumi
 
-from components._pods import confined
-from components.serving import efa_gate, kept_kernels, warm_prompts
+from components.serving import efa_gate, kept_kernels, warm_prompts, weights_wait
 from components.serving.store_access import certificate
+from components.serving.weights_wait import WARMUP_COMPONENT
 from planner.engines.lmcache import STORE_CA_DIRECTORY
 from planner.engines.request import CACHE_DIRECTORY
-from planner.naming import GROUP_ROLE_LABEL, MODEL_LABEL, NO_GPU, PART_OF_LABEL, PROJECT, RUNG_LABEL
+from planner.naming import (
+    GROUP_ROLE_LABEL,
+    MODEL_LABEL,
+    PART_OF_LABEL,
+    PROJECT,
+    RUNG_LABEL,
+)
 from planner.plan import CachePlan, ContainerPlan, EnvVar, ModelPlan, PoolPlan, ProbePlan, Taint
 from planner.router import COMPONENT_LABEL, MODEL_SERVER
 
@@ -38,24 +43,6 @@ SCRATCH_DIRECTORY = "/tmp"  # noqa: S108
 _VLLM_USER = {"runAsNonRoot": True, "runAsUser": 2000, "runAsGroup": 0}
 _RAY_USER = {"runAsNonRoot": True, "runAsUser": 1000}
 
-_WAIT_FOR_WEIGHTS = """\
-deadline=$(( $(date +%s) + LIMIT_SECONDS ))
-for marker in $READY_MARKERS $READY_DIRECTORIES; do
-  until [ -e "$marker" ]; do
-    if [ "$(date +%s)" -ge "$deadline" ]; then
-      echo "No $marker after ${LIMIT_SECONDS} s: the warm-up Job of this revision has not finished." \
-"Its log says why: kubectl -n $NAMESPACE logs -l $WARMUP_SELECTOR --tail=20" |
-        tee "${TERMINATION_LOG:-/dev/termination-log}" >&2
-      exit 1
-    fi
-    echo "waiting for $marker"
-    sleep 10
-  done
-done
-"""
-
-WARMUP_COMPONENT = "warm-up"
-
 # EC2's layers of network nodes, from the switch next to an instance outwards: fewer hops between a group's nodes. EKS
 # labels nodes with them. Source: EC2 user guide, "Instance topology"; EKS cloud controller, topology labels.
 _NETWORK_LAYERS = tuple(
@@ -68,10 +55,12 @@ class PodContext:
     """What pods of a model need to know beyond the container's own plan."""
 
     model: ModelPlan
+    stack: str
+    """Its name, for what a pod tells people to run."""
     pool: PoolPlan
     cache: CachePlan
     ready_timeout_seconds: int | None
-    """How long a pod waits for its weights before it says so; None where no warm-up Job prepares them."""
+    """How long a pod waits for its weights before it says so; None where nothing prepares them."""
     bucket: pulumi.Input[str] | None = None
     """Name of the bucket of weights, where pods stream from it."""
     region: str | None = None
@@ -214,44 +203,6 @@ def cache_volume(cache: CachePlan) -> dict[str, Any]:
     return {"name": "models", "persistentVolumeClaim": {"claimName": cache.claim_name}}
 
 
-def _written(context: PodContext) -> list[str]:
-    """Directories of the cache that the pod writes, as its read-only mount sees them."""
-    return [posixpath.join(context.cache.mount_path, one.sub_path) for one in context.model.weights.directories]
-
-
-def _kernels_read(context: PodContext) -> str:
-    """Where the init container finds the archive; empty where none is kept."""
-    kept = kept_kernels.directory_of(context.model)
-    return posixpath.join(context.cache.mount_path, kept.sub_path) if kept else ""
-
-
-def _wait_for_weights(context: PodContext, plan: ContainerPlan, limit_seconds: int) -> dict[str, Any]:
-    # The engine's own image: it is pulled anyway, and pulled while the warm-up Job still runs.
-    selector = f"{COMPONENT_LABEL}={WARMUP_COMPONENT}"
-    return {
-        "name": "wait-for-weights",
-        "image": plan.image,
-        "command": ["/bin/sh", "-c", _WAIT_FOR_WEIGHTS + kept_kernels.SEED],
-        "env": [
-            NO_GPU,
-            # Paths of hub ids and commits: none has a space.
-            {"name": "READY_MARKERS", "value": " ".join(one.ready_marker for one in context.model.weights.read)},
-            # Missing, the kubelet would make them: for root alone, and the engine may not be root.
-            {"name": "READY_DIRECTORIES", "value": " ".join(_written(context))},
-            {"name": "KERNELS_READ", "value": _kernels_read(context)},
-            {"name": "LIMIT_SECONDS", "value": str(limit_seconds)},
-            {"name": "NAMESPACE", "value": context.model.namespace},
-            {"name": "WARMUP_SELECTOR", "value": selector},
-        ],
-        "securityContext": confined(),
-        "resources": {"limits": {"memory": "128Mi"}, "requests": {"cpu": "50m", "memory": "128Mi"}},
-        "volumeMounts": [
-            {"name": "models", "mountPath": context.cache.mount_path, "readOnly": True},
-            kept_kernels.seed_mount(),
-        ],
-    }
-
-
 def engine_container(context: PodContext, plan: ContainerPlan, mounts: list[dict[str, Any]]) -> dict[str, Any]:
     """The engine; a container without readiness probe serves no HTTP and declares no port."""
     env = environment(context, plan.env)
@@ -323,8 +274,14 @@ def pod_template(
         spec["volumes"] += efa_gate.volumes()
     if model.warm_prompts is not None and plan is not model.worker:
         spec["volumes"].append(warm_prompts.mount(model)[0])
-    if context.mounts_cache and context.ready_timeout_seconds is not None:
-        before.append(_wait_for_weights(context, plan, context.ready_timeout_seconds))
+    if context.ready_timeout_seconds is not None:
+        if context.mounts_cache:
+            before.append(weights_wait.on_cache(model, plan, context.cache.mount_path, context.ready_timeout_seconds))
+        else:
+            # Bucket and region, as the engine has them.
+            env = environment(context, tuple(one for one in plan.env if one.output is not None))
+            before.append(weights_wait.in_bucket(model, plan, env, context.stack, context.ready_timeout_seconds))
+            spec["volumes"].append(weights_wait.script_volume())
     if before:
         spec["initContainers"] = before
     if affinity:

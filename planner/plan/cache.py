@@ -129,6 +129,9 @@ class WeightsPlan(RevisionPlan):
     shards: ShardsPlan | None = None
     directories: tuple[SharedDirectoryPlan, ...] = ()
     """What its pods write to the cache."""
+    staged_within_seconds: int | None = None
+    """How long a pod that streams looks for them in the bucket before it ends and says what is missing (it is then
+    started again); None where a warm-up Job prepares them."""
 
     @property
     def read(self) -> tuple[RevisionPlan, ...]:

@@ -41,7 +41,9 @@ def world_of(plan: Plan) -> World:
 
 
 def service_of(plan: Plan, model: ModelPlan) -> Mapping[str, Any]:
-    context = PodContext(model=model, pool=plan.pool(model.pool), cache=plan.cache, ready_timeout_seconds=None)
+    context = PodContext(
+        model=model, stack="s", pool=plan.pool(model.pool), cache=plan.cache, ready_timeout_seconds=None
+    )
     assert model.ray is not None
     service = workload(context, model.ray)
     return {
@@ -99,7 +101,9 @@ def test_kuberay_would_refuse_the_address_twice(tmp_path: Path) -> None:
     plan = planned(tmp_path)
     model = plan.models[0]
     assert model.ray is not None
-    context = PodContext(model=model, pool=plan.pool(model.pool), cache=plan.cache, ready_timeout_seconds=None)
+    context = PodContext(
+        model=model, stack="s", pool=plan.pool(model.pool), cache=plan.cache, ready_timeout_seconds=None
+    )
     service = workload(context, model.ray)
     head = dict(service.head_template)
     container = {**head["spec"]["containers"][0], "env": [{"name": "REDIS_PASSWORD", "value": "x"}]}

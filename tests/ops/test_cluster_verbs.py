@@ -86,6 +86,25 @@ def test_weights_start_and_failure_are_told_apart(api: ApiServer, cluster: Clust
     assert "CUDA out of memory" in state.detail
 
 
+def test_what_streams_waits_for_the_bucket_and_says_the_command(api: ApiServer, cluster: Cluster) -> None:
+    dev = stack_plan("dev")
+    model = dev.models[0]
+    add_workload(api, model)
+    state: dict[str, Any] = {"name": "wait-for-weights", "ready": False, "state": {"running": {}}}
+    add_pod(api, model, "a", status={"phase": "Pending", "initContainerStatuses": [state]})
+    found = progress_of(cluster, dev, model)
+    assert found.step == "waiting for weights"
+    assert f"{model.weights.hub_id} at {model.weights.revision[:12]}" in found.detail
+    assert "`python -m ops models stage --stack dev --model llama-8b`" in found.detail
+    # Its time is up, and it is started again: its last word tells.
+    state["state"] = {"waiting": {"reason": "CrashLoopBackOff"}}
+    state["lastState"] = {"terminated": {"exitCode": 1, "message": "after 3600 s X is not staged"}}
+    add_pod(api, model, "a", status={"phase": "Pending", "initContainerStatuses": [state]})
+    found = progress_of(cluster, dev, model)
+    assert found.step == "failing"
+    assert "X is not staged" in found.detail
+
+
 def test_a_group_is_ready_when_all_its_pods_are(api: ApiServer, cluster: Cluster) -> None:
     add_workload(api, R1)
     add_pod(api, R1, "leader", "leader", status=ready())

@@ -75,6 +75,15 @@ def test_a_fault_that_breaks_nothing_is_refused(stack: str, name: str) -> None:
     assert raised.value.exit_code == 2
 
 
+def test_a_job_waits_for_a_revision_that_is_not_staged() -> None:
+    world = INJECTIONS["not-staged"].change(healthy_world(stack_plan("prod"), {}))
+    endless = {name for name, outcome in world.outcomes.items() if outcome.seconds > 1e8}
+    assert endless == {one.name for one in world.plan.warmups if one.weights.object_prefix in world.unstaged}
+    assert len(endless) == 1
+    with pytest.raises(NotApplicableError, match="no bucket"):
+        INJECTIONS["not-staged"].change(healthy_world(stack_plan("local"), {}))
+
+
 def test_an_unknown_fault_names_the_known_ones() -> None:
     with pytest.raises(RehearsalError, match="missing-secret") as raised:
         rehearse(ROOT / "Pulumi.dev.yaml", RehearsalOptions(inject="meteor"))

@@ -28,7 +28,7 @@ from rehearsal.kube import (
     Json,
     Kind,
 )
-from rehearsal.kubelet import GROUP_KEY, GROUP_SIZE, RAY_NODE, Kubelet, Startup
+from rehearsal.kubelet import GROUP_KEY, GROUP_SIZE, NOT_STAGED, RAY_NODE, Kubelet, Startup
 from rehearsal.kuberay import CLUSTER, SERVE, RayServices
 from rehearsal.lws import GROUP, NAME, REVISION, WORKER, LeaderWorkerSets
 from rehearsal.nodes import GPU
@@ -313,6 +313,24 @@ class TestKubelet:
         kube.create(JOBS, warm_up("adapter", "/adapter/.ready", done))
         look(kubelet, kube)
         assert kubelet.held == {}
+
+    @pytest.mark.parametrize("medium", ["bucket", "cache"])
+    def test_what_is_not_staged_holds_a_pod(self, kube: FakeKube, medium: str) -> None:
+        prefix = "models/acme/m/1"
+        waiting: Json = {"name": "wait-for-weights", "args": ["--stack=s", "--revision", "acme/m", "1", prefix]}
+        if medium == "cache":
+            waiting = {"name": "wait-for-weights", "env": [{"name": "READY_MARKERS", "value": f"/c/{prefix}/.ready"}]}
+            kube.create(JOBS, warm_up("weights", f"/c/{prefix}/.ready", {}))
+        kube.create(PODS, self.placed(initContainers=[waiting]))
+        startups = {"m": Startup(seconds=300)}
+        held = Kubelet(kube, startups, compression=60.0, unstaged=frozenset({prefix}))  # type: ignore[arg-type]
+        look(held, kube)
+        assert NOT_STAGED in held.held[NAMESPACE, "a"]
+        assert prefix in held.held[NAMESPACE, "a"]
+        assert READY_AT not in by_name(kube, "a")["metadata"].get("annotations", {})
+        if medium == "bucket":
+            look(self.kubelet(kube), kube)
+            assert READY_AT in by_name(kube, "a")["metadata"]["annotations"]
 
 
 class TestProvisioner:

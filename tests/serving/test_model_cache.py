@@ -56,6 +56,9 @@ def test_a_stack_that_streams_has_no_cache() -> None:
     world = serve(stack_plan("dev"))
     assert world.of_type(JOB) == ()
     assert world.of_type(CLAIM) == ()
+    assert serve(stack_plan("dev"), preview=True).inventory() == world.inventory()
+    # One whose weights are files needs no look into the bucket.
+    assert "staged-weights-script" not in {record.name for record in serve(stack_plan("prod"))}
 
 
 @pytest.mark.parametrize("stack", [stack for stack in STACKS if stack_plan(stack).warmups])

@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
-from components.serving import deployment, leader_worker_set, ray_service
+from components.serving import deployment, leader_worker_set, network_policy, ray_service
 from components.serving.pods import PodContext, environment, group_affinity, tolerations
 from planner.naming import RUNG_LABEL
 from planner.plan import EnvVar, Taint
+from rehearsal.kubelet import streamed
 from tests.crd_schemas import pod_template_problems
 from tests.factories import STACKS, stack_plan
 from tests.serving.worlds import of_stack
@@ -26,9 +27,10 @@ def context(stack: str, name: str, **changes: Any) -> PodContext:
     model = of_stack(stack, name, **changes)
     return PodContext(
         model=model,
+        stack=stack,
         pool=plan.pool(model.pool),
         cache=plan.cache,
-        ready_timeout_seconds=None if model.weights.medium == "s3_stream" else 3600,
+        ready_timeout_seconds=model.weights.staged_within_seconds or 3600,
         bucket="the-bucket",
         region="us-east-1",
     )
@@ -143,9 +145,22 @@ def test_weights_are_mounted_read_only_and_waited_for() -> None:
     assert waiting["image"] == engine(template)["image"]
 
 
-def test_a_pod_that_streams_mounts_nothing_and_waits_for_nothing() -> None:
+def test_a_pod_that_streams_mounts_no_cache_and_waits_for_what_lies_in_the_bucket() -> None:
     (template,) = templates("dev", "llama-8b")
-    assert "initContainers" not in template["spec"]
+    weights = of_stack("dev", "llama-8b").weights
+    (waiting,) = template["spec"]["initContainers"]
+    assert waiting["image"] == engine(template)["image"]
+    assert streamed(template["spec"]) == (weights.object_prefix,)
+    assert "--stack=dev" in waiting["args"]
+    assert "--limit-seconds=3600" in waiting["args"]
+    env = {item["name"]: item["value"] for item in waiting["env"]}
+    assert {"WEIGHTS_BUCKET": "the-bucket", "AWS_REGION": "us-east-1"}.items() <= env.items()
+    assert "--bucket=$(WEIGHTS_BUCKET)" in waiting["args"]
+    assert waiting["securityContext"]["readOnlyRootFilesystem"] is True
+    # The policy lets the whole pod reach S3 and the agent that hands out its credentials.
+    egress = network_policy.rules(of_stack("dev", "llama-8b"))["egress"]
+    assert {"ports": [{"protocol": "TCP", "port": 443}]} in egress
+    assert any(rule.get("to") == [{"ipBlock": {"cidr": "169.254.170.23/32"}}] for rule in egress)
     assert not any("persistentVolumeClaim" in volume for volume in template["spec"]["volumes"])
     env = {item["name"]: item.get("value") for item in engine(template)["env"]}
     assert env["WEIGHTS_BUCKET"] == "the-bucket"

@@ -9,6 +9,7 @@ import pytest
 
 from planner import load_and_plan
 from planner.plan import Plan
+from rehearsal.kubelet import streamed
 from tests.crd_schemas import pod_template_problems, problems
 from tests.serving.worlds import manifest, pod_templates, serve, workload
 from tests.stacks import changed
@@ -47,6 +48,9 @@ def test_every_model_can_stream(tmp_path: Path, stack: str) -> None:
             bucket = [v for v in template["spec"]["containers"][0]["env"] if v["name"] == "WEIGHTS_BUCKET"]
             assert bucket
             assert bucket[0]["value"]
+            assert streamed(template["spec"]) == (model.weights.object_prefix,)
+        (running,) = [r for r in world if r.name == f"{model.name}-workload"]
+        assert world["kubernetes:core/v1:ConfigMap", "staged-weights-script"].urn in running.depends_on
         identities = [r for r in world.of_type("inference:index:PodIdentity") if r.name == f"{model.name}-identity"]
         assert len(identities) == 1
 
