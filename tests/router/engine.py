@@ -1,17 +1,17 @@
 """An engine to an HTTP client's eyes: a process that answers the OpenAI API, slowly, and drains as vLLM does.
 
-After SIGTERM it finishes what runs, breaks off what comes new, and ends. With a role it is one of two groups: prefill
-answers one token and what decode needs to fetch the prompt's cache, decode fails where that cannot be fetched.
-Run: `python engine.py PORT KEY MODEL [KIND [ROLE]]`.
+After SIGTERM it finishes what runs, breaks off what comes new, and ends; after SIGUSR1 it is sick, after SIGUSR2 well
+again. With a role it is one of two groups: prefill answers one token and what decode needs to fetch the prompt's cache,
+decode fails where that cannot be fetched. Run: `python engine.py --help`.
 """
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import contextlib
 import json
 import signal
-import sys
 from typing import Any
 
 PLAIN_SECONDS = 0.8
@@ -20,16 +20,33 @@ TOKENS, TOKEN_SECONDS = 30, 0.05
 
 
 class Engine:
-    """One replica."""
+    """One replica; `handover_port` is where decode fetches a prompt's cache, its own port unless told."""
 
-    def __init__(self, port: int, key: str, model: str, kind: str = "vllm", role: str = "") -> None:
-        self.port, self.key, self.model, self.kind, self.role = port, key, model, kind, role
-        self.running = 0
+    def __init__(
+        self,
+        port: int,
+        key: str,
+        model: str,
+        *,
+        host: str = "127.0.0.1",
+        kind: str = "vllm",
+        role: str = "",
+        handover_port: int | None = None,
+    ) -> None:
+        self.host, self.port, self.key, self.model, self.kind, self.role = host, port, key, model, kind, role
+        self.handover_port = handover_port or port
+        self.running = self.streams = self.asked = 0
+        self.sick = False
         self.ending = asyncio.Event()
 
     async def serve(self) -> None:
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self.ending.set)
-        await asyncio.start_server(self._connected, "127.0.0.1", self.port)
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGTERM, self.ending.set)
+        loop.add_signal_handler(signal.SIGUSR1, setattr, self, "sick", True)
+        loop.add_signal_handler(signal.SIGUSR2, setattr, self, "sick", False)
+        await asyncio.start_server(self._connected, self.host, self.port)
+        if self.handover_port != self.port:
+            await asyncio.start_server(lambda _reader, writer: writer.close(), self.host, self.handover_port)
         await self.ending.wait()
         while self.running:
             await asyncio.sleep(0.05)
@@ -46,7 +63,9 @@ class Engine:
         headers = {k.lower(): v.strip() for k, _, v in (line.partition(":") for line in head[1:])}
         body = await reader.readexactly(int(headers.get("content-length", 0)))
         if path in {"/health", "/ready"}:
-            write(writer, 200, {})
+            write(writer, 503 if self.sick else 200, {})
+        elif path == "/at-work":
+            write(writer, 200, {"running": self.running, "streams": self.streams, "asked": self.asked})
         elif path.startswith("/v1") and headers.get("authorization") != f"Bearer {self.key}":
             write(writer, 401, {"error": "wrong key"})
         elif path == "/v1/models":
@@ -57,6 +76,7 @@ class Engine:
         elif self.ending.is_set():
             return False
         else:
+            self.asked += 1
             await self._complete(json.loads(body), writer)
         await writer.drain()
         return headers.get("connection") != "close"
@@ -73,10 +93,14 @@ class Engine:
             if self.role == "decode" and not await self._fetched(request):
                 write(writer, 500, {"error": "the prompt's cache did not arrive"})
             elif request.get("stream"):
-                await self._stream(writer)
+                self.streams += 1
+                try:
+                    await self._stream(writer)
+                finally:
+                    self.streams -= 1
             else:
                 await asyncio.sleep(PREFILL_SECONDS if self.role == "prefill" else PLAIN_SECONDS)
-                message = {"role": "assistant", "content": f"from {self.port}{self._asked_whom(request)}"}
+                message = {"role": "assistant", "content": f"from {self.host}:{self.port}{self._asked_whom(request)}"}
                 choice = {"index": 0, "message": message, "finish_reason": "stop"}
                 usage = {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3}
                 about = {"id": "1", "object": "chat.completion", "created": 1, "model": self.model}
@@ -106,22 +130,25 @@ class Engine:
         remote = {
             "remote_engine_id": "e",
             "remote_block_ids": [1],
-            "remote_host": "127.0.0.1",
-            "remote_port": self.port,
+            "remote_host": self.host,
+            "remote_port": self.handover_port,
         }
         return {"kv_transfer_params": {"do_remote_prefill": True, "do_remote_decode": False, **remote}}
 
-    def _prefill_port(self, request: dict[str, Any]) -> int:
-        params: dict[str, Any] = request.get("kv_transfer_params") or {}
-        return int(params.get("remote_port") or request.get("bootstrap_port") or 0)
+    def _prefill(self, request: dict[str, Any]) -> tuple[str, int]:
+        """Where the prompt's cache lies, as the router says it."""
+        params: dict[str, Any] = request.get("kv_transfer_params") or request
+        host = params.get("remote_host") or params.get("bootstrap_host") or ""
+        return str(host), int(params.get("remote_port") or params.get("bootstrap_port") or 0)
 
     def _asked_whom(self, request: dict[str, Any]) -> str:
-        return f" after {self._prefill_port(request)}" if self.role == "decode" else ""
+        host, port = self._prefill(request)
+        return f" after {host}:{port}" if self.role == "decode" else ""
 
     async def _fetched(self, request: dict[str, Any]) -> bool:
         """Whether the prefill is still there to read from."""
         try:
-            _, writer = await asyncio.open_connection("127.0.0.1", self._prefill_port(request))
+            _, writer = await asyncio.open_connection(*self._prefill(request))
         except OSError:
             return False
         writer.close()
@@ -148,8 +175,15 @@ def write(writer: asyncio.StreamWriter, status: int, content: dict[str, Any]) ->
 
 
 if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    for name, about in {"port": int, "key": str, "model": str}.items():
+        parser.add_argument(f"--{name}", type=about, required=True)
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--kind", default="vllm")
+    parser.add_argument("--role", default="")
+    parser.add_argument("--handover-port", type=int)
 
     async def run() -> None:
-        await Engine(int(sys.argv[1]), *sys.argv[2:]).serve()
+        await Engine(**vars(parser.parse_args())).serve()
 
     asyncio.run(run())

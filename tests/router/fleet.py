@@ -1,4 +1,4 @@
-"""Real processes on loopback: simulated engines, the router with the planned arguments, the activator, and load."""
+"""Real processes on loopback: simulated engines, the router with the planned arguments, the activator."""
 
 from __future__ import annotations
 
@@ -9,21 +9,23 @@ import os
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from planner.disaggregation import KV_CONNECTOR_ANNOTATION
-from planner.plan import ModelPlan
+from planner.plan import DrainPlan, ModelPlan
 from tests.router import engine
+from tests.router.load import KEY, Load, get, healthy, until
 
 ROOT = Path(__file__).parents[2]
 PYTHON = ROOT / ".venv-router" / "bin" / "python"
-KEY = "key-of-the-test"
-PATIENCE_SECONDS = 25
+COMPRESSED = 5
+"""The planned pauses of a pod's end run so much faster; requests keep their length."""
+WATCH_SECONDS = 0.5
+"""What the router may learn late that a pod ends; `test_discovery` has the real delay, and the real pauses."""
 
 
 def free_port() -> int:
@@ -62,8 +64,18 @@ class Replica:
 
     port: int
     process: subprocess.Popen[bytes]
-    role: str = ""
-    annotations: Mapping[str, str] = field(default_factory=dict[str, str])
+    model: str = ""
+    group: ModelPlan | None = None
+
+    @property
+    def role(self) -> str:
+        """Prefill or decode; empty where a replica does both."""
+        return self.group.disaggregation.role if self.group and self.group.disaggregation else ""
+
+    @property
+    def annotations(self) -> Mapping[str, str]:
+        """Of its pod, for the router."""
+        return self.group.disaggregation.annotations if self.group and self.group.disaggregation else {}
 
     def found(self) -> dict[str, object]:
         """What discovery would say of the pod."""
@@ -84,8 +96,8 @@ class Replica:
 class Fleet:
     """Engines behind a router."""
 
-    def __init__(self, model: ModelPlan, folder: Path) -> None:
-        self.model, self.folder = model, folder
+    def __init__(self, model: ModelPlan, folder: Path, key: str = KEY) -> None:
+        self.model, self.folder, self.key = model, folder, key
         self.port, self.metrics_port = free_port(), free_port()
         self.manifest = folder / "workers.json"
         self.replicas: list[Replica] = []
@@ -97,13 +109,11 @@ class Fleet:
         args = on_loopback(
             self.model.router.args, port=self.port, metrics_port=self.metrics_port, manifest=self.manifest
         )
+        self.spawn_router([str(PYTHON), *self.model.router.command[1:], *args], os.environ)
+
+    def spawn_router(self, command: Sequence[str], environment: Mapping[str, str]) -> None:
         log = (self.folder / "router.log").open("wb")
-        environment = {**os.environ, "NO_COLOR": "1"}
-        self._processes.append(
-            subprocess.Popen(
-                [str(PYTHON), *self.model.router.command[1:], *args], stdout=log, stderr=log, env=environment
-            )
-        )
+        self._processes.append(subprocess.Popen(command, stdout=log, stderr=log, env={**environment, "NO_COLOR": "1"}))
 
     def start_activator(self, **changes: object) -> int:
         """The activator with the planned orders, on ports of its own; its entry port."""
@@ -125,7 +135,7 @@ class Fleet:
             **{key.replace("_", "-"): value for key, value in changes.items()},
         }
         self.activator_metrics = int(str(orders["metrics-port"]))
-        environment = {**os.environ, "ROUTER_API_KEY": KEY, "STANDBY_API_KEY": f"{KEY}-standby"}
+        environment = {**os.environ, "ROUTER_API_KEY": self.key, "STANDBY_API_KEY": f"{KEY}-standby"}
         command = [
             sys.executable,
             "-m",
@@ -137,14 +147,11 @@ class Fleet:
 
     def start_replica(self, *, model: str | None = None, key: str = KEY, group: ModelPlan | None = None) -> Replica:
         """An engine; of a `group` that does one of two phases."""
-        port = free_port()
-        command = [sys.executable, engine.__file__, str(port), key, model or self.model.name]
-        part = group.disaggregation if group else None
-        if group is not None and part is not None:
-            command += [group.engine, part.role]
-        replica = Replica(port, subprocess.Popen(command))
-        if part is not None:
-            replica.role, replica.annotations = part.role, part.annotations
+        port, model = free_port(), model or self.model.name
+        command = [sys.executable, engine.__file__, f"--port={port}", f"--key={key}", f"--model={model}"]
+        if group is not None and group.disaggregation is not None:
+            command += [f"--kind={group.engine}", f"--role={group.disaggregation.role}"]
+        replica = Replica(port, subprocess.Popen(command), model, group)
         self._processes.append(replica.process)
         return replica
 
@@ -162,125 +169,65 @@ class Fleet:
             process.wait()
 
 
-@contextlib.contextmanager
-def fleet(model: ModelPlan, folder: Path) -> Iterator[Fleet]:
-    """A fleet whose processes end with the test.
+def required() -> bool:
+    """Whether what a test lacks is a failure."""
+    return bool(os.environ.get("ROUTER_REQUIRED"))
 
-    `make test-router` installs the router; where a pipeline runs the test, its absence is a failure.
-    """
-    if not PYTHON.exists():
-        if os.environ.get("ROUTER_REQUIRED"):
-            pytest.fail(f"no router in {PYTHON}")
-        pytest.skip("the router is not installed: make test-router")
-    found = Fleet(model, folder)
+
+def require_router() -> None:
+    """`make test-router` installs the router; where a pipeline runs the test, its absence is a failure."""
+    if PYTHON.exists():
+        return
+    if required():
+        pytest.fail(f"no router in {PYTHON}")
+    pytest.skip("the router is not installed: make test-router")
+
+
+@contextlib.contextmanager
+def fleet(model: ModelPlan, folder: Path, key: str = KEY) -> Iterator[Fleet]:
+    """A fleet whose processes end with the test."""
+    require_router()
+    found = Fleet(model, folder, key)
     try:
         yield found
     finally:
         found.stop()
 
 
-@dataclass
-class Answer:
-    """One request's fate."""
-
-    stream: bool
-    began: float
-    text: bytes = b""
-    seconds: float = 0.0
-    broken: str = ""
-
-    @property
-    def status(self) -> int:
-        return int(self.text.split(b" ", 2)[1]) if self.text.startswith(b"HTTP/") else 0
-
-    @property
-    def whole(self) -> bool:
-        """Everything that a healthy replica says."""
-        if self.status != 200 or self.broken:
-            return False
-        return self.text.count(b'"delta"') == engine.TOKENS if self.stream else b'"content"' in self.text
-
-    @property
-    def tells_its_error(self) -> bool:
-        """A stream that ends early says so: an error event, or a connection that is cut before its end."""
-        return b'"error"' in self.text or bool(self.broken)
+async def at_work(replica: Replica, least: int = 2) -> bool:
+    """Whether a replica is amid streams: requests, where it answers with one token."""
+    told = json.loads((await get(replica.port, "/at-work"))[1])
+    return told["running" if replica.role == "prefill" else "streams"] >= least
 
 
-async def ask(port: int, model: str, *, stream: bool = False, key: str = KEY, words: str = "hello") -> Answer:
-    """One request on a connection of its own."""
-    content = {"model": model, "messages": [{"role": "user", "content": words}], "stream": stream}
-    body = json.dumps(content).encode()
-    answer = Answer(stream=stream, began=time.monotonic())
-    try:
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        writer.write(
-            b"POST /v1/chat/completions HTTP/1.1\r\nHost: test\r\nConnection: close\r\n"
-            + f"Authorization: Bearer {key}\r\nContent-Type: application/json\r\n".encode()
-            + f"Content-Length: {len(body)}\r\n\r\n".encode()
-            + body
-        )
-        answer.text = await asyncio.wait_for(reader.read(-1), PATIENCE_SECONDS)
-        if stream and answer.status == 200 and not answer.text.rstrip().endswith(b"0"):
-            answer.broken = "cut before the last chunk"
-        writer.close()
-    except (OSError, TimeoutError) as error:
-        answer.broken = repr(error)
-    answer.seconds = time.monotonic() - answer.began
-    return answer
+async def killed_under(load: Load, found: Fleet, victim: Replica, others: list[Replica]) -> None:
+    """A replica is killed outright while it works, and the load goes on beyond the router's notice of it."""
+    async with load.running():
+        await until(lambda: at_work(victim), "the victim works")
+        victim.process.kill()
+        await asyncio.sleep(2)  # the kubelet notices, and the pod is no longer ready
+        found.announce(*others)
+        await load.goes_on()
 
 
-@dataclass
-class Load:
-    """Clients that ask again and again, every second one for a stream."""
-
-    port: int
-    model: str
-    clients: int = 24
-    answers: list[Answer] = field(default_factory=list[Answer])
-
-    async def run(self, until: asyncio.Event) -> None:
-        async def client(number: int) -> None:
-            turn = 0
-            while not until.is_set():
-                words = f"client {number} turn {turn} " + "and so on " * 20
-                self.answers.append(await ask(self.port, self.model, stream=number % 2 == 0, words=words))
-                turn += 1
-
-        await asyncio.gather(*(client(number) for number in range(self.clients)))
-
-    @property
-    def plain_lost(self) -> list[Answer]:
-        return [one for one in self.answers if not one.stream and not one.whole]
-
-    @property
-    def streams_lost(self) -> list[Answer]:
-        return [one for one in self.answers if one.stream and not one.whole]
+async def restarted_under(load: Load, found: Fleet, drain: DrainPlan, groups: Sequence[Sequence[Replica]]) -> None:
+    """Each group's replicas are replaced one at a time, as a Deployment does it, with the planned pauses compressed."""
+    async with load.running():
+        await load.goes_on()
+        for group in groups:
+            for old in group:
+                await _replace(found, old, drain)
+                await load.goes_on(1)  # the Deployment goes on when the pod is ready
 
 
-async def healthy(port: int, path: str = "/readiness", limit: float = 15.0) -> None:
-    """Until it answers 200."""
-    ends = time.monotonic() + limit
-    while time.monotonic() < ends:
-        with contextlib.suppress(OSError):
-            reader, writer = await asyncio.open_connection("127.0.0.1", port)
-            writer.write(f"GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n".encode())
-            status = (await reader.readline()).split()[1:2]
-            writer.close()
-            if status == [b"200"]:
-                return
-        await asyncio.sleep(0.1)
-    raise AssertionError(f"nothing healthy on port {port} after {limit} s")
-
-
-async def killed_under(load: Load, found: Fleet, victim: Replica, others: list[Replica], *, after: float) -> Load:
-    """A load that runs while one replica is killed outright, and `after` seconds beyond the router's notice of it."""
-    end = asyncio.Event()
-    running = asyncio.create_task(load.run(end))
-    await asyncio.sleep(2)
-    victim.process.kill()
-    await asyncio.sleep(2)  # the kubelet notices, and the pod is no longer ready
-    found.announce(*others)
-    await asyncio.sleep(after)
-    end.set()
-    await running
-    return load
+async def _replace(found: Fleet, old: Replica, drain: DrainPlan) -> None:
+    """One pod's end and its successor's start."""
+    others = [one for one in found.replicas if one is not old]
+    await asyncio.sleep(WATCH_SECONDS)
+    found.announce(*others)  # its end has begun
+    await asyncio.sleep(drain.pre_stop_seconds / COMPRESSED - WATCH_SECONDS)
+    old.process.terminate()
+    await until(lambda: old.process.poll() is not None, "it has drained", drain.grace_seconds)
+    new = found.start_replica(model=old.model, group=old.group)
+    await healthy(new.port, "/health")
+    found.announce(*others, new)

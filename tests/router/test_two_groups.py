@@ -10,7 +10,8 @@ import pytest
 
 from planner.plan import ModelPlan
 from tests.factories import model_of
-from tests.router.fleet import Fleet, Load, Replica, ask, fleet, healthy, killed_under
+from tests.router.fleet import Fleet, Replica, fleet, killed_under, restarted_under
+from tests.router.load import Load, ask, healthy
 from tests.router.plans import SMALL, disaggregated
 
 pytestmark = pytest.mark.router
@@ -46,7 +47,7 @@ def test_a_request_goes_to_prefill_and_to_decode(tmp_path: Path, engine: str) ->
             words = [f"question {turn} {number} " for number in range(12)]
             answers = await asyncio.gather(*(ask(found.port, decode.name, words=one) for one in words))
             assert all(one.whole for one in answers), [one.text[-300:] for one in answers if not one.whole][:1]
-            pairs = {re.search(rb"from (\d+) after (\d+)", one.text) for one in answers}
+            pairs = {re.search(rb"from \S+?:(\d+) after \S+?:(\d+)", one.text) for one in answers}
             assert None not in pairs
             used |= {int(port) for pair in pairs if pair for port in pair.groups()}
             if len(used) == len(started):
@@ -69,13 +70,29 @@ def test_a_killed_replica_of_either_group_loses_no_plain_request(tmp_path: Path,
 
     async def scene(found: Fleet) -> Load:
         started = await _up(found, prefill, decode)
-        dead = started.pop(victim)
-        return await killed_under(Load(found.port, decode.name, clients=16), found, dead, started, after=2)
+        dead, load = started.pop(victim), Load(found.port, decode.name, clients=16)
+        await killed_under(load, found, dead, started)
+        return load
 
     with fleet(decode, tmp_path) as found:
         load = asyncio.run(scene(found))
-    assert len(load.answers) > 40
-    assert load.plain_lost == [], load.plain_lost[0].text[-400:]
-    assert all(one.tells_its_error for one in load.streams_lost), load.streams_lost[0].text[-400:]
+    assert load.plain_lost == [], load.lost()
+    assert all(one.tells_its_error for one in load.streams_lost), load.lost()
     if victim == 0:
         assert load.streams_lost == [], "streams come from decode"
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_rolling_restart_of_both_groups_loses_no_plain_request(tmp_path: Path, engine: str) -> None:
+    prefill, decode = _groups(engine)
+
+    async def scene(found: Fleet) -> Load:
+        started = await _up(found, prefill, decode)
+        load = Load(found.port, decode.name, clients=16)
+        await restarted_under(load, found, decode.drain, (started[:2], started[2:]))
+        return load
+
+    with fleet(decode, tmp_path) as found:
+        load = asyncio.run(scene(found))
+    assert load.plain_lost == [], load.lost()
+    assert load.streams_lost == [], load.lost()
