@@ -12,7 +12,7 @@ from rehearsal.findings import Finding
 from rehearsal.injections import NotApplicableError, World
 from rehearsal.scenarios.limits import SPARE_SECONDS
 from rehearsal.scenarios.node_loss import NOT_READY_SECONDS, NOTICED_BY, REMOVED_SECONDS
-from rehearsal.scenarios.results import ScenarioResult, Step
+from rehearsal.scenarios.results import Outcome, ScenarioResult, Step
 from rehearsal.scenarios.scenario import Scenario
 from rehearsal.scenarios.trial import Trial
 from rehearsal.scenarios.world import Theatre, name_of, zone_of
@@ -50,9 +50,19 @@ def play(theatre: Theatre) -> tuple[ScenarioResult, Sequence[Finding]]:
         noticed_seconds=NOT_READY_SECONDS + REMOVED_SECONDS,
         noticed_by=NOTICED_BY,
         outcomes=outcomes,
-        lost=lost,
+        lost=(*_together(outcomes, zone), *lost),
     )
     return result, [*trial.findings, *findings]
+
+
+def _together(outcomes: Sequence[Outcome], zone: str) -> tuple[str, ...]:
+    """Models that could have been elsewhere, too, and were not."""
+    return tuple(
+        f"{outcome.model}: all {outcome.replicas} replica(s) stood in {zone} alone, although their pool has other "
+        "zones: the scheduler prefers to spread them, and takes the machines that come first"
+        for outcome in outcomes
+        if outcome.replicas_hit >= outcome.replicas
+    )
 
 
 def _come_home(
@@ -105,7 +115,8 @@ SCENARIO: Final = Scenario(
     name=NAME,
     does="the zone with most models loses all its nodes, and has none to give; then it is back",
     holds=(
-        "replicas of pools in several zones go on in the others, within the limits of a lost node",
+        "models of pools in several zones go on in the others, within the limits of a lost node",
+        "those whose replicas stood in that zone alone all the same are told",
         "what a pool in that zone alone loses is told; it serves again by itself when the zone is back",
     ),
     prepare=prepare,
