@@ -9,7 +9,8 @@ from typing import Literal
 from catalog.types import Engine
 from planner.naming import EFA_GATE_CONTAINER, SERVING_NAMESPACE
 from planner.plan import AlertPlan, ModelPlan, PoolPlan
-from planner.router import ACTIVATOR_HELD, ACTIVATOR_STANDBY, ROUTER_ALIVE, router_name
+from planner.router import ACTIVATOR_HELD, ACTIVATOR_STANDBY, ROUTER_ALIVE
+from planner.routing import router_name
 from planner.scaling import quantile, selector, waiting_of
 from settings.observability import AlertThresholds
 from settings.serving import Model

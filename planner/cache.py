@@ -29,6 +29,7 @@ _FSX_STEP_GIB = 2400
 # "EFA-enabled file systems".
 _FSX_EFA_STEP_GIB = {125: 38400, 250: 19200, 500: 9600, 1000: 4800}
 _FSX_LARGEST_GIB = 1_000_000
+_LARGEST_CLAIM_GIB = 1_000_000
 _GBPS_TO_MB_PER_S = 125
 
 
@@ -69,17 +70,36 @@ class Crowd:
         return self._gigabytes[done] + own * (self.nodes - self._nodes[done])
 
 
+def with_possible_cache(settings: Settings, findings: Findings) -> Settings:
+    """The settings; with a problem and a cache that the target can have in place of one that it cannot, so that the
+    rest of the stack is judged."""
+    cache, on_eks = settings.cache, isinstance(settings.target, EksTarget)
+    if on_eks and isinstance(cache, VolumeClaimCache) and cache.access_mode == "ReadWriteMany":
+        findings.problem(
+            ("cache", "access_mode"),
+            "an EKS cluster of ours has EBS volumes only, which one node mounts",
+            "use `kind: fsx_lustre` or `kind: s3`",
+        )
+    if on_eks or isinstance(cache, VolumeClaimCache):
+        return settings
+    findings.problem(
+        ("cache", "kind"),
+        f"`{cache.kind}` needs AWS, and the target is an existing cluster",
+        "use `kind: volume_claim` with a StorageClass of that cluster",
+    )
+    large = VolumeClaimCache(kind="volume_claim", storage_gib=_LARGEST_CLAIM_GIB)
+    return settings.model_copy(update={"cache": large})
+
+
 def plan_cache(
     settings: Settings, pool_zones: tuple[str, ...], default_zone: str | None, findings: Findings
-) -> CachePlan | None:
-    """The cache of a stack; None (and a problem) for one that the target cannot have.
+) -> CachePlan:
+    """The cache of a stack.
 
     `pool_zones` are those of pools in one zone: a file system is in one, so pools in several stream from S3.
     `default_zone` is the zone of the pool that loads most.
     """
     cache, on_eks = settings.cache, isinstance(settings.target, EksTarget)
-    if not _kind_fits(cache, on_eks=on_eks, findings=findings):
-        return None
     fsx = claim = None
     if isinstance(cache, FsxLustreCache):
         fsx = _fsx(cache, pool_zones, default_zone, findings)
@@ -96,24 +116,6 @@ def plan_cache(
         data_repository_path=DATA_REPOSITORY_PATH,
         keep_revisions=0 if isinstance(cache, S3Cache) else cache.keep_revisions,
     )
-
-
-def _kind_fits(cache: Cache, *, on_eks: bool, findings: Findings) -> bool:
-    if not on_eks and not isinstance(cache, VolumeClaimCache):
-        findings.problem(
-            ("cache", "kind"),
-            f"`{cache.kind}` needs AWS, and the target is an existing cluster",
-            "use `kind: volume_claim` with a StorageClass of that cluster",
-        )
-        return False
-    if on_eks and isinstance(cache, VolumeClaimCache) and cache.access_mode == "ReadWriteMany":
-        findings.problem(
-            ("cache", "access_mode"),
-            "an EKS cluster of ours has EBS volumes only, which one node mounts",
-            "use `kind: fsx_lustre` or `kind: s3`",
-        )
-        return False
-    return True
 
 
 def _fsx(cache: FsxLustreCache, pool_zones: tuple[str, ...], default_zone: str | None, findings: Findings) -> FsxPlan:

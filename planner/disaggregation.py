@@ -163,7 +163,7 @@ _TOGETHER = "leave one of the two out"
 
 
 def _refusals(model: Model, names: Sequence[str]) -> Iterator[Told]:
-    """What a disaggregated model cannot have beside it."""
+    """What a disaggregated model cannot have beside it, or be without."""
     wanted = model.disaggregated
     assert wanted is not None  # noqa: S101 - the caller has looked
     if prefill_name(model.name) in names:
@@ -184,6 +184,13 @@ def _refusals(model: Model, names: Sequence[str]) -> Iterator[Told]:
             ("runtime",),
             "Ray Serve builds another application for prefill and decode apart, which is not made here",
             "use runtime deployment or leader_worker_set, or leave `disaggregated` out",
+        )
+    if not (model.image and model.image.carries_nixl):
+        yield (
+            ("image",),
+            "the engine's image is not known to carry NIXL, which moves the KV cache between prefill and decode",
+            f"build `{'vllm-efa-kv' if model.engine == 'vllm' else 'sglang-efa'}` from images/ and name it here with "
+            "`carries_nixl: true`",
         )
     if model.kv_offload is not None:
         yield ("kv_offload",), "it takes the engine's KV connector, which moves the cache between the groups", _TOGETHER

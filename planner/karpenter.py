@@ -79,13 +79,13 @@ def look_up(
         for position, name in enumerate(pool.instance_types)
     ]
     types = [entry for entry in found if entry is not None]
-    if len(types) < len(found) or not _alike(path, types, findings):
-        return None
     for instance, _ in types:
         if region is not None:
             check_zone(path, pool, instance, region, findings)
         for position, rung in enumerate(pool.capacity):
             check_block(path, position, rung, instance, findings)
+    if len(types) < len(found) or not _alike(path, types, findings):
+        return None
     instances = tuple(instance for instance, _ in types)
     _check_capacity(path, pool, instances, findings)
     smallest = min(instances, key=lambda instance: (instance.memory_gib, instance.vcpus))

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from catalog.assumptions import assumed
 from catalog.load import Catalog
 from catalog.types import ModelCard
+from planner.engines.checks import options_of
 from planner.engines.lmcache import STAGING_GIB, first_rank_gib
 from planner.engines.request import sglang_gigabytes
 from planner.memory import GIB
@@ -48,9 +49,14 @@ def plan_kv_tiers(asked: Tiered, store: ValkeyPlan | None, findings: Findings) -
     wanted = asked.model.kv_offload
     if wanted is None:
         return None
-    for key, message, help_text in _refusals(asked, wanted, store):
-        findings.problem((*asked.path, "kv_offload", key), message, help_text)
     layout, per_token = asked.layout, asked.memory.kv_bytes_per_token
+    tensor_alone = layout.nodes == layout.pipeline == layout.data == 1
+    if wanted.through == "lmcache" and asked.model.engine == "vllm" and not tensor_alone:
+        findings.problem(
+            (*asked.path, "kv_offload", "through"),
+            "the scheduler asks its ranks for blocks over sockets of one node, and counts tensor ranks alone",
+            "leave `through` out, or use a layout of tensor ranks on one node",
+        )
     copies = _copies(asked, wanted)
     region = 0
     if asked.model.engine == "vllm" and wanted.through == "native":
@@ -87,30 +93,40 @@ def _copies(asked: Tiered, wanted: KvOffload) -> int:
 Told = tuple[str, str, str]
 
 
-def _refusals(asked: Tiered, wanted: KvOffload, store: ValkeyPlan | None) -> Iterator[Told]:
-    if not asked.options.prefix_caching:
+def check_kv_offload(path: Path, model: Model, card: ModelCard | None, *, has_store: bool, findings: Findings) -> None:
+    """Refuses tiers that a model can have in no layout; `has_store`: whether the stack has one for KV blocks."""
+    wanted = model.kv_offload
+    if wanted is None:
+        return
+    told = [*_refusals(options_of(model), wanted, has_store=has_store)]
+    if wanted.through == "lmcache":
+        told += _lmcache_refusals(model, card)
+    for key, message, help_text in told:
+        findings.problem((*path, "kv_offload", key), message, help_text)
+
+
+def _refusals(options: VllmOptions | SglangOptions, wanted: KvOffload, *, has_store: bool) -> Iterator[Told]:
+    if not options.prefix_caching:
         yield (
             "cpu_gib",
             "blocks are found again by the prefix they belong to, and `engine_options.prefix_caching` is off",
             "leave one of the two out",
         )
-    if wanted.remote == "valkey" and store is None:
+    if wanted.remote == "valkey" and not has_store:
         yield "remote", "the stack has no store for KV blocks", "add `kv_store: {memory_gib: 6}` to the stack file"
-    if wanted.through == "lmcache":
-        yield from _lmcache_refusals(asked)
 
 
-def _lmcache_refusals(asked: Tiered) -> Iterator[Told]:
+def _lmcache_refusals(model: Model, card: ModelCard | None) -> Iterator[Told]:
     """What LMCache 0.5.6 inside vLLM 0.33 cannot do, or nobody has seen it do."""
-    key, layout, image = "through", asked.layout, asked.model.image
-    if asked.model.engine == "sglang":
+    key, image = "through", model.image
+    if model.engine == "sglang":
         yield (
             key,
             "SGLang reaches LMCache only as a server of its own, which maps the GPUs' memory from outside the pod",
             "leave `through` out: HiCache keeps blocks in RAM without it",
         )
         return
-    if asked.runtime == "ray_service":
+    if model.runtime == "ray_service":
         yield (
             key,
             "Ray carries an older vLLM than the one that LMCache is held to here",
@@ -122,20 +138,14 @@ def _lmcache_refusals(asked: Tiered) -> Iterator[Told]:
             "the engine's image is not known to carry LMCache (vLLM's own is built without KV connectors)",
             "build `vllm-efa-kv` of images/ and name it at `image` with `carries_lmcache: true`",
         )
-    if layout.nodes > 1 or layout.pipeline > 1 or layout.data > 1:
+    if card is not None and (card.sliding_layers or card.linear is not None):
         yield (
             key,
-            "the scheduler asks its ranks for blocks over sockets of one node, and counts tensor ranks alone",
-            "leave `through` out, or use a layout of tensor ranks on one node",
-        )
-    if asked.card.sliding_layers or asked.card.linear is not None:
-        yield (
-            key,
-            f"{asked.card.name} keeps less of its cache in some layers than in others, which vLLM gives up for "
+            f"{card.name} keeps less of its cache in some layers than in others, which vLLM gives up for "
             "LMCache: the planned memory would not do",
             "leave `through` out: the engine's own offloading knows such layers",
         )
-    if asked.options.lora is not None:
+    if options_of(model).lora is not None:
         yield (
             key,
             "LMCache finds blocks by their tokens alone: an adapter would be given blocks of another",

@@ -135,11 +135,8 @@ def _look_up_instance(
     path: tuple[str | int, ...], pool: NodeGroupPool, catalog: Catalog, region: Region | None, findings: Findings
 ) -> PoolFacts | None:
     found = gpu_instance((*path, "instance_type"), pool.instance_type, catalog, findings)
-    if found is None:
-        return None
-    instance, gpu = found
     if region is not None:
-        check_zone(path, pool, instance, region, findings)
+        check_zone(path, pool, found[0] if found else None, region, findings)
     for position, rung in enumerate(pool.capacity):
         name = max((rung_name(pool, position, zone) for zone in _zones_of_rungs(pool)), key=len)
         if len(name) > NODE_GROUP_PREFIX_LIMIT:
@@ -154,6 +151,10 @@ def _look_up_instance(
                 f"pools[{path[1]}].capacity[{position}]",
                 f"`up` waits for {rung.nodes.min} node(s) of `{name}`: EKS itself waits for a group's minimum",
             )
+    if found is None:
+        return None
+    instance, gpu = found
+    for position, rung in enumerate(pool.capacity):
         check_block(path, position, rung, instance, findings)
     sharing = sharing_on(path, pool, instance, gpu, findings)
     return PoolFacts(pool=pool, gpu=slice_of(gpu, sharing), instance=instance, sharing=sharing)
@@ -192,13 +193,13 @@ def check_block(path: tuple[str | int, ...], position: int, rung: Rung, instance
 def check_zone(
     path: tuple[str | int, ...],
     pool: NodeGroupPool | KarpenterPool,
-    instance: Instance,
+    instance: Instance | None,
     region: Region,
     findings: Findings,
 ) -> None:
-    """Refuses zones that are not there, or that do not offer the type."""
+    """Refuses zones that are not there, or that do not offer the type (None: one that nobody knows)."""
     names = tuple(entry.name for entry in region.zones)
-    offered = region.offerings.get(instance.name, ())
+    offered = region.offerings.get(instance.name, ()) if instance else ()
     for index, zone in enumerate(pool.zones):
         at = (*path, "availability_zones", index) if pool.availability_zones else (*path, "availability_zone")
         if zone not in names:
@@ -207,7 +208,7 @@ def check_zone(
                 f"`{zone}` is not a zone of {region.name}",
                 did_you_mean(zone, names) or "zones: " + ", ".join(names),
             )
-        elif zone not in offered:
+        elif instance is not None and zone not in offered:
             where = f"it is offered in {', '.join(offered)}" if offered else f"no zone of {region.name} offers it"
             findings.problem(at, f"{zone} does not offer {instance.name}", f"{where} (catalog/offerings.yaml)")
 

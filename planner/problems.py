@@ -31,6 +31,13 @@ class Findings:
         """Note something that a user should know."""
         self.remarks.append(Finding(subject=subject, message=message))
 
+    def take(self, other: Findings) -> None:
+        """Note everything that another one holds."""
+        for problem in other.problems:
+            self.problem(problem.path, problem.message, problem.help)
+        for remark in other.remarks:
+            self.remark(remark.subject, remark.message)
+
     def raise_if_any(self) -> None:
         """Raise PlanError where there are problems."""
         if self.problems:

@@ -13,11 +13,9 @@ from planner.images import mirrored
 from planner.naming import GROUP_ROLE_LABEL, MODEL_LABEL, SERVING_PRIORITY
 from planner.plan import ActivatorPlan, Explained, Input, ModelPlan, PoolPlan, RouterPlan, StandbyPlan
 from planner.problems import Findings
-from planner.router_limits import refuse_adapters, refuse_beside_ray, refuse_loops, refuse_names_of_operators
-from settings.errors import did_you_mean
+from planner.routing import check_routing, refuse_names_of_operators, router_name, why_routed
 from settings.root import Settings
 from settings.routing import RoutingPolicy
-from settings.serving import Model
 
 COMPONENT_LABEL = "app.kubernetes.io/component"
 MODEL_SERVER = "model-server"
@@ -31,8 +29,6 @@ ACTIVATOR_HELD = "activator_requests_held"
 ACTIVATOR_STANDBY = "activator_standby_active"
 """1 while no replica serves and the standby is asked."""
 
-_SERVICE_REPLICAS = 2
-"""Most replicas that a plain Service is left to: with so few, each holds half of all prefixes soon enough."""
 _REPLICAS = 2
 _PORT, _METRICS_PORT, _ACTIVATOR_PORT, _ACTIVATOR_METRICS_PORT = 30080, 29000, 30081, 29001
 _PRE_STOP_SECONDS = 15
@@ -67,11 +63,6 @@ _OF_TWO_GROUPS = (
 """In the order of things: vLLM's prefill answers with what decode needs; SGLang's two meet at the bootstrap port."""
 
 
-def router_name(model: str) -> str:
-    """Of the router's Deployment, account and policy, and the label that its pods carry."""
-    return f"{model}-router"
-
-
 def plan_routers(
     drafts: Sequence[Draft],
     models: tuple[ModelPlan, ...],
@@ -84,7 +75,7 @@ def plan_routers(
     image = mirrored(catalog.versions.images["router"].reference, settings.images.mirror)
     by_name = {model.name: model for model in models}
     scrape = settings.observability.scrape_interval_seconds
-    refuse_loops(drafts, findings)
+    check_routing(settings, findings)
     refuse_names_of_operators(drafts, by_name, findings)
     return tuple(
         _routed(sketch, model, by_name, pools, image, scrape, findings)
@@ -101,16 +92,11 @@ def _routed(
     scrape_seconds: int,
     findings: Findings,
 ) -> ModelPlan:
-    why = _reason(sketch, findings)
+    if not model.is_endpoint:
+        return model
+    why = why_routed(sketch.model)
     if why is None:
-        return replace(model, why={**model.why, "routing": _without_router(model)}) if model.is_endpoint else model
-    if router_name(model.name) in by_name:
-        findings.problem(
-            (*sketch.path, "name"),
-            f"its router would be called like the model `{router_name(model.name)}`",
-            "give one of the two another name",
-        )
-    refuse_adapters(sketch, why, findings)
+        return replace(model, why={**model.why, "routing": _without_router(model)})
     standby = _standby(sketch, by_name, pools, findings)
     wait = model.scaling.polling_seconds + scrape_seconds + model.scaling.initial_delay_seconds
     holds = sketch.model.replicas.min == 0
@@ -159,41 +145,6 @@ def _routed(
         why={**model.why, "routing": _words(router)},
         numbers=(*model.numbers, *numbers),
     )
-
-
-def _reason(sketch: Draft, findings: Findings) -> str | None:
-    """Why the model has a router; None where it has none."""
-    model, routing = sketch.model, sketch.model.routing
-    if sketch.role is not None:
-        return "a request goes to prefill first, then to decode" if sketch.role == "decode" else None
-    path = (*sketch.path, "routing", "kind")
-    if sketch.runtime == "ray_service":
-        refuse_beside_ray(sketch, findings)
-        return None
-    demands = _demands(model)
-    if routing.kind == "service":
-        if model.replicas.min == 0 or model.standby is not None:
-            findings.problem(path, f"a plain Service cannot: {demands}", "leave it at `auto`, or say `router`")
-        if "policy" in routing.model_fields_set:
-            findings.problem(
-                (*sketch.path, "routing", "policy"),
-                "a plain Service has no policy: it spreads connections",
-                "leave `policy` out, or say `kind: router`",
-            )
-        return None
-    if routing.kind == "router":
-        return demands or "asked for in the stack file"
-    return demands
-
-
-def _demands(model: Model) -> str | None:
-    if model.replicas.min == 0:
-        return "it may have no replica: a request must wait for one, and bring it"
-    if model.standby is not None:
-        return f"`{model.standby.model}` stands by"
-    if model.replicas.max > _SERVICE_REPLICAS:
-        return f"up to {model.replicas.max} replicas, each with its own prefix cache"
-    return None
 
 
 def _args(sketch: Draft, model: ModelPlan, by_name: Mapping[str, ModelPlan]) -> tuple[str, ...]:
@@ -259,19 +210,10 @@ def _standby(
     sketch: Draft, by_name: Mapping[str, ModelPlan], pools: Mapping[str, PoolPlan], findings: Findings
 ) -> StandbyPlan | None:
     wanted = sketch.model.standby
-    if wanted is None:
+    # One that is not there, or has problems of its own, is told elsewhere.
+    if wanted is None or wanted.model == sketch.model.name or wanted.model not in by_name:
         return None
     path = (*sketch.path, "standby")
-    if wanted.model == sketch.model.name:
-        findings.problem((*path, "model"), "a model cannot stand by for itself", "name another entry of `models`")
-        return None
-    if wanted.model not in by_name:
-        findings.problem(
-            (*path, "model"),
-            f"there is no model `{wanted.model}`",
-            did_you_mean(wanted.model, list(by_name)) or "name another entry of `models`",
-        )
-        return None
     other = by_name[wanted.model]
     if other.disaggregation is not None:
         findings.problem(

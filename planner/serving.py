@@ -7,7 +7,7 @@ from planner.cache import Crowd, medium_of, plan_load
 from planner.drafts import Draft
 from planner.efa import efa_devices, hugepages_mib, plan_gate
 from planner.engines import ray
-from planner.engines.checks import check_options, lora_rank, options_of
+from planner.engines.checks import check_options_in_layout, lora_rank, options_of
 from planner.engines.lines import arguments_of, check_line, env_of
 from planner.engines.request import EngineRequest
 from planner.images import mirrored
@@ -99,13 +99,6 @@ def plan_model(
             f"{image} carries no EFA software: between nodes {who} would fall back to TCP in silence",
             "build one from images/ (libfabric, aws-ofi-nccl) and name it here with `carries_efa: true`",
         )
-    if group is not None and not (model.image and model.image.carries_nixl):
-        findings.problem(
-            (*sketch.path, "image"),
-            f"{image} is not known to carry NIXL, which moves the KV cache between prefill and decode",
-            f"build `{'vllm-efa-kv' if model.engine == 'vllm' else 'sglang-efa'}` from images/ and name it here with "
-            "`carries_nixl: true`",
-        )
     check_room(sketch, pool, findings)
     drain = plan_drain(pool)
     namespace = SERVING_NAMESPACE
@@ -114,10 +107,9 @@ def plan_model(
     step = plan_step(sketch, pool, predicted.plan, target=target, ready_after=ready_after, findings=findings)
     scaling = plan_scaling(sketch, step, namespace=namespace, target=target, ready_after=ready_after, findings=findings)
     api_key = secret_of(namespace, f"{sketch.serves}-api-key", "api-key", model.api_key)
-    check_options(
+    check_options_in_layout(
         sketch.path,
         model,
-        sketch.card,
         sketch.engine,
         layout,
         files=medium != "s3_stream",
@@ -171,15 +163,7 @@ def plan_model(
         why = {**why, "kv_offload": tier_words(tiers, memory)}
         shared = store_words(tiered, tiers, predicted.replica, pool, settings, catalog, findings)
         why = {**why, "kv_store": shared} if shared else why
-    warm_prompts = plan_warm_prompts(
-        sketch.path,
-        model,
-        sketch.runtime,
-        predicted.replica,
-        caches=layout.data,
-        caches_prefixes=options.prefix_caching,
-        findings=findings,
-    )
+    warm_prompts = plan_warm_prompts(model, predicted.replica, caches=layout.data)
     store = gcs_store(sketch.path, model, sketch.runtime, plan_valkey(settings, None), findings)
     return ModelPlan(
         name=model.name,

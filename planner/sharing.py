@@ -208,38 +208,46 @@ def refuses(
     model: Model,
     card: ModelCard,
     node: Node,
-    serving: Serving,
+    serving: Serving | None,
     sharing: SharingPlan,
     whole: Gpu,
     findings: Findings,
 ) -> bool:
-    """Whether a model cannot run on a pool of slices of a `whole` GPU; says why, and what would do."""
+    """Whether a model cannot run on a pool of slices of a `whole` GPU; says why, and what would do.
+
+    `serving` is None where nobody can say what memory must hold.
+    """
+    found = list(_refusals(model, card, node, serving, sharing, whole))
+    for key, message, help_text in found:
+        findings.problem((*path, key), message, help_text)
+    return bool(found)
+
+
+def _refusals(
+    model: Model, card: ModelCard, node: Node, serving: Serving | None, sharing: SharingPlan, whole: Gpu
+) -> Iterator[tuple[str, str, str]]:
     if isinstance(model.layout, Layout) and (ranks := model.layout.tensor * model.layout.pipeline) > 1:
-        findings.problem(
-            (*path, "layout"),
+        yield (
+            "layout",
             f"{ranks} ranks on a pool of slices ({sharing.words}): slices have no path to one another, and two of a "
             "card would only split what it has",
             "use tensor 1, or a pool without `sharing`",
         )
-        return True
     if sharing.kind == "time_slicing" and model.engine == "sglang":
-        findings.problem(
-            (*path, "engine"),
+        yield (
+            "engine",
             "SGLang takes a share of what is free when it starts, so on a GPU in time slices its memory would depend "
             "on who starts first",
             "use engine vllm, or slices that are partitions (`kind: mig`)",
         )
-        return True
-    if choose(card, node, serving) is None:
-        findings.problem(
-            (*path, "pool"),
+    if serving is not None and choose(card, node, serving) is None:
+        yield (
+            "pool",
             f"{card.name} ({serving.weights_gb:.1f} GB of weights, {serving.context_tokens} tokens of context) does "
             f"not fit a slice of {node.gpu.memory_gib:.1f} GiB ({node.name})",
             what_fits(card, whole, node, serving, sharing)
             or f"not even a whole {whole.name} would do: use a pool without `sharing`, for tensor parallel",
         )
-        return True
-    return False
 
 
 def what_fits(card: ModelCard, gpu: Gpu, node: Node, serving: Serving, sharing: SharingPlan) -> str | None:

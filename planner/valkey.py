@@ -69,28 +69,35 @@ def _store(name: str, wanted: Valkey | KvStore, share: float) -> ValkeyPlan:
     )
 
 
-def gcs_store(
-    path: Path, model: Model, runtime: str, store: ValkeyPlan | None, findings: Findings
-) -> ValkeyPlan | None:
-    """Where a model's Ray head keeps its cluster's state; None: in its own memory, and a new head starts afresh."""
-    wanted = model.ray.gcs_fault_tolerance
+def check_gcs(path: Path, model: Model, *, has_store: bool, findings: Findings) -> None:
+    """Refuses a Ray head's state that is to outlive it where there is no head, or nowhere to keep it."""
+    if model.ray.gcs_fault_tolerance is not True:
+        return
     at = (*path, "ray", "gcs_fault_tolerance")
-    if runtime != "ray_service":
-        if wanted is True:
-            findings.problem(at, f"{runtime} has no Ray head", "leave it out, or use `runtime: ray_service`")
-        return None
-    if wanted is True and store is None:
+    if model.runtime != "ray_service":
+        words = "a model that Ray does not run has no Ray head"
+        findings.problem(at, words, "leave it out, or use `runtime: ray_service`")
+    elif not has_store:
         findings.problem(
             at,
             "a head's state needs a store that outlives it, and the stack has none",
             "add `valkey: {storage_gib: 4}` to the stack file, or leave this out",
         )
+
+
+def gcs_store(
+    path: Path, model: Model, runtime: str, store: ValkeyPlan | None, findings: Findings
+) -> ValkeyPlan | None:
+    """Where a model's Ray head keeps its cluster's state; None: in its own memory, and a new head starts afresh."""
+    wanted = model.ray.gcs_fault_tolerance
+    if runtime != "ray_service" or wanted is False:
+        return None
     if store is None and wanted == "auto":
         findings.remark(
             f"models[{path[1]}]",
             "when its Ray head ends, all replicas restart with the next one: `valkey: {}` in the stack file keeps them",
         )
-    return None if wanted is False else store
+    return store
 
 
 def with_clients(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 
+from planner.engines.checks import options_of
 from planner.performance import Replica, prefill_ms
 from planner.plan import WarmPromptsPlan
 from planner.problems import Findings
@@ -21,24 +22,19 @@ _MARGIN = 4
 """An engine that has just started compiles and captures what its first requests need."""
 
 
-def plan_warm_prompts(
-    path: Path, model: Model, runtime: str, replica: Replica, *, caches: int, caches_prefixes: bool, findings: Findings
-) -> WarmPromptsPlan | None:
-    """Prompts that are computed once before a pod is ready; None where the stack file names none.
-
-    `caches` are groups of ranks that keep one each (data parallel attention): every one computes every prompt.
-    """
+def check_warm_prompts(path: Path, model: Model, findings: Findings) -> None:
+    """Refuses prompts that cannot be replayed before a pod is ready."""
     if not model.warm_prompts:
-        return None
+        return
     at = (*path, "warm_prompts")
-    if runtime == "ray_service":
+    if model.runtime == "ray_service":
         findings.problem(
             at,
             "Ray Serve decides by itself when a replica is ready: nothing can be replayed before",
             "leave it out, or use runtime deployment or leader_worker_set",
         )
-        return None
-    if not caches_prefixes:
+        return
+    if not options_of(model).prefix_caching:
         findings.problem(
             at,
             "the engine keeps no prefixes (`engine_options.prefix_caching: false`)",
@@ -51,12 +47,25 @@ def plan_warm_prompts(
             f"they are {size:,} bytes, and the ConfigMap that holds them takes {_MOST_BYTES:,}",
             "name those that most requests begin with",
         )
-    tokens = [max(1, len(prompt) // _CHARACTERS_PER_TOKEN) for prompt in model.warm_prompts]
-    for index, count in enumerate(tokens):
+    for index, count in enumerate(_tokens(model)):
         if count >= model.context_tokens:
             findings.problem(
                 (*at, index), f"about {count} tokens, and the context has {model.context_tokens}", "shorten it"
             )
+
+
+def _tokens(model: Model) -> list[int]:
+    return [max(1, len(prompt) // _CHARACTERS_PER_TOKEN) for prompt in model.warm_prompts]
+
+
+def plan_warm_prompts(model: Model, replica: Replica, *, caches: int) -> WarmPromptsPlan | None:
+    """Prompts that are computed once before a pod is ready; None where the stack file names none.
+
+    `caches` are groups of ranks that keep one each (data parallel attention): every one computes every prompt.
+    """
+    if not model.warm_prompts:
+        return None
+    tokens = _tokens(model)
     times = [prefill_ms(replica, tokens=float(count), context=0.0) for count in tokens]
     budget = min(_MOST_SECONDS, max(_LEAST_SECONDS, math.ceil(_MARGIN * sum(times) / 1000)))
     return WarmPromptsPlan(

@@ -23,8 +23,8 @@ def without(document: Mapping[str, Any], wrong: Sequence[Path]) -> tuple[Setting
     for path in sorted(set(wrong), key=_deepest_last_item_first, reverse=True):
         if not (len(path) == 2 and isinstance(path[1], int)):
             _drop(data, path)
-            if path in _STAND_INS:  # else the planner would say that it is missing
-                _put(data, path, _STAND_INS[path])
+            if (anywhere := _in_any_item(path)) in _STAND_INS:  # else the planner would say that it is missing
+                _put(data, path, _STAND_INS[anywhere])
     gone: set[Path] = {path[:2] for path in wrong if len(path) == 2 and isinstance(path[1], int)}
     for _ in range(4):
         kept = _without_items(data, gone)
@@ -44,6 +44,9 @@ def without(document: Mapping[str, Any], wrong: Sequence[Path]) -> tuple[Setting
     return None, tuple(gone)
 
 
+_ANY = -1
+"""In place of an item's position in its list."""
+
 # Something valid in place of a section that is wrong, so that the rest of the file can still be judged.
 _STAND_INS: dict[Path, Any] = {
     ("environment",): "unknown",
@@ -51,7 +54,12 @@ _STAND_INS: dict[Path, Any] = {
     ("target", "admins"): ["arn:aws:iam::000000000000:role/unknown"],
     ("cache",): {"kind": "s3"},
     ("network",): {"kind": "create"},
+    ("models", _ANY, "revision"): "0" * 40,
 }
+
+
+def _in_any_item(path: Path) -> Path:
+    return tuple(_ANY if isinstance(part, int) else part for part in path)
 
 
 # Sections that may be left out where what is left of them is wrong.

@@ -10,7 +10,7 @@ from components.serving.pods import object_labels, selector_labels
 from components.serving.ray_service import HEAD_PORTS
 from planner.naming import CLIENT_LABEL, MODEL_LABEL, MONITORING_NAMESPACE, RAY_NAMESPACE, SYSTEM_NAMESPACE
 from planner.plan import ModelPlan
-from planner.router import router_name
+from planner.routing import router_name
 
 _NAMESPACE_NAME = "kubernetes.io/metadata.name"
 

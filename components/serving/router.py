@@ -16,7 +16,8 @@ from components.serving.custom_resources import PodMonitor
 from components.serving.pods import SKIP_AWAIT, selector_labels
 from planner.naming import CLIENT_LABEL, MODEL_LABEL, MONITORING_NAMESPACE, PART_OF_LABEL, PROJECT, SYSTEM_NAMESPACE
 from planner.plan import ActivatorPlan, ModelPlan, RouterPlan
-from planner.router import API_KEY_VARIABLE, COMPONENT_LABEL, router_name
+from planner.router import API_KEY_VARIABLE, COMPONENT_LABEL
+from planner.routing import router_name
 
 COMPONENT = "router"
 ENTRY_PORT = "entry"

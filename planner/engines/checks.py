@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from catalog.engine_flags import ParserData, Refusal, parser_data
 from catalog.types import Engine, ModelCard
 from planner.engines import vllm
-from planner.engines.combinations import combination_problems
-from planner.engines.extra import Told, extra_problems
+from planner.engines.combinations import combination_problems, layout_problems
+from planner.engines.extra import Told, extra_problems, spread_problems
 from planner.plan import LayoutPlan
 from planner.problems import Findings
 from settings.engines import DraftSpeculation, Lora, SglangOptions, VllmOptions
@@ -88,32 +88,16 @@ def lora_rank(lora: Lora | None, engine: Engine) -> int:
     return wanted if engine.name == "sglang" else vllm.rank_for(wanted, engine.name) or wanted
 
 
-def check_options(
-    path: Path,
-    model: Model,
-    card: ModelCard,
-    engine: Engine,
-    layout: LayoutPlan,
-    *,
-    files: bool,
-    running: int,
-    step_tokens: int,
-    findings: Findings,
-) -> None:
-    """Judge a model's engine options.
+def check_options(path: Path, model: Model, card: ModelCard | None, engine: Engine, findings: Findings) -> None:
+    """Judge a model's engine options by themselves, on whatever hardware and in whatever layout.
 
     Args:
         path: of the model in the stack file.
         model: as the stack file has it.
-        card: numbers of the model.
+        card: numbers of the model; None where they are not known, and options are judged that do not need them.
         engine: with the version that it runs.
-        layout: of one replica.
-        files: whether pods read weights from a file system (False: streamed from S3).
-        running: sequences at once over the whole replica.
-        step_tokens: tokens of one step at most.
         findings: collects the problems.
     """
-    _remark(path, model, layout, findings)
     given = model.engine_options
     if given is None:
         return
@@ -126,14 +110,48 @@ def check_options(
     data = parser_data(engine.name)
     for key, message, help_text in (
         *_parsers(given, data),
-        *_method(given, card, data),
-        *_speculation(given, card, files=files),
-        *_lora(given, engine, files=files),
-        *_experts(given, layout),
-        *combination_problems(model, given, layout, running=running, step_tokens=step_tokens),
-        *extra_problems(given.extra_args, data, _OWNED, layout),
+        *(_of_card(given, card, data) if card is not None else ()),
+        *_lora(given, engine),
+        *combination_problems(model, given),
+        *extra_problems(given.extra_args, data, _OWNED),
     ):
         findings.problem((*at, *key), message, help_text)
+
+
+def check_options_in_layout(
+    path: Path,
+    model: Model,
+    engine: Engine,
+    layout: LayoutPlan,
+    *,
+    files: bool,
+    running: int,
+    step_tokens: int,
+    findings: Findings,
+) -> None:
+    """Judge them beside what has been decided.
+
+    Args:
+        path: of the model in the stack file.
+        model: as the stack file has it.
+        engine: with the version that it runs.
+        layout: of one replica.
+        files: whether pods read weights from a file system (False: streamed from S3).
+        running: sequences at once over the whole replica.
+        step_tokens: tokens of one step at most.
+        findings: collects the problems.
+    """
+    _remark(path, model, layout, findings)
+    given = model.engine_options
+    if given is None or given.engine != model.engine:
+        return
+    for key, message, help_text in (
+        *(() if files else _files(given, engine)),
+        *_experts(given, layout),
+        *layout_problems(given, layout, running=running, step_tokens=step_tokens),
+        *spread_problems(given.extra_args, parser_data(engine.name), layout),
+    ):
+        findings.problem((*path, "engine_options", *key), message, help_text)
 
 
 def _remark(path: Path, model: Model, layout: LayoutPlan, findings: Findings) -> None:
@@ -163,6 +181,13 @@ def _parsers(options: Options, data: ParserData) -> Iterator[Told]:
             yield (field,), f"{data.engine} {data.version} has no {field.replace('_', ' ')} `{value}`", advice
 
 
+def _of_card(options: Options, card: ModelCard, data: ParserData) -> Iterator[Told]:
+    yield from _method(options, card, data)
+    speculation = options.speculation
+    if speculation is not None and speculation.kind == "mtp" and not card.mtp_layers:
+        yield ("speculation", "kind"), f"{card.name} has no prediction layers", "use `kind: ngram`, or a draft model"
+
+
 def _method(options: Options, card: ModelCard, data: ParserData) -> Iterator[Told]:
     method = options.quantization_method
     if method is None:
@@ -187,29 +212,25 @@ def _method(options: Options, card: ModelCard, data: ParserData) -> Iterator[Tol
         yield ("quantization_method",), f"{data.engine} {data.version}: {refusal}", "leave it out"
 
 
-def _speculation(options: Options, card: ModelCard, *, files: bool) -> Iterator[Told]:
-    speculation = options.speculation
-    if speculation is None:
-        return
-    at = ("speculation", "kind")
-    if speculation.kind == "mtp" and not card.mtp_layers:
-        yield at, f"{card.name} has no prediction layers", "use `kind: ngram`, or a draft model"
-    if isinstance(speculation, DraftSpeculation) and not files:
-        yield at, "a draft model is read from the cache's file system, and weights are streamed", _MOUNTED
-
-
 _MOUNTED = "use `cache: {kind: fsx_lustre, ...}` in the pool's zone"
 
 
-def _lora(options: Options, engine: Engine, *, files: bool) -> Iterator[Told]:
+def _files(options: Options, engine: Engine) -> Iterator[Told]:
+    """What is read beside the weights, where weights are streamed."""
+    if isinstance(options.speculation, DraftSpeculation):
+        words = "a draft model is read from the cache's file system, and weights are streamed"
+        yield ("speculation", "kind"), words, _MOUNTED
+    if options.lora is not None and engine.name != "ray-llm":
+        yield ("lora",), "adapters are read from the cache's file system, and weights are streamed", _MOUNTED
+
+
+def _lora(options: Options, engine: Engine) -> Iterator[Told]:
     lora = options.lora
     if lora is None:
         return
     if engine.name == "ray-llm":
         yield ("lora",), "Ray Serve LLM takes adapters from a bucket of its own", "use runtime deployment"
         return
-    if not files:
-        yield ("lora",), "adapters are read from the cache's file system, and weights are streamed", _MOUNTED
     if engine.name == "sglang":
         return
     ranks = parser_data(engine.name).by_dest["max_lora_rank"].choices

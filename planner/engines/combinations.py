@@ -16,26 +16,8 @@ from settings.serving import Model
 _RUNNERS = "--moe-runner-backend"
 
 
-def combination_problems(
-    model: Model, options: VllmOptions | SglangOptions, layout: LayoutPlan, *, running: int, step_tokens: int
-) -> Iterator[Told]:
-    """What does not go together: (path below `engine_options`, message, help).
-
-    Args:
-        model: as the stack file has it.
-        options: of its engine.
-        layout: of one replica.
-        running: sequences at once over the whole replica.
-        step_tokens: tokens of one step at most.
-    """
-    yield from _names(model, options)
-    if isinstance(options, VllmOptions):
-        yield from _vllm(options, layout, running, step_tokens)
-    else:
-        yield from _sglang(options, layout)
-
-
-def _names(model: Model, options: VllmOptions | SglangOptions) -> Iterator[Told]:
+def combination_problems(model: Model, options: VllmOptions | SglangOptions) -> Iterator[Told]:
+    """What does not go together in any layout: (path below `engine_options`, message, help)."""
     for index, adapter in enumerate(options.lora.adapters if options.lora else ()):
         if adapter.name == model.name:
             yield (
@@ -43,6 +25,37 @@ def _names(model: Model, options: VllmOptions | SglangOptions) -> Iterator[Told]
                 f"`{adapter.name}` is the model's own name: clients could not ask for one of the two",
                 "give the adapter another name",
             )
+    if isinstance(options, VllmOptions):
+        return
+    if options.speculation is not None and options.speculation.kind == "draft_model" and options.lora is not None:
+        yield (
+            ("speculation", "kind"),
+            "SGLang serves no adapters with a draft model",
+            "use ngram, eagle or mtp, or leave out `lora`",
+        )
+    if options.scheduling_policy == "shortest-prefill-first" and not options.prefix_caching:
+        yield (
+            ("scheduling_policy",),
+            "SGLang knows which prefill is shortest by what its cache holds, and `prefix_caching` is off",
+            "leave one of the two out",
+        )
+
+
+def layout_problems(
+    options: VllmOptions | SglangOptions, layout: LayoutPlan, *, running: int, step_tokens: int
+) -> Iterator[Told]:
+    """What does not go with the layout: (path below `engine_options`, message, help).
+
+    Args:
+        options: of the model's engine.
+        layout: of one replica.
+        running: sequences at once over the whole replica.
+        step_tokens: tokens of one step at most.
+    """
+    if isinstance(options, VllmOptions):
+        yield from _vllm(options, layout, running, step_tokens)
+    else:
+        yield from _sglang(options, layout)
 
 
 def _vllm(options: VllmOptions, layout: LayoutPlan, running: int, step_tokens: int) -> Iterator[Told]:
@@ -77,14 +90,6 @@ def _sglang(options: SglangOptions, layout: LayoutPlan) -> Iterator[Told]:
             at,
             f"SGLang's {speculation.kind} speculation does not go with attention groups",
             "use mtp or eagle, or `layout.data: 1`",
-        )
-    if speculation is not None and speculation.kind == "draft_model" and options.lora is not None:
-        yield at, "SGLang serves no adapters with a draft model", "use ngram, eagle or mtp, or leave out `lora`"
-    if options.scheduling_policy == "shortest-prefill-first" and not options.prefix_caching:
-        yield (
-            ("scheduling_policy",),
-            "SGLang knows which prefill is shortest by what its cache holds, and `prefix_caching` is off",
-            "leave one of the two out",
         )
     if options.expert_backend == "flashinfer" and layout.expert > 1:
         if layout.data != layout.tensor:

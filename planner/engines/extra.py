@@ -104,16 +104,13 @@ _OBJECTS = frozenset({"hf_overrides", "json_model_override_args"})
 _WIDE_TYPES = frozenset({"float", "float32"})
 
 
-def extra_problems(
-    extra: Iterable[str], data: ParserData, owned: Mapping[str, str], layout: LayoutPlan
-) -> Iterator[Told]:
+def extra_problems(extra: Iterable[str], data: ParserData, owned: Mapping[str, str]) -> Iterator[Told]:
     """What stands against further options: (path below `engine_options`, message, help).
 
     Args:
         extra: as the stack file has them.
         data: the pinned version's parser.
         owned: what the planner sets, by the name inside the engine, and the key that says it.
-        layout: of one replica.
     """
     seen: set[str] = set()
     for index, text in enumerate(extra):
@@ -140,8 +137,23 @@ def extra_problems(
             usage = f"`{data.engine} {data.version}` takes `{_usage(flag)}`"
             yield at, refusals[0].why, refusals[0].help or usage
         else:
-            yield from ((at, why, help_text) for why, help_text in _value(name, value, flag, layout))
+            yield from ((at, why, help_text) for why, help_text in _value(name, value, flag))
         seen.add(flag.dest)
+
+
+def spread_problems(extra: Iterable[str], data: ParserData, layout: LayoutPlan) -> Iterator[Told]:
+    """Options about experts that are spread, where they are not."""
+    if layout.expert > 1:
+        return
+    for index, text in enumerate(extra):
+        name = text.partition("=")[0]
+        flag = data.flag(name)
+        if flag is not None and flag.dest in _NEED_EXPERTS and not data.check([text]):
+            yield (
+                ("extra_args", index),
+                f"`{name}` needs experts spread over the GPUs",
+                "set `layout.expert`, or leave it out",
+            )
 
 
 def _with_key(help_text: str, near: Flag | None, owned: Mapping[str, str]) -> str:
@@ -151,7 +163,7 @@ def _with_key(help_text: str, near: Flag | None, owned: Mapping[str, str]) -> st
     return f"if `{near.names[0]}` is meant, say it at `{owned[near.dest]}`"
 
 
-def _value(name: str, value: str, flag: Flag, layout: LayoutPlan) -> Iterator[tuple[str, str]]:
+def _value(name: str, value: str, flag: Flag) -> Iterator[tuple[str, str]]:
     if flag.dest in _OBJECTS and not _is_object(value):
         yield f"`{name}` takes a JSON object", f"""write `{name}={{"key": value}}`"""
     if flag.dest == "dtype" and value in _WIDE_TYPES:
@@ -162,8 +174,6 @@ def _value(name: str, value: str, flag: Flag, layout: LayoutPlan) -> Iterator[tu
         yield f"`{value}` is below what any option takes (-1 is no limit, where there may be none)", "give 0 or more"
     if flag.dest == "optimization_level" and value not in {"0", "1", "2", "3"}:
         yield f"`{value}` is no level", "give 0 to 3"
-    if flag.dest in _NEED_EXPERTS and layout.expert == 1:
-        yield f"`{name}` needs experts spread over the GPUs", "set `layout.expert`, or leave it out"
 
 
 def _is_object(value: str) -> bool:
