@@ -317,7 +317,10 @@ def _efa(plan: ModelPlan) -> Iterator[AlertPlan]:
     """The gate failed and has not passed since. A Ray pod that fails is replaced, so its end is looked for as well."""
     if plan.efa_gate is None:
         return
-    which = f'{{namespace="{plan.namespace}",pod=~"{plan.name}-.*",container="{EFA_GATE_CONTAINER}"}}'
+    # The other group's name begins with this one's where this is decode.
+    group = plan.disaggregation
+    other = f',pod!~"{group.peer}-.*"' if group is not None and group.role == "decode" else ""
+    which = f'{{namespace="{plan.namespace}",pod=~"{plan.name}-.*"{other},container="{EFA_GATE_CONTAINER}"}}'
     ended = which.replace("}", ',reason="Error"}')
     yield AlertPlan(
         name="EfaFallback",

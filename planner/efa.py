@@ -71,23 +71,31 @@ def max_pods(instance: Instance) -> int:
 
 
 def plan_gate(
-    wanted: EfaGateMode, layout: LayoutPlan, pool: PoolPlan, *, runtime: str, path: Path, findings: Findings
+    wanted: EfaGateMode,
+    layout: LayoutPlan,
+    pool: PoolPlan,
+    *,
+    runtime: str,
+    moves_cache: bool,
+    path: Path,
+    findings: Findings,
 ) -> EfaGatePlan | None:
-    """The check that a group's pods pass before their engine starts; None for a model on one node.
+    """The check that pods pass before their engine starts; None where they do not use EFA.
 
-    `all_reduce` needs a leader that the others can find by name, which LeaderWorkerSet gives and Ray does not.
+    `moves_cache`: whether they hand a KV cache on, or take one, as the groups of a disaggregated model do.
     """
-    if layout.nodes < 2 or not pool.hardware.efa_devices:
+    across = layout.nodes > 1
+    if not (across or moves_cache) or not pool.hardware.efa_devices:
         return None
     if wanted == "off":
         findings.remark(f"models[{path[1]}]", "no EFA gate: a fall back to TCP would show as slow tokens alone")
         return None
-    mode = _mode(wanted, runtime, path, findings)
+    mode = _mode(wanted, runtime, path, findings, across=across)
     floor, note = reference_floor(pool.hardware.instance_type) if mode == "all_reduce" else (None, _NO_FLOOR)
     seconds = assumed("efa_gate_seconds_all_reduce" if mode == "all_reduce" else "efa_gate_seconds_provider")
     return EfaGatePlan(
         mode=mode,
-        devices=pool.hardware.efa_devices,
+        devices=efa_devices(pool, layout.gpus_per_node),
         gpus=layout.gpus_per_node,
         nodes=layout.nodes,
         floor_gb_per_s=floor,
@@ -99,7 +107,8 @@ def plan_gate(
         peers_timeout_seconds=_PEERS_TIMEOUT_SECONDS,
         attempts=_ATTEMPTS,
         hold_seconds=_HOLD_SECONDS,
-        cache_seconds=_CACHE_SECONDS,
+        # A pod on a part of a node says nothing about its neighbors' devices, and is quickly asked again.
+        cache_seconds=_CACHE_SECONDS if across else 0,
         port=GATE_PORT,
     )
 
@@ -115,7 +124,33 @@ def reference_floor(instance_type: str | None) -> tuple[float | None, str]:
     )
 
 
-def _mode(wanted: EfaGateMode, runtime: str, path: Path, findings: Findings) -> Literal["all_reduce", "provider"]:
+def gate_words(gate: EfaGatePlan, pool: str) -> str:
+    """What the gate proves, and what it cannot."""
+    if gate.mode == "all_reduce":
+        return f"all-reduce: NCCL names EFA on each of {gate.nodes} nodes and is fast ({gate.floor_note})"
+    own = f"provider: libfabric opens the pod's {gate.devices} EFA device(s)"
+    if gate.nodes > 1:
+        return own
+    return (
+        f"{own}; the way to the other group is not proved: its pods come and go by themselves, and what could measure "
+        f"it (nixlbench) is in no image. `ops efa-test --pool {pool}` measures between two nodes, and KvTransferFails "
+        "and KvTransferSlow call where the caches do not go over EFA"
+    )
+
+
+def _mode(
+    wanted: EfaGateMode, runtime: str, path: Path, findings: Findings, *, across: bool
+) -> Literal["all_reduce", "provider"]:
+    """`all_reduce` needs a leader that the others can find by name, which LeaderWorkerSet gives and Ray does not."""
+    if not across:
+        if wanted == "all_reduce":
+            findings.problem(
+                path,
+                "each replica is on one node, where NCCL uses NVLink: an all-reduce would prove nothing about the way "
+                "of the KV cache",
+                "use `efa_gate: provider`, which `auto` is here, and measure with `ops efa-test`",
+            )
+        return "provider"
     if runtime != "ray_service":
         return "provider" if wanted == "provider" else "all_reduce"
     if wanted == "all_reduce":

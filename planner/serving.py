@@ -5,7 +5,7 @@ from __future__ import annotations
 from catalog.load import Catalog
 from planner.cache import Crowd, medium_of, plan_load
 from planner.drafts import Draft
-from planner.efa import efa_devices, hugepages_mib, plan_gate
+from planner.efa import efa_devices, gate_words, hugepages_mib, plan_gate
 from planner.engines import ray
 from planner.engines.checks import check_options_in_layout, lora_rank, options_of
 from planner.engines.lines import arguments_of, check_line, env_of
@@ -86,7 +86,13 @@ def plan_model(
     predicted = predict(sketch, pool, max_running=max_running, findings=findings)
     knee = max(1, predicted.plan.knee_concurrency)
     gate = plan_gate(
-        model.efa_gate, layout, pool, runtime=sketch.runtime, path=(*sketch.path, "efa_gate"), findings=findings
+        model.efa_gate,
+        layout,
+        pool,
+        runtime=sketch.runtime,
+        moves_cache=group is not None,
+        path=(*sketch.path, "efa_gate"),
+        findings=findings,
     )
     kept = any(one.name == "compiled" for one in weights.directories)
     steps = steps_of(sketch.card, load, gate_seconds=gate.seconds if gate else 0, shards=shards, kept=kept)
@@ -195,6 +201,7 @@ def plan_model(
             "scaling": scaling_words(scaling, step),
             **pod_words(request, container, sketch.runtime, pulled=settings.images.pre_pull),
             **({"warm_prompts": warm_prompts_words(warm_prompts)} if warm_prompts else {}),
+            **({"EFA": gate_words(gate, pool.name)} if gate else {}),
         },
         kv_tiers=tiers,
         warm_prompts=warm_prompts,

@@ -174,8 +174,9 @@ class Model(Section):
     """The load that it is planned for; without it lengths are assumed and no rate is."""
     autoscaling: Autoscaling = Autoscaling()
     efa_gate: EfaGateMode = "auto"
-    """What pods of a model over several nodes prove before the engine starts: `all_reduce` that NCCL uses EFA fast,
-    `provider` that devices and libfabric are there; `auto` is the most that the runtime allows."""
+    """What pods of a model over several nodes, or of two groups, prove before the engine starts: `all_reduce` that NCCL
+    uses EFA fast between the nodes of a replica, `provider` that devices and libfabric are there; `auto` is the most
+    that runtime and layout allow."""
     api_key: SecretSource = GeneratedSecret()
     """Key that clients must send."""
     image: Image | None = None

@@ -1,4 +1,4 @@
-"""The EFA gate of pods: an init container without which the engine of a group over several nodes does not start."""
+"""The EFA gate of pods: an init container without which an engine that uses EFA does not start."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from planner.plan import ContainerPlan, EfaGatePlan
 SCRIPT_NAME = "efa-gate"
 _SCRIPTS = Path(__file__).parents[1] / "scripts" / "efa"
 _MOUNT = "/opt/efa-gate"
+_STATE = "efa-gate-state"
 _STATE_MOUNT = "/var/lib/efa-gate"
 
 
@@ -49,16 +50,16 @@ def scripts() -> dict[str, str]:
     return {path.name: path.read_text(encoding="utf-8") for path in sorted(_SCRIPTS.glob("*.py"))}
 
 
-def volumes() -> list[dict[str, Any]]:
+def volumes(gate: EfaGatePlan) -> list[dict[str, Any]]:
     """What the gate mounts and the engine does not.
 
     Its memory is a directory of the node: an annotation or a ConfigMap would need a token of the API server in a pod
     that has none.
     """
-    return [
-        {"name": SCRIPT_NAME, "configMap": {"name": SCRIPT_NAME}},
-        {"name": "efa-gate-state", "hostPath": {"path": EFA_GATE_STATE, "type": "DirectoryOrCreate"}},
-    ]
+    found: list[dict[str, Any]] = [{"name": SCRIPT_NAME, "configMap": {"name": SCRIPT_NAME}}]
+    if gate.cache_seconds:
+        found.append({"name": _STATE, "hostPath": {"path": EFA_GATE_STATE, "type": "DirectoryOrCreate"}})
+    return found
 
 
 def container(
@@ -68,7 +69,7 @@ def container(
     in_group = gate.mode == "all_reduce"
     mounts: list[dict[str, Any]] = [
         {"name": SCRIPT_NAME, "mountPath": f"{_MOUNT}/efa", "readOnly": True},
-        {"name": "efa-gate-state", "mountPath": _STATE_MOUNT},
+        *([{"name": _STATE, "mountPath": _STATE_MOUNT}] if gate.cache_seconds else []),
     ]
     if plan.shared_memory_gib:
         mounts.append({"name": "shared-memory", "mountPath": "/dev/shm"})  # noqa: S108
@@ -101,8 +102,7 @@ def arguments(gate: EfaGatePlan, image: str, *, in_group: bool) -> list[str]:
         f"--mode={gate.mode}",
         f"--devices={gate.devices}",
         f"--image={image}",
-        f"--state={_STATE_MOUNT}",
-        f"--keep={gate.cache_seconds}",
+        *([f"--state={_STATE_MOUNT}", f"--keep={gate.cache_seconds}"] if gate.cache_seconds else []),
         f"--attempts={gate.attempts}",
         f"--hold={gate.hold_seconds}",
     ]

@@ -271,7 +271,7 @@ def pod_template(
     if model.efa_gate is not None:
         # First: it needs no weights, so it runs while the warm-up Job fetches them.
         before.append(efa_gate.container(model.efa_gate, plan, resources(plan), container_security(plan)))
-        spec["volumes"] += efa_gate.volumes()
+        spec["volumes"] += efa_gate.volumes(model.efa_gate)
     if model.warm_prompts is not None and plan is not model.worker:
         spec["volumes"].append(warm_prompts.mount(model)[0])
     if context.ready_timeout_seconds is not None:

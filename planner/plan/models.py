@@ -204,7 +204,8 @@ class RayPlan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EfaGatePlan:
-    """What every pod of a group over several nodes proves before its engine starts: that NCCL talks EFA."""
+    """What every pod that uses EFA proves before its engine starts: that NCCL talks EFA over the nodes of its group, or
+    that its devices are there."""
 
     mode: Literal["all_reduce", "provider"]
     """`provider`: devices and libfabric of this node; `all_reduce`: also NCCL's choice and speed over the group."""
@@ -228,7 +229,8 @@ class EfaGatePlan:
     """Failures on the same machines after which the GPUs are left alone for `hold_seconds` at a time."""
     hold_seconds: int
     cache_seconds: int
-    """How long a proof of the same machines and the same image stands."""
+    """How long a proof of the same machines and the same image stands; 0: each start proves anew, and the node
+    remembers nothing."""
     port: int
     """On the leader; the next one is NCCL's rendezvous."""
 
@@ -267,7 +269,7 @@ class ModelPlan:
     service_port: int
     priority_class: str
     efa_gate: EfaGatePlan | None = None
-    """None where the model stays on one node, or where the stack file turns the gate off."""
+    """None where its pods use no EFA, or where the stack file turns the gate off."""
     performance: PerformancePlan | None = None
     """Predicted; None in plans that tests make."""
     router: RouterPlan | None = None

@@ -6,10 +6,12 @@ from typing import Any
 
 import pytest
 
+from components.scripts.efa import gate as script
 from components.serving import router as routing
 from components.serving.monitors import pod_monitor
 from components.serving.network_policy import rules
-from planner.naming import CLIENT_LABEL, MODEL_LABEL
+from planner import StackFileError
+from planner.naming import CLIENT_LABEL, EFA_GATE_CONTAINER, MODEL_LABEL
 from planner.plan import ModelPlan
 from tests.crd_schemas import problems
 from tests.factories import model_of
@@ -59,6 +61,37 @@ def test_prefill_pods_tell_the_router_how_they_hand_over(world: World) -> None:
     for name in (PREFILL, SMALL):
         limits = templates[name]["spec"]["containers"][0]["resources"]["limits"]
         assert limits["vpc.amazonaws.com/efa"] == "16"
+
+
+def test_every_pod_proves_its_own_efa_devices_and_leaves_nothing_on_the_node(world: World) -> None:
+    pods = {
+        manifest(record)["metadata"]["name"]: manifest(record)["spec"]["template"]["spec"]
+        for record in world
+        if record.type.endswith(":Deployment")
+    }
+    for name in (PREFILL, SMALL):
+        gate = next(one for one in pods[name]["initContainers"] if one["name"] == EFA_GATE_CONTAINER)
+        found = script.arguments(gate["args"])
+        assert (found.mode, found.devices, found.nodes, found.state) == ("provider", 16, 1, None)
+        assert gate["resources"] == pods[name]["containers"][0]["resources"]
+        assert not [volume for volume in pods[name]["volumes"] if "hostPath" in volume]
+        # What no pod can prove is said, with what does.
+        assert "ops efa-test --pool h100" in group(name).why["EFA"]
+    assert EFA_GATE_CONTAINER not in str(pods[f"{SMALL}-router"])
+    assert [record for record in world if record.name == "efa-gate-script"]
+
+
+def test_pods_that_fail_it_are_called_by_the_name_of_their_group() -> None:
+    alerts = {one.model: one for one in disaggregated().observability.alerts if one.name == "EfaFallback"}
+    assert set(alerts) >= {SMALL, PREFILL}
+    assert f'pod!~"{PREFILL}-.*"' in alerts[SMALL].expression
+    assert "pod!~" not in alerts[PREFILL].expression
+
+
+def test_the_gate_of_two_groups_may_be_left_out_and_is_no_all_reduce() -> None:
+    assert {group.efa_gate for group in disaggregated(efa_gate="off").models if group.disaggregation} == {None}
+    with pytest.raises(StackFileError, match="would prove nothing about the way of the KV cache"):
+        disaggregated(efa_gate="all_reduce")
 
 
 def test_groups_talk_to_each_other_and_only_the_router_asks_them() -> None:
