@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
 from pathlib import Path
@@ -46,6 +46,8 @@ class Report:
         out.print(_latencies(now, self.refused_share))
         out.print()
         out.print(_cost(now))
+        for text in _transfers(now):
+            out.print(text, markup=False, soft_wrap=True)
         if now.losses:
             out.print(f"{now.losses} node(s) were taken back or failed")
         if len(self.results) > 1:
@@ -140,14 +142,16 @@ class Report:
 
 
 def write_series(result: Replayed, traffic: Traffic, path: Path) -> None:
-    """The course over time as CSV: one row for each interval and model, all rungs beside it."""
+    """The course over time as CSV: one row for each interval and model, all rungs beside it; of a disaggregated model
+    one more for each group, which the column `group` names."""
     rungs = {rung.rung: {interval.second: interval for interval in rung.series} for rung in result.rungs}
     with path.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream)
         names = [field.name for field in fields(result.models[0].series[0])]
-        writer.writerow(["time", "model", *names, *(f"{rung}_{what}" for rung in rungs for what in ("nodes", "usd"))])
-        for model in result.models:
-            for interval in model.series:
+        money_names = [f"{rung}_{what}" for rung in rungs for what in ("nodes", "usd")]
+        writer.writerow(["time", "model", "group", *names, *money_names])
+        for name, group, shown in _rows(result):
+            for interval in shown.series:
                 at = datetime.fromtimestamp(traffic.start.timestamp() + interval.second, traffic.start.tzinfo)
                 values = [getattr(interval, name) for name in names]
                 money = [
@@ -155,45 +159,70 @@ def write_series(result: Replayed, traffic: Traffic, path: Path) -> None:
                     for series in rungs.values()
                     for what in ("nodes", "usd")
                 ]
-                writer.writerow([at.isoformat(), model.model, *("" if v is None else v for v in values), *money])
+                writer.writerow([at.isoformat(), name, group, *("" if v is None else v for v in values), *money])
+
+
+def _rows(result: Replayed) -> Iterator[tuple[str, str, ModelResult]]:
+    """(model, group, result): every model, a disaggregated one before its groups."""
+    for model in result.models:
+        yield model.model, "", model
+        for part in model.groups:
+            yield model.model, part.role, part.result
+
+
+def _name(model: str, group: str) -> str:
+    return f"  {group}" if group else model
 
 
 def _requests(result: Replayed) -> object:
     rows = [
         (
-            model.model,
-            f"{model.arrived:,}",
-            f"{model.refused_share:.3%}",
-            f"{model.interrupted:,}",
-            f"{model.held:,}",
-            f"{model.most_waiting:,}",
-            f"{model.replicas_mean:.1f}",
-            str(model.replicas_most),
+            _name(name, group),
+            f"{found.arrived:,}",
+            f"{found.refused_share:.3%}",
+            f"{found.interrupted:,}",
+            f"{found.held:,}",
+            f"{found.most_waiting:,}",
+            f"{found.replicas_mean:.1f}",
+            str(found.replicas_most),
+            f"{found.gpu_hours:,.1f}",
         )
-        for model in result.models
+        for name, group, found in _rows(result)
     ]
-    columns = ("model", "requests", "refused", "cut off", "held", "most waiting", "replicas", "most")
-    return table("As planned", columns, rows, right=(1, 2, 3, 4, 5, 6, 7))
+    columns = ("model", "requests", "refused", "cut off", "held", "most waiting", "replicas", "most", "GPU hours")
+    return table("As planned", columns, rows, right=tuple(range(1, len(columns))))
 
 
 def _latencies(result: Replayed, refused_share: float) -> object:
     rows: list[tuple[str, ...]] = []
-    for model in result.models:
-        missed = model.misses(refused_share)
+    for name, group, found in _rows(result):
+        verdict = "[bold red]missed[/bold red]" if found.misses(refused_share) else "met"
+        tpot = (_brief(found.tpot_p50_ms), _brief(found.tpot_p99_ms), f"{found.tpot_objective_ms:,.0f}")
         rows.append(
             (
-                model.model,
-                _brief(model.ttft_p50_ms),
-                _brief(model.ttft_p99_ms),
-                f"{model.ttft_objective_ms:,.0f}",
-                _brief(model.tpot_p50_ms),
-                _brief(model.tpot_p99_ms),
-                f"{model.tpot_objective_ms:,.0f}",
-                "[bold red]missed[/bold red]" if missed else "met",
+                _name(name, group),
+                _brief(found.ttft_p50_ms),
+                _brief(found.ttft_p99_ms),
+                f"{found.ttft_objective_ms:,.0f}",
+                *(("", "", "") if group == "prefill" else tpot),
+                "" if group else verdict,
             )
         )
+        if group == "prefill":
+            transfer = next(model.transfer for model in result.models if model.model == name)
+            if transfer is not None:
+                rows.append(("  transfer", _brief(transfer.p50_ms), _brief(transfer.p99_ms), "", "", "", "", ""))
     columns = ("ms", "TTFT p50", "p99", "of", "TPOT p50", "p99", "of", "objectives")
     return table("Latencies of the whole replay", columns, rows, right=(1, 2, 3, 4, 5, 6))
+
+
+def _transfers(result: Replayed) -> Iterator[str]:
+    for model in result.models:
+        if model.transfer is not None:
+            yield (
+                f"{model.model}: {model.transfer.caches:,} KV caches of {model.transfer.tokens:,.0f} tokens went from "
+                f"prefill to decode, {model.transfer.gigabytes / 1e3:,.1f} TB"
+            )
 
 
 def _cost(result: Replayed) -> object:

@@ -173,7 +173,8 @@ def count(into: Floats, variant: Counts, milliseconds: Floats) -> None:
 def _count(into: Floats, variant: Counts, milliseconds: Floats, weights: Floats) -> None:
     """Add samples (request x draw), each draw with its share of the request's weight."""
     draws = milliseconds.shape[1]
-    bins = np.clip((np.log(milliseconds / _LOWEST_MS) / _LOG_GROWTH).astype(np.int64), 0, BINS - 1)
+    above = np.maximum(milliseconds, _LOWEST_MS) / _LOWEST_MS
+    bins = np.minimum((np.log(above) / _LOG_GROWTH).astype(np.int64), BINS - 1)
     shares = np.repeat(weights / draws, draws)
     flat = np.bincount((variant[:, None] * BINS + bins).ravel(), weights=shares, minlength=into.size)
     into += flat.reshape(into.shape)

@@ -22,7 +22,8 @@ ROW = np.dtype(
         ("slot", np.int64),  # of the replica in whose line it stands
         ("source", np.int64),  # of the prefill replica that has its KV cache
         ("prompt", np.int64),  # position in the table of prompts
-        ("chance", np.float64),  # which decode replica the router chooses
+        ("to_prefill", np.float64),  # which replicas the router chooses of those that are ready, from 0 to 1
+        ("to_decode", np.float64),
         ("since", np.float64),  # when the client asked
         ("tried", np.float64),  # when this attempt came to prefill
         ("at", np.float64),  # when it came into this line
@@ -35,12 +36,21 @@ ROW = np.dtype(
 
 class Lines:
     """The lines of all replicas of one group. A request keeps its replica busy for `work_ms` and is through `alone_ms`
-    after it begins; more than `waiting` that wait in one line are refused."""
+    after it begins, later where others that came behind it find room in its last step of `step_ms`; more than `waiting`
+    that wait in one line are refused."""
 
     def __init__(
-        self, work_ms: Floats, alone_ms: Floats, *, variants: int, slots: int, waiting: int | None = None
+        self,
+        work_ms: Floats,
+        alone_ms: Floats,
+        *,
+        variants: int,
+        slots: int,
+        step_ms: float = 0.0,
+        waiting: int | None = None,
     ) -> None:
         self._work, self._alone = work_ms / 1e3, alone_ms / 1e3
+        self._room_left = np.mod(-self._work, step_ms / 1e3) if step_ms else np.zeros_like(self._work)
         self._variants, self._slots, self._most = variants, slots, waiting
         self._free: Floats = np.zeros(variants * slots)
         self.rows: Rows = np.zeros(0, dtype=ROW)
@@ -55,7 +65,8 @@ class Lines:
         rows, keys = came[order], keys[order]
         work, alone = self._work[rows["prompt"]], self._alone[rows["prompt"]]
         rows["begins"] = _begins(rows["at"], work, keys, self._free)
-        rows["ends"] = rows["begins"] + alone
+        behind = _behind(rows["at"], rows["begins"], work, keys)
+        rows["ends"] = rows["begins"] + alone + np.minimum(behind, self._room_left[rows["prompt"]])
         kept = self._room(rows, keys, until)
         np.maximum.at(self._free, keys[kept], (rows["begins"] + work)[kept])
         self.rows = np.concatenate((self.rows, rows[kept]))
@@ -126,3 +137,11 @@ def _begins(at: Floats, work: Floats, keys: Counts, free: Floats) -> Floats:
     # One running maximum for all lines: each is lifted above those before it.
     apart = float(lead.max() - lead.min()) + 1.0
     return np.maximum.accumulate(lead + line * apart) - line * apart + before
+
+
+def _behind(at: Floats, begins: Floats, work: Floats, keys: Counts) -> Floats:
+    """Work that came to its line behind each, before it began."""
+    apart = float(begins.max() - at.min()) + 1.0
+    last = np.searchsorted(at + keys * apart, begins + keys * apart, side="right")
+    total = np.concatenate(([0.0], np.cumsum(work)))
+    return np.maximum(0.0, total[last] - total[1:])

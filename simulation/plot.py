@@ -30,6 +30,7 @@ _RUNGS = {
     "on_demand": "#d98e32",
     "existing": "#7b8794",
 }
+_ROLES = {"prefill": "#d98e32", "decode": _BLUE}
 _ROWS = ("requests/s", "replicas", "TTFT, s", "TPOT, ms", "waiting", "$/h of nodes")
 _HEIGHTS = (1.2, 1.0, 1.2, 0.9, 0.8, 1.1)
 _WIDTH_A_MODEL, _HEIGHT = 5.2, 11.5
@@ -49,8 +50,9 @@ def plot(result: Replayed, plan: Plan, start: datetime, title: str, path: Path) 
             layout="constrained",
         )
         for column, model in enumerate(result.models):
-            pool = next(m.pool for m in plan.models if m.name == model.model)
-            _column([axes[row][column] for row in range(len(_ROWS))], model, result, pool, start)
+            names = {model.model, *(part.result.model for part in model.groups)}
+            pools = tuple(dict.fromkeys(m.pool for m in plan.models if m.name in names))
+            _column([axes[row][column] for row in range(len(_ROWS))], model, result, pools, start)
         for row, name in enumerate(_ROWS):
             axes[row][0].set_ylabel(name)
         figure.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold")
@@ -76,7 +78,7 @@ _STYLE: Any = {
 }
 
 
-def _column(axes: Sequence[Any], model: ModelResult, result: Replayed, pool: str, start: datetime) -> None:
+def _column(axes: Sequence[Any], model: ModelResult, result: Replayed, pools: Sequence[str], start: datetime) -> None:
     times = _times(start, [interval.second for interval in model.series])
     series = model.series
     traffic, replicas, ttft, tpot, waiting, money = axes
@@ -89,10 +91,7 @@ def _column(axes: Sequence[Any], model: ModelResult, result: Replayed, pool: str
         traffic.plot(times, [i.refused / INTERVAL_SECONDS for i in series], color=_RED, lw=1, label="refused")
     traffic.legend(loc="upper left", ncols=2)
     traffic.set_ylim(top=1.2 * max(1.0, *(i.arrived for i in series)) / INTERVAL_SECONDS)
-    replicas.step(times, [i.replicas_wanted for i in series], color=_MUTED, lw=1, where="post", label="wanted")
-    replicas.step(times, [i.replicas_ready for i in series], color=_BLUE, lw=1.4, where="post", label="ready")
-    replicas.legend(loc="upper left", ncols=2)
-    replicas.set_ylim(top=1.3 * max(1.0, *(i.replicas_wanted for i in series)))
+    _replicas(replicas, times, model)
     _latency(ttft, times, [(i.ttft_p50_ms, i.ttft_p99_ms) for i in series], model.ttft_objective_ms, 1e-3)
     _latency(tpot, times, [(i.tpot_p50_ms, i.tpot_p99_ms) for i in series], model.tpot_objective_ms, 1)
     ttft.set_yscale("log")
@@ -101,8 +100,13 @@ def _column(axes: Sequence[Any], model: ModelResult, result: Replayed, pool: str
     ttft.set_ylim(top=ttft.get_ylim()[1] * 4)
     tpot.set_ylim(top=1.35 * max(model.tpot_objective_ms, *(i.tpot_p99_ms or 0.0 for i in series)))
     waiting.set_ylim(top=max(1.0, *(i.waiting for i in series)) * 1.1)
+    for part in model.groups:
+        waits = [i.waiting for i in part.result.series]
+        waiting.plot(times, waits, color=_ROLES[part.role], lw=1, label=f"for {part.role}")
+    if model.groups:
+        waiting.legend(loc="upper left", ncols=2)
     waiting.fill_between(times, [i.waiting for i in series], color=_RED, alpha=0.5, lw=0, step="post")
-    _money(money, result, pool, start)
+    _money(money, result, pools, start)
     for axis in axes:
         if axis is not ttft:
             axis.set_ylim(bottom=0)
@@ -110,6 +114,25 @@ def _column(axes: Sequence[Any], model: ModelResult, result: Replayed, pool: str
     locator = HourLocator(byhour=range(0, 24, 4), tz=start.tzinfo)
     money.xaxis.set_major_locator(locator)
     money.xaxis.set_major_formatter(ConciseDateFormatter(locator, tz=start.tzinfo))
+
+
+def _replicas(axis: Any, times: Sequence[datetime], model: ModelResult) -> None:
+    """Of a disaggregated model each group in its own color."""
+    shown = [(f"{part.role} ", _ROLES[part.role], part.result.series) for part in model.groups]
+    for words, color, series in shown or [("", _BLUE, model.series)]:
+        dashed: Any = (0, (3, 2)) if model.groups else "-"
+        axis.step(
+            times,
+            [i.replicas_wanted for i in series],
+            color=color if model.groups else _MUTED,
+            ls=dashed,
+            lw=1,
+            where="post",
+            label=f"{words}wanted",
+        )
+        axis.step(times, [i.replicas_ready for i in series], color=color, lw=1.4, where="post", label=f"{words}ready")
+    axis.legend(loc="upper left", ncols=2)
+    axis.set_ylim(top=1.3 * max(1.0, *(i.replicas_wanted for i in model.series)))
 
 
 def _times(start: datetime, seconds: Sequence[int]) -> list[datetime]:
@@ -133,8 +156,8 @@ def _latency(
     axis.legend(loc="upper left", ncols=3)
 
 
-def _money(axis: Any, result: Replayed, pool: str, start: datetime) -> None:
-    rungs = [rung for rung in result.rungs if rung.pool == pool and rung.node_hours]
+def _money(axis: Any, result: Replayed, pools: Sequence[str], start: datetime) -> None:
+    rungs = [rung for rung in result.rungs if rung.pool in pools and rung.node_hours]
     if not rungs:
         return
     times = _times(start, [interval.second for interval in rungs[0].series])
@@ -142,7 +165,10 @@ def _money(axis: Any, result: Replayed, pool: str, start: datetime) -> None:
         times,
         [[interval.usd * 3600 / INTERVAL_SECONDS for interval in rung.series] for rung in rungs],
         colors=[_RUNGS[rung.kind] for rung in rungs],
-        labels=[f"{rung.kind.replace('_', ' ')}, {rung.usd:,.0f} $" for rung in rungs],
+        labels=[
+            (f"{rung.pool}, " if len(pools) > 1 else "") + f"{rung.kind.replace('_', ' ')}, {rung.usd:,.0f} $"
+            for rung in rungs
+        ],
         step="post",
         lw=0,
     )

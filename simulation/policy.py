@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from planner import Plan, plan
+from planner.disaggregation import prefill_name
 from settings.root import Settings
+from settings.serving import Model
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +37,8 @@ class Policy:
     """Changes to a stack file."""
 
     models: Mapping[str, ModelPolicy] = field(default_factory=dict[str, ModelPolicy])
+    """By name in the Plan: the prefill group of a disaggregated model has one of its own, which says `min_replicas`
+    alone."""
     rungs: Mapping[tuple[str, int], int] = field(default_factory=dict[tuple[str, int], int])
     """(pool, position on its ladder) -> nodes that always run."""
 
@@ -43,7 +47,7 @@ def changes(settings: Settings, policy: Policy) -> dict[str, list[dict[str, Any]
     """The changed entries of the stack file, each with its name and whole sections; what stays as it is is left out."""
     found: dict[str, list[dict[str, Any]]] = {"models": [], "pools": []}
     for model in settings.models:
-        entry = _model_changes(model, policy.models.get(model.name, ModelPolicy()))
+        entry = _model_changes(model, policy)
         if entry:
             found["models"].append({"name": model.name, **entry})
     for pool in settings.pools:
@@ -59,10 +63,14 @@ def changes(settings: Settings, policy: Policy) -> dict[str, list[dict[str, Any]
     return {key: entries for key, entries in found.items() if entries}
 
 
-def _model_changes(model: Any, policy: ModelPolicy) -> dict[str, Any]:
+def _model_changes(model: Model, whole: Policy) -> dict[str, Any]:
     entry: dict[str, Any] = {}
-    if policy.min_replicas is not None and policy.min_replicas != model.replicas.min:
-        entry["replicas"] = {"min": policy.min_replicas, "max": model.replicas.max}
+    policy = whole.models.get(model.name, ModelPolicy())
+    least = policy.min_replicas
+    if model.disaggregated is not None:
+        entry |= _group_changes(model, whole)
+    elif least is not None and least != model.replicas.min:
+        entry["replicas"] = {"min": least, "max": model.replicas.max}
     before = model.autoscaling.model_dump(mode="json", exclude_unset=True)
     after = dict(before)
     if policy.target_concurrency is not None:
@@ -78,6 +86,20 @@ def _model_changes(model: Any, policy: ModelPolicy) -> dict[str, Any]:
     if after != before:
         entry["autoscaling"] = after
     return entry
+
+
+def _group_changes(model: Model, whole: Policy) -> dict[str, Any]:
+    """The whole section with other minimums."""
+    assert model.disaggregated is not None  # noqa: S101 - the caller has looked
+    section = model.disaggregated.model_dump(mode="json", exclude_unset=True)
+    changed = False
+    for role, name in (("prefill", prefill_name(model.name)), ("decode", model.name)):
+        replicas = getattr(model.disaggregated, role).replicas
+        least = whole.models.get(name, ModelPolicy()).min_replicas
+        if least is not None and least != replicas.min:
+            section[role] = {**section.get(role, {}), "replicas": {"min": least, "max": replicas.max}}
+            changed = True
+    return {"disaggregated": section} if changed else {}
 
 
 def merged(document: Mapping[str, Any], changed: Mapping[str, list[dict[str, Any]]]) -> dict[str, Any]:

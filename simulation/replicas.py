@@ -26,6 +26,8 @@ _RATES = 64
 """Rates at which the performance model is asked."""
 _SAMPLES = 512
 """Equally likely lengths that stand for a distribution; the last ones carry its 99th percentile."""
+_PROMPTS = 8192
+"""Where each prompt waits for all of the one before it, the rare long ones make the line."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,16 +176,17 @@ def tabulate_prompts(
 ) -> PromptTable:
     """The prompts of a mix of lengths; `transfer_ms` is that of a KV cache of so many tokens."""
     table = tabulate(replica, input=input, output=TokenLengths(mean=1, p99=1), cached_share=cached_share)
-    tokens, chunk = np.maximum(1.0, _log_normal(input, _SAMPLES)), float(replica.costs.chunk)
+    tokens, chunk = np.maximum(1.0, _log_normal(input, _PROMPTS)), float(replica.costs.chunk)
     matrices_ms = (table.chunk_ms - replica.costs.attention_ms(chunk, 0.0)) / chunk
     prefix = input.mean * cached_share
     fresh = np.maximum(1.0, tokens * (1 - cached_share))
+    alone = np.array([prefill_ms(replica, tokens=float(each), context=prefix) for each in fresh])
     work = np.array([matrices_ms * each + replica.costs.attention_ms(float(each), prefix) for each in fresh])
     return PromptTable(
         replica=table,
         tokens=tokens,
-        alone_ms=table.prompts_ms,
-        work_ms=np.minimum(work, table.prompts_ms),
+        alone_ms=alone,
+        work_ms=np.minimum(work, alone),
         transfer_ms=np.array([transfer_ms(float(each)) for each in tokens]),
         gigabytes=tokens * bytes_per_token / 1e9,
     )

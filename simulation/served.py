@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from planner.plan import Role
 from simulation.replicas import PromptTable, ReplicaTable, tabulate, tabulate_prompts
 from simulation.subjects import Subject
 from simulation.traffic import ModelTraffic
@@ -22,11 +23,9 @@ class Served:
     ttft_parts_ms: tuple[float, float] = (0.0, 0.0)
     """Of a disaggregated model: what of the time to the first token is prefill's, and what decode's."""
 
-    def tables(self, model: str, prefill: str | None) -> dict[str, ReplicaTable]:
-        """Of each group by its name in the Plan."""
-        if self.prompts is None or prefill is None:
-            return {model: self.table}
-        return {prefill: self.prompts.replica, model: self.table}
+    def table_of(self, role: Role | None) -> ReplicaTable:
+        """Of one of the two groups, or of the model where it has one."""
+        return self.prompts.replica if role == "prefill" and self.prompts is not None else self.table
 
 
 def served_of(subject: Subject, asked: ModelTraffic) -> Served:

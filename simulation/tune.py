@@ -16,7 +16,7 @@ from simulation.policy import Floor, ModelPolicy, Policy, applied
 from simulation.replay import Conditions, Served, replay
 from simulation.results import Replayed
 from simulation.traffic import Traffic
-from simulation.variants import AS_PLANNED, busy_hours, warm_nodes, zone_name
+from simulation.variants import AS_PLANNED, busy_hours, serving, warm_nodes, zone_name
 
 _BATCH = 8
 """Trials that are replayed side by side."""
@@ -88,7 +88,7 @@ def tune(search: Search, progress: Callable[[int, Judged], None] | None = None) 
     """
     seed = search.conditions.seed
     traffic = search.traffic_of(seed)
-    models = [m for m in search.plan.models if m.name in {asked.model for asked in traffic.models}]
+    models = serving(search.plan, {asked.model for asked in traffic.models})
     with warnings.catch_warnings():
         # `multivariate` and `constant_liar` are experimental by name; the version is pinned.
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
@@ -198,6 +198,9 @@ def _model_policy(trial: optuna.Trial, search: Search, model: ModelPlan, traffic
     if model.scaling.owner == "none":
         # With one number of replicas there is nothing else to set.
         return ModelPolicy(min_replicas=least)
+    if model.disaggregation is not None:
+        # What is one number for a model cannot be for its groups (planner/disaggregation.py).
+        return ModelPolicy(min_replicas=max(1, least))
     limit = search.served[name].table.limit
     target = trial.suggest_int(f"{name}.target", 1, max(2, limit), log=True)
     if model.scaling.owner == "ray_serve":
@@ -238,9 +241,11 @@ def _starting_points(search: Search, models: Sequence[ModelPlan], traffic: Traff
     scheduled: dict[str, Any] = {}
     for model in models:
         scaling, name = model.scaling, model.name
+        now[f"{name}.min"] = scaling.min_replicas
+        if model.disaggregation is not None:
+            continue
         limit = search.served[name].table.limit
         now |= {
-            f"{name}.min": scaling.min_replicas,
             f"{name}.target": min(max(2, limit), scaling.target_concurrency),
             f"{name}.step": min(max(1, scaling.max_replicas - 1), scaling.scale_up_pods),
             f"{name}.floor": 0,

@@ -87,7 +87,12 @@ class Apart:
         table = served.prompts
         self._asked, self._served, self._table, self._length = asked, served, table, length
         self.prompts = Lines(
-            table.work_ms, table.alone_ms, variants=variants, slots=shapes[0][1], waiting=table.replica.queue_limit
+            table.work_ms,
+            table.alone_ms,
+            variants=variants,
+            slots=shapes[0][1],
+            step_ms=table.replica.chunk_ms,
+            waiting=table.replica.queue_limit,
         )
         self.caches = Lines(table.transfer_ms, table.transfer_ms, variants=variants, slots=shapes[1][1])
         self._seconds = step_seconds(served.table)
@@ -129,6 +134,7 @@ class Apart:
 
     def _try_again(self, variant: int, rows: Rows) -> None:
         self._count["interrupted"][variant] += len(rows)
+        rows["to_prefill"], rows["to_decode"] = self._own[variant].random((2, len(rows)))
         self._again.append(rows)
 
     # What happens to requests.
@@ -176,11 +182,11 @@ class Apart:
     def _fill(self, rows: Rows, random: np.random.Generator) -> None:
         """A prompt, and which replicas the router would choose."""
         rows["prompt"] = random.integers(0, len(self._table.tokens), len(rows))
-        rows["begins"], rows["chance"] = random.random((2, len(rows)))
+        rows["to_prefill"], rows["to_decode"] = random.random((2, len(rows)))
 
     def _routed(self, rows: Rows) -> Rows:
         """To a prefill replica each; without a replica of both groups the router refuses."""
-        chosen = _choose(self._prefill.line.accepts, rows["variant"], rows["begins"])
+        chosen = _choose(self._prefill.line.accepts, rows["variant"], rows["to_prefill"])
         open_ = (chosen >= 0) & (self._decode.ready() > 0)[rows["variant"]]
         self._refuse(rows[~open_])
         rows["slot"] = rows["source"] = chosen
@@ -190,7 +196,7 @@ class Apart:
         """To a decode replica each; where there is none any more the request fails."""
         rows = computed.copy()
         rows["at"] = rows["ends"]
-        rows["slot"] = _choose(self.queues.accepts, rows["variant"], rows["chance"])
+        rows["slot"] = _choose(self.queues.accepts, rows["variant"], rows["to_decode"])
         self._refuse(rows[rows["slot"] < 0])
         return rows[rows["slot"] >= 0]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from zoneinfo import ZoneInfo
 
@@ -26,8 +26,9 @@ def variants_of(
 ) -> list[tuple[str, Plan]]:
     """The stack as it is, without what it has of floors and warm nodes, and with what it lacks."""
     asked = {model.model: model for model in traffic.models}
-    models = [model for model in plan.models if model.name in asked]
-    scaled = [model for model in models if model.scaling.owner == "keda"]
+    models = serving(plan, asked)
+    # A floor is one number, which two groups cannot share: the stack file has none for them.
+    scaled = [model for model in models if model.scaling.owner == "keda" and model.disaggregation is None]
     with_floors = [model for model in scaled if model.scaling.floors]
     wanted: list[tuple[str, Policy]] = []
     if with_floors:
@@ -63,6 +64,11 @@ def variants_of(
         except PlanError:  # the stack has no room for this one
             continue
     return found
+
+
+def serving(plan: Plan, asked: Collection[str]) -> list[ModelPlan]:
+    """What serves the models that are asked: each, and of a disaggregated one its prefill group too."""
+    return [m for m in plan.models if (m.disaggregation.serves if m.disaggregation else m.name) in asked]
 
 
 def busy_hours(model: ModelPlan, asked: ModelTraffic, served: Served, start: datetime) -> Floor | None:
@@ -142,16 +148,19 @@ def zone_name(moment: datetime) -> str:
 
 
 def shortfalls(plan: Plan, traffic: Traffic, served: Mapping[str, Served]) -> list[str]:
-    """Models whose busiest five minutes need more replicas than they may have, with how many would do."""
+    """Groups whose busiest five minutes need more replicas than they may have, with how many would do."""
     found: list[str] = []
     for asked in traffic.models:
-        model = next(m for m in plan.models if m.name == asked.model)
         whole = asked.counts[: len(asked.counts) // _PACE_SECONDS * _PACE_SECONDS].reshape(-1, _PACE_SECONDS)
         pace = float(whole.sum(axis=1).max(initial=0)) / _PACE_SECONDS
-        need = served[asked.model].table.replicas_for(pace, model.scaling.target_concurrency)
-        if need > model.scaling.max_replicas:
-            found.append(
-                f"{asked.model}: its busiest five minutes ({pace:,.1f} requests/s) need {need} replicas, "
-                f"`replicas.max` is {model.scaling.max_replicas}"
-            )
+        for model in serving(plan, {asked.model}):
+            role = model.disaggregation.role if model.disaggregation else None
+            table = served[asked.model].table_of(role)
+            need = table.replicas_for(pace, model.scaling.target_concurrency)
+            if need > model.scaling.max_replicas:
+                found.append(
+                    f"{asked.model}: its busiest five minutes ({pace:,.1f} requests/s) need {need} replicas"
+                    f"{f' of {role}' if role else ''}, `{f'disaggregated.{role}.' if role else ''}replicas.max` is "
+                    f"{model.scaling.max_replicas}"
+                )
     return found

@@ -136,24 +136,26 @@ class Curve:
         """Mean step time while `batch` requests run, each that ends replaced by another with this probability.
 
         What replaces them is prefilled in the same steps (vLLM) or in steps between (SGLang): in each step
-        batch / output tokens requests, which come in lumps of at least a prompt or a chunk.
+        batch / output tokens requests, which come in lumps of at least a prompt or a chunk. Where even one request
+        brings more than a chunk for each of its tokens, as prompts without an answer do, a token takes several steps.
         """
         costs = self.costs
         part = max(1.0, batch / costs.stages)
         arriving = part / self.tokens * replaced
         fresh = arriving * self.fresh
         lump = min(costs.chunk, max(self.fresh, fresh))
-        often = min(1.0, fresh / lump)
+        often = fresh / lump
+        steps = max(1.0, often) if costs.mixed else 1.0
         plain = costs.matrices_ms(part, part)
         if costs.mixed:
-            matrices = plain + often * (costs.matrices_ms(part + lump, part) - plain)
+            matrices = steps * plain + often * (costs.matrices_ms(part + lump, part) - plain)
             matrices += often * (costs.prefill_layers_ms - costs.decode_layers_ms)
         else:
             matrices = plain + often * (
                 costs.matrices_ms(lump, 1) + costs.prefill_layers_ms + costs.sum_ms + costs.engine_ms
             )
-        stage = matrices + costs.cache_ms(part, self.context) + costs.sum_row_ms * (part + fresh)
-        stage += arriving * self.attention_ms + part * costs.sequence_ms + costs.step_ms
+        stage = matrices + steps * costs.cache_ms(part, self.context) + costs.sum_row_ms * (steps * part + fresh)
+        stage += arriving * self.attention_ms + steps * (part * costs.sequence_ms + costs.step_ms)
         return costs.stages * stage
 
     def at_rate(self, rate: float) -> float:

@@ -188,3 +188,15 @@ def test_it_says_what_it_did():
     why = performance(replica(LLAMA_8B), workload(CHAT, 3)).why
     assert any("Little" in line for line in why)
     assert any("H100" in line and "measured" in line for line in why)
+
+
+@pytest.mark.parametrize("engine", ["vllm", "sglang"])
+@pytest.mark.parametrize("mean", [2000, 6000, 20_000, 60_000])
+def test_prompts_alone_come_no_faster_than_they_are_computed(engine, mean):
+    """One token is answered, as by a prefill group: also where a prompt takes several steps."""
+    made, prompts = replica(LLAMA_70B, layout=Layout(tensor=4), engine=engine), TokenLengths(mean=mean, p99=mean)
+    found = performance(made, workload((prompts, TokenLengths(mean=1, p99=1)), 0.01))
+    chunks = max(1.0, mean / made.costs.chunk)
+    each_ms = made.costs.prefill_ms(mean / chunks) * chunks
+    each_ms += made.costs.attention_ms(mean, 0.0) - made.costs.attention_ms(mean / chunks, 0.0) * chunks
+    assert 0.01 / found.utilization == pytest.approx(1e3 / each_ms, rel=0.1)
