@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 
 from catalog.assumptions import assumed
@@ -11,6 +10,7 @@ from planner.engines.lines import worker_line
 from planner.engines.request import EngineRequest
 from planner.image_pull import pull_seconds
 from planner.inputs import assumption, planned
+from planner.patience import start_limit_seconds
 from planner.plan import ContainerPlan, DrainPlan, Explained, Input, PoolPlan, ProbePlan
 from settings.serving import Image
 
@@ -23,7 +23,6 @@ _SPOT_RESERVE_SECONDS = 5
 """Between EC2's notice and the API server's eviction."""
 
 _STARTUP_PERIOD_SECONDS = 10
-_STARTUP_PATIENCE = 2
 _READINESS_PERIOD_SECONDS, _READINESS_FAILURES, _READINESS_TIMEOUT_SECONDS = 5, 3, 5
 _LIVENESS_PERIOD_SECONDS, _LIVENESS_FAILURES = 10, 6
 
@@ -68,7 +67,7 @@ def plan_probes(engine: Engine, startup_seconds: int) -> Probes:
             port=engine.port,
             period_seconds=_STARTUP_PERIOD_SECONDS,
             timeout_seconds=health.timeout_seconds,
-            failure_threshold=math.ceil(_STARTUP_PATIENCE * startup_seconds / _STARTUP_PERIOD_SECONDS),
+            failure_threshold=start_limit_seconds(startup_seconds) // _STARTUP_PERIOD_SECONDS,
         ),
         readiness=ProbePlan(
             path=health.readiness,
@@ -152,7 +151,8 @@ _KINDS = {
     "startup": _Told(
         effect="restarted where it is not up after",
         period_why="a replica that is up waits no longer than this for its readiness to be asked",
-        failures_why="2 x start / period, rounded up: a node that shares its link must not be killed for it",
+        failures_why="2 x start / period at least, as 10, 15, 30, 60 minutes: a node that shares its link must not be "
+        "killed for it, and another model's edit not restart this one",
     ),
     "readiness": _Told(
         effect="gets no new requests after",
@@ -199,7 +199,7 @@ def _ray_probes(request: EngineRequest) -> tuple[Explained, ...]:
             name="engine's start on Ray Serve: given up after",
             value=request.patience_seconds,
             unit="s",
-            formula="2 x start, and no less than its own default of 600",
+            formula="2 x start at least: 600 (its own default), 900, or doublings of that",
             inputs=(planned("start", request.startup_seconds, "s", "start"),),
         ),
         Explained(

@@ -11,6 +11,7 @@ from planner.disaggregation import KV_CONNECTOR_ANNOTATION
 from planner.drafts import Draft
 from planner.images import mirrored
 from planner.naming import GROUP_ROLE_LABEL, MODEL_LABEL, SERVING_PRIORITY
+from planner.patience import limit_seconds
 from planner.plan import ActivatorPlan, Explained, Input, ModelPlan, PoolPlan, RouterPlan, StandbyPlan
 from planner.problems import Findings
 from planner.routing import check_routing, refuse_names_of_operators, router_name, why_routed
@@ -106,7 +107,7 @@ def _routed(
             port=_ACTIVATOR_PORT,
             metrics_port=_ACTIVATOR_METRICS_PORT,
             # As patient as the startup probe: twice the planned start.
-            hold_seconds=wait + model.startup_seconds if holds else _HEALTH_SECONDS * _HEALTH_FAILURES,
+            hold_seconds=limit_seconds(wait + model.startup_seconds) if holds else _HEALTH_SECONDS * _HEALTH_FAILURES,
             held_requests=_HELD_REQUESTS,
             held_bytes=_HELD_BYTES,
             check_seconds=_CHECK_SECONDS,

@@ -190,6 +190,7 @@ def plan_model(
         worker=plan_worker(request, container) if uses_efa and sketch.runtime == "leader_worker_set" else None,
         drain=drain,
         startup_seconds=startup,
+        start_limit_seconds=request.patience_seconds,
         scaling=scaling,
         ray=_ray(sketch, request, scaling, store) if sketch.runtime == "ray_service" else None,
         api_key=api_key,

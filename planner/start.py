@@ -115,7 +115,8 @@ def start_numbers(
         section=SECTION,
         name="ready, cold, on a node that is there",
         value=cold,
-        unit=f"s ({cold / 60:.1f} minutes) with nothing cached but the weights; probes and time-outs allow twice that",
+        unit=f"s ({cold / 60:.1f} minutes) with nothing cached but the weights; probes and time-outs allow twice that "
+        "at least",
         formula="sum of the steps above, rounded up",
         inputs=sums,
     )

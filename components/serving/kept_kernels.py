@@ -65,7 +65,8 @@ def post_start(model: ModelPlan) -> dict[str, Any]:
     given = {
         "KERNELS_FROM": COMPILED_DIRECTORY,
         "KERNELS_TO": kept.mount_path,
-        "KERNELS_AFTER": str(model.startup_seconds),
+        # Not the planned start, which moves with other models: pods would restart for it.
+        "KERNELS_AFTER": str(model.start_limit_seconds // 2),
         "KERNELS_PAUSE": "60",
     }
     assignments = "".join(f"{name}={value}\n" for name, value in given.items())

@@ -115,8 +115,9 @@ class ModelServer(pulumi.ComponentResource):
 
         # After its guards: a pod must neither start without credentials nor be reachable before the policy is there.
         self.workload = self._workload(name, args, after=(*args.after, *guards))
+        behind: list[pulumi.Resource] = []
         if model.router is not None:
-            routing.Router(
+            router = routing.Router(
                 model.router.name,
                 model,
                 model.router,
@@ -125,8 +126,10 @@ class ModelServer(pulumi.ComponentResource):
                 after=(*args.after, *guards),
                 opts=pulumi.ResourceOptions(parent=self),
             )
+            behind.append(router)
         if model.is_endpoint:
-            self.url = self._endpoint(name, model, first)
+            # Last: a model that gets a router keeps answering without it until it is there.
+            self.url = self._endpoint(name, model, [*args.after, *behind])
         k8s.policy.v1.PodDisruptionBudget(
             f"{name}-disruption-budget", metadata=_metadata(model), spec=_as_input(disruption_budget(model)), opts=first
         )
@@ -137,13 +140,13 @@ class ModelServer(pulumi.ComponentResource):
             custom_resource(f"{name}-scaler", scaler, parent=self, after=(*args.after, self.workload))
         self.register_outputs({"url": self.url})
 
-    def _endpoint(self, name: str, model: ModelPlan, opts: pulumi.ResourceOptions) -> pulumi.Output[str]:
+    def _endpoint(self, name: str, model: ModelPlan, after: Sequence[pulumi.Resource]) -> pulumi.Output[str]:
         service = k8s.core.v1.Service(
             f"{name}-service",
             # Awaiting it would wait for a ready pod.
             metadata=_metadata(model, annotations=SKIP_AWAIT),
             spec=_as_input(service_spec(model)),
-            opts=opts,
+            opts=pulumi.ResourceOptions(parent=self, depends_on=list(after)),
         )
         return service.metadata.apply(
             lambda metadata: f"http://{metadata.name}.{metadata.namespace}.svc:{model.service_port}/v1"

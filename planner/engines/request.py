@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from catalog.types import Engine, ModelCard
+from planner.patience import SHORTEST_SECONDS, start_limit_seconds
 from planner.plan import DisaggregationPlan, EnvVar, KvTiersPlan, LayoutPlan, SecretPlan, WeightsPlan
 from settings.engines import SglangOptions, VllmOptions
 
@@ -25,11 +26,8 @@ SHARDS_DIRECTORY = "/var/cache/shards"
 RENDEZVOUS_PORT = 20000
 """Where the ranks of a multi-node group meet."""
 
-NCCL_SECONDS = 600
-"""PyTorch's own limit for a collective of NCCL. Source: torch.distributed.init_process_group."""
-
 GLOO_SECONDS = 1800
-"""The same for groups of CPUs. Source: as above."""
+"""PyTorch's own limit for a collective of CPUs. Source: torch.distributed.init_process_group."""
 
 BUCKET_VARIABLE = "WEIGHTS_BUCKET"
 
@@ -102,14 +100,14 @@ class EngineRequest:
 
     @property
     def patience_seconds(self) -> int:
-        """How long ranks wait for each other: twice the planned start, and at least what the engines wait by default.
+        """How long ranks wait for each other: twice the planned start at least, and what the engines wait by default.
         Ranks that load or compile at different speed are not dead."""
-        return max(NCCL_SECONDS, 2 * self.startup_seconds)
+        return start_limit_seconds(self.startup_seconds)
 
     @property
     def patient(self) -> bool:
         """Whether ranks must be told to wait longer than NCCL does by default, or wait across nodes."""
-        return self.multi_node or (self.layout.gpus > 1 and self.patience_seconds > NCCL_SECONDS)
+        return self.multi_node or (self.layout.gpus > 1 and self.patience_seconds > SHORTEST_SECONDS)
 
 
 def compact(value: object) -> str:

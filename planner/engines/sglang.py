@@ -61,7 +61,7 @@ def _arguments(request: EngineRequest) -> Iterator[Argument]:
         yield option("--node-rank", "$(LWS_WORKER_INDEX)", "set by LeaderWorkerSet")
         yield option("--dist-init-addr", f"$(LWS_LEADER_ADDRESS):{RENDEZVOUS_PORT}", "where the ranks meet")
     if request.patient:
-        why = "twice the planned start: ranks that load at different speed are not dead"
+        why = "twice the planned start at least: ranks that load at different speed are not dead"
         yield option("--dist-timeout", request.patience_seconds, why)
     for text in options.extra_args:
         yield Argument(tokens=(text,), why="engine_options.extra_args")

@@ -65,7 +65,10 @@ def _arguments(request: EngineRequest) -> Iterator[Argument]:
         yield option("--master-addr", "$(LWS_LEADER_ADDRESS)", "set by LeaderWorkerSet")
         yield option("--master-port", RENDEZVOUS_PORT, "where the ranks meet")
     if request.patient:
-        wait, why = request.patience_seconds, "twice the planned start: ranks that load at different speed are not dead"
+        wait, why = (
+            request.patience_seconds,
+            "twice the planned start at least: ranks that load at different speed are not dead",
+        )
         yield option("--distributed-timeout-seconds", wait, why)
         if wait > GLOO_SECONDS:
             yield option("--cpu-distributed-timeout-seconds", wait, why)

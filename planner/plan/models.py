@@ -260,7 +260,9 @@ class ModelPlan:
     """The other pods of a multi-node group."""
     drain: DrainPlan
     startup_seconds: int
-    """Planned: image pull, load, compile and graph capture; probes allow twice that."""
+    """Planned: image pull, load, compile and graph capture."""
+    start_limit_seconds: int
+    """What probes and time-outs allow: twice that at least, in steps that another model's load seldom moves."""
     scaling: ScalingPlan
     ray: RayPlan | None
     api_key: SecretPlan

@@ -179,8 +179,8 @@ class TestStart:
         slow = {"cache.throughput_mbps_per_tib": 125, "cache.storage_gib": 2400, "cache.keep_revisions": 0}
         model = planned(tmp_path, slow, removed=("cache.load_seconds",)).models[1]
         assert model.layout.nodes == 1
-        wait = 2 * model.startup_seconds
-        assert wait > 1800
+        wait = model.start_limit_seconds
+        assert wait >= 2 * model.startup_seconds > 1800
         assert f"--distributed-timeout-seconds={wait}" in model.container.args
         assert f"--cpu-distributed-timeout-seconds={wait}" in model.container.args
 

@@ -33,7 +33,8 @@ class Node:
         """The hook, with no planned start to wait for, and files that are quiet at once."""
         (*_, script) = kept_kernels.post_start(model_of(PROD, "deepseek-r1"))["postStart"]["exec"]["command"]
         script = script.replace(COMPILED_DIRECTORY, str(self.compiled)).replace(KEPT_DIRECTORY, str(self.kept))
-        script = script.replace(f"KERNELS_AFTER={model_of(PROD, 'deepseek-r1').startup_seconds}", "KERNELS_AFTER=1")
+        after = model_of(PROD, "deepseek-r1").start_limit_seconds // 2
+        script = script.replace(f"KERNELS_AFTER={after}", "KERNELS_AFTER=1")
         script = script.replace("-mmin -3", "-mmin -0").replace(") >/dev/null 2>&1 &", ") 2>&1 & wait")
         self.script = script
 
