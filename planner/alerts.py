@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import Literal
 
 from catalog.types import Engine
@@ -41,7 +42,11 @@ def plan_alerts(
     found += [*_pods(thresholds), *_stores(plan for _, plan, _ in models)]
     for model, plan, engine in models:
         apart = _NOT_OF[plan.disaggregation.role] if plan.disaggregation else ()
-        found += [alert for alert in _model(thresholds, model, plan, engine) if not alert.name.startswith(apart)]
+        found += [
+            replace(alert, model=plan.name, summary=f"{plan.name}: {alert.summary}")
+            for alert in _model(thresholds, model, plan, engine)
+            if not alert.name.startswith(apart)
+        ]
     return tuple(found)
 
 
@@ -53,9 +58,7 @@ def _hardware(thresholds: AlertThresholds, reserved: float) -> Iterator[AlertPla
         name="GpuMemoryHigh",
         expression=f"{used % (elsewhere, elsewhere, elsewhere)} > {limit}",
         for_minutes=5,
-        severity="warning",
         summary=f"GPU {{{{ $labels.gpu }}}} of {{{{ $labels.Hostname }}}} has more than {limit} % of its memory in use",
-        runbook="gpumemoryhigh",
     )
     # An engine takes its share at start and keeps it, so its GPUs are judged by what lies above that share.
     above = min(99, max(limit, math.ceil(reserved * 100) + _ABOVE_RESERVATION_PERCENT))
@@ -63,26 +66,20 @@ def _hardware(thresholds: AlertThresholds, reserved: float) -> Iterator[AlertPla
         name="GpuMemoryAboveReservation",
         expression=f"{used % (serving, serving, serving)} > {above}",
         for_minutes=5,
-        severity="warning",
         summary=f"GPU {{{{ $labels.gpu }}}} of {{{{ $labels.pod }}}} has more than {above} % of its memory in use",
-        runbook="gpumemoryabovereservation",
     )
     yield AlertPlan(
         name="GpuBusyHigh",
         expression=f"DCGM_FI_DEV_GPU_UTIL > {thresholds.gpu_busy_percent}",
         for_minutes=5,
-        severity="warning",
         summary=f"GPU {{{{ $labels.gpu }}}} of {{{{ $labels.Hostname }}}} is busy more than "
         f"{thresholds.gpu_busy_percent} % of the time",
-        runbook="gpubusyhigh",
     )
     yield AlertPlan(
         name="GpuXidError",
         expression="DCGM_FI_DEV_XID_ERRORS > 0",
-        for_minutes=0,
         severity="critical",
         summary="GPU {{ $labels.gpu }} of {{ $labels.Hostname }} reported XID {{ $value }}",
-        runbook="gpuxiderror",
     )
 
 
@@ -106,10 +103,8 @@ def _idle(
             # kube-state-metrics writes the label `inference-platform/pool` so.
             expression=f'count(kube_node_labels{{label_inference_platform_pool="{pool.name}"}}) > 0{unless}',
             for_minutes=minutes,
-            severity="warning",
             summary=f"pool {pool.name}: {{{{ $value }}}} node(s) bill, and no request came for {minutes} minutes",
             pool=pool.name,
-            runbook="gpupoolidle",
         )
 
 
@@ -120,22 +115,31 @@ def _pods(thresholds: AlertThresholds) -> Iterator[AlertPlan]:
             f'increase(kube_pod_container_status_restarts_total{{namespace="{SERVING_NAMESPACE}"}}[1d])'
             f" > {thresholds.restarts_per_day}"
         ),
-        for_minutes=0,
-        severity="warning",
         summary=f"{{{{ $labels.pod }}}} restarted more than {thresholds.restarts_per_day} times in a day",
-        runbook="servingpodrestarts",
     )
     yield AlertPlan(
         name="ServingPodPending",
         expression=f'kube_pod_status_phase{{namespace="{SERVING_NAMESPACE}",phase="Pending"}} == 1',
         for_minutes=thresholds.pending_minutes,
-        severity="warning",
         summary=f"{{{{ $labels.pod }}}} has waited {thresholds.pending_minutes} minutes for a node",
-        runbook="servingpodpending",
     )
 
 
+def _stores(models: Iterable[ModelPlan]) -> Iterator[AlertPlan]:
+    """Of all models that reach one; a cache costs time, state costs a restart."""
+    for store in {store.name: store for plan in models for store in plan.stores}.values():
+        which = f'{{namespace="{store.namespace}",pod=~"{store.name}-.*",condition="true"}}'
+        yield AlertPlan(
+            name="StoreDown",
+            expression=f"absent(kube_pod_status_ready{which} == 1)",
+            for_minutes=5,
+            severity="warning" if store.evicts else "critical",
+            summary=f"{store.name}: no pod of the store is ready",
+        )
+
+
 def _model(thresholds: AlertThresholds, model: Model, plan: ModelPlan, engine: Engine) -> Iterator[AlertPlan]:
+    """Of one model; its name is put into label and summary of each by the caller."""
     name, namespace, metrics = plan.name, plan.namespace, engine.metrics
     role = plan.disaggregation.role if plan.disaggregation else None
     ttft = quantile(engine, metrics.ttft_histogram, namespace, name)
@@ -145,19 +149,15 @@ def _model(thresholds: AlertThresholds, model: Model, plan: ModelPlan, engine: E
             expression=f"({ttft}) > {limit / 1000:g}",
             for_minutes=5,
             severity=severity,
-            summary=f"{name}: P99 time to first token above {limit} ms",
-            model=name,
-            runbook="timetofirsttokenhigh",
+            summary=f"P99 time to first token above {limit} ms",
+            heading="TimeToFirstTokenHigh",
         )
     tpot = quantile(engine, metrics.tpot_histogram, namespace, name)
     yield AlertPlan(
         name="TimePerOutputTokenHigh",
         expression=f"({tpot}) > {model.objectives.tpot_p99_ms / 1000:g}",
         for_minutes=5,
-        severity="warning",
-        summary=f"{name}: P99 time per output token above {model.objectives.tpot_p99_ms} ms",
-        model=name,
-        runbook="timeperoutputtokenhigh",
+        summary=f"P99 time per output token above {model.objectives.tpot_p99_ms} ms",
     )
     errors = _counter(engine, metrics.errors, namespace, name)
     requests = f"{metrics.requests}{selector(engine, namespace, name, histogram=True)}"
@@ -168,28 +168,20 @@ def _model(thresholds: AlertThresholds, model: Model, plan: ModelPlan, engine: E
         ),
         for_minutes=5,
         severity="critical",
-        summary=f"{name}: more than {thresholds.error_rate_percent:g} % of requests fail",
-        model=name,
-        runbook="errorratehigh",
+        summary=f"more than {thresholds.error_rate_percent:g} % of requests fail",
     )
     yield AlertPlan(
         name="QueueBacklog",
         expression=f"{waiting_of(engine, namespace, name, role)} > {thresholds.queue_backlog}",
         for_minutes=5,
-        severity="warning",
-        summary=f"{name}: more than {thresholds.queue_backlog} requests wait",
-        model=name,
-        runbook="queuebacklog",
+        summary=f"more than {thresholds.queue_backlog} requests wait",
     )
     kv_usage = f"100 * max({metrics.kv_usage}{selector(engine, namespace, name)})"
     yield AlertPlan(
         name="KvCacheHigh",
         expression=f"{kv_usage} > {thresholds.kv_cache_percent}",
         for_minutes=5,
-        severity="warning",
-        summary=f"{name}: KV cache more than {thresholds.kv_cache_percent} % full",
-        model=name,
-        runbook="kvcachehigh",
+        summary=f"KV cache more than {thresholds.kv_cache_percent} % full",
     )
     # A model that went to zero on purpose has no pods.
     own = f'pod=~"{name}-.*",pod!~"{router_name(name)}-.*"'
@@ -200,9 +192,7 @@ def _model(thresholds: AlertThresholds, model: Model, plan: ModelPlan, engine: E
         f"{asleep if plan.scaling.idle_seconds else ''}",
         for_minutes=max(10, math.ceil(2 * plan.startup_seconds / 60)),
         severity="critical",
-        summary=f"{name}: no replica reports metrics",
-        model=name,
-        runbook="modelnotserving",
+        summary="no replica reports metrics",
     )
     yield from _tiers(plan, engine)
     yield from _efa(plan)
@@ -224,25 +214,8 @@ def _tiers(plan: ModelPlan, engine: Engine) -> Iterator[AlertPlan]:
         name="KvTierUseless",
         expression=f"100 * {found} < {_TIER_PERCENT}",
         for_minutes=60,
-        severity="warning",
-        summary=f"{plan.name}: {tiers.cpu_gib} GiB of RAM gave back less than {_TIER_PERCENT} % of prompt tokens",
-        model=plan.name,
-        runbook="kvtieruseless",
+        summary=f"{tiers.cpu_gib} GiB of RAM gave back less than {_TIER_PERCENT} % of prompt tokens",
     )
-
-
-def _stores(models: Iterable[ModelPlan]) -> Iterator[AlertPlan]:
-    """Of all models that reach one; a cache costs time, state costs a restart."""
-    for store in {store.name: store for plan in models for store in plan.stores}.values():
-        which = f'{{namespace="{store.namespace}",pod=~"{store.name}-.*",condition="true"}}'
-        yield AlertPlan(
-            name="StoreDown",
-            expression=f"absent(kube_pod_status_ready{which} == 1)",
-            for_minutes=5,
-            severity="warning" if store.evicts else "critical",
-            summary=f"{store.name}: no pod of the store is ready",
-            runbook="storedown",
-        )
 
 
 def _router(plan: ModelPlan) -> Iterator[AlertPlan]:
@@ -255,9 +228,7 @@ def _router(plan: ModelPlan) -> Iterator[AlertPlan]:
         expression=f'absent({ROUTER_ALIVE}{{namespace="{plan.namespace}",pod=~"{router.name}-.*"}})',
         for_minutes=5,
         severity="critical",
-        summary=f"{plan.name}: no router reports metrics, clients reach no replica",
-        model=plan.name,
-        runbook="routerdown",
+        summary="no router reports metrics, clients reach no replica",
     )
     which = f'{{namespace="{plan.namespace}",model="{plan.name}"}}'
     if router.activator is None:
@@ -268,9 +239,7 @@ def _router(plan: ModelPlan) -> Iterator[AlertPlan]:
             expression=f"sum({ACTIVATOR_HELD}{which}) > 0",
             for_minutes=math.ceil(plan.scaling.initial_delay_seconds / 60) + 2,
             severity="critical",
-            summary=f"{plan.name}: requests wait for a replica longer than a start takes",
-            model=plan.name,
-            runbook="requestsheld",
+            summary="requests wait for a replica longer than a start takes",
         )
     if router.activator.standby is not None:
         yield AlertPlan(
@@ -278,9 +247,7 @@ def _router(plan: ModelPlan) -> Iterator[AlertPlan]:
             expression=f"max({ACTIVATOR_STANDBY}{which}) > 0",
             for_minutes=1,
             severity="critical",
-            summary=f"{plan.name}: no replica serves, {router.activator.standby.model} answers in its place",
-            model=plan.name,
-            runbook="servingfromstandby",
+            summary=f"no replica serves, {router.activator.standby.model} answers in its place",
         )
 
 
@@ -295,9 +262,7 @@ def _handoff(plan: ModelPlan) -> Iterator[AlertPlan]:
         expression=f"sum(rate({metrics.kv_transfer_failures}{which}[5m])) > 0",
         for_minutes=5,
         severity="critical",
-        summary=f"{plan.name}: KV caches do not get from prefill to decode, and their requests fail",
-        model=plan.name,
-        runbook="kvtransferfails",
+        summary="KV caches do not get from prefill to decode, and their requests fail",
     )
     limit = max(_SLOW_TRANSFERS * group.transfer_ms, _LEAST_TRANSFER_MS)
     unit = 1 if metrics.kv_transfer_histogram.endswith("_ms") else 1000
@@ -307,9 +272,7 @@ def _handoff(plan: ModelPlan) -> Iterator[AlertPlan]:
         expression=f"{median} > {limit / unit:.4g}",
         for_minutes=5,
         severity="critical",
-        summary=f"{plan.name}: half of the KV caches take over {limit:.0f} ms to decode: not over EFA?",
-        model=plan.name,
-        runbook="kvtransferslow",
+        summary=f"half of the KV caches take over {limit:.0f} ms to decode: not over EFA?",
     )
 
 
@@ -329,11 +292,8 @@ def _efa(plan: ModelPlan) -> Iterator[AlertPlan]:
             f" kube_pod_init_container_status_ready{which} == 0)"
             f" or max_over_time(kube_pod_init_container_status_terminated_reason{ended}[15m]) > 0"
         ),
-        for_minutes=0,
         severity="critical",
-        summary=f"{plan.name}: {{{{ $labels.pod }}}} is not on EFA and does not start",
-        model=plan.name,
-        runbook="efafallback",
+        summary="{{ $labels.pod }} is not on EFA and does not start",
     )
 
 

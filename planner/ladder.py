@@ -266,17 +266,13 @@ def ladder_alerts(ladder: LadderPlan | None) -> tuple[AlertPlan, ...]:
             expression="time() - max(ladder_keeper_last_loop_timestamp_seconds) > 300 "
             "or absent(ladder_keeper_last_loop_timestamp_seconds)",
             for_minutes=10,
-            severity="warning",
             summary="the keeper of the capacity ladder does not look: stalled groups hold GPUs, blocks end undrained",
-            runbook="ladderkeepersilent",
         ),
         AlertPlan(
             name="GroupStalled",
             expression="ladder_keeper_stalled_groups > 0",
             for_minutes=30,
-            severity="warning",
             summary="groups of {{ $labels.pool }} have had only part of their nodes for half an hour",
-            runbook="groupstalled",
         ),
     ]
     if any(rung.ends for pool in ladder.keeper.pools for rung in pool.rungs):
@@ -284,18 +280,14 @@ def ladder_alerts(ladder: LadderPlan | None) -> tuple[AlertPlan, ...]:
             AlertPlan(
                 name="CapacityBlockEndsTomorrow",
                 expression=f"{left} < 86400 and {left} > 0",
-                for_minutes=0,
-                severity="warning",
                 summary="capacity block {{ $labels.rung }} ends within a day",
-                runbook="capacityblockends",
+                heading="CapacityBlockEnds",
             ),
             AlertPlan(
                 name="CapacityBlockEnds",
                 expression=f"{left} < {_EKS_DRAIN_LEAD} and {left} > 0",
-                for_minutes=0,
                 severity="critical",
                 summary="capacity block {{ $labels.rung }} ends: EKS takes its nodes now, EC2 in ten minutes",
-                runbook="capacityblockends",
             ),
         ]
     return tuple(alerts)

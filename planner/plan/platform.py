@@ -48,15 +48,21 @@ class AlertPlan:
 
     name: str
     expression: str
-    for_minutes: int
-    severity: Literal["warning", "critical"]
+    for_minutes: int = 0
+    """How long it must hold before somebody is told."""
+    severity: Literal["warning", "critical"] = "warning"
     summary: str
-    runbook: str
-    """Anchor in docs/runbooks/alerts.md."""
+    heading: str | None = None
+    """In docs/runbooks/alerts.md, where several alerts share one; else the alert's name."""
     model: str | None = None
     """Model that it is about; a label, since alerts with equal labels are one alert."""
     pool: str | None = None
     """Pool that it is about; a label likewise."""
+
+    @property
+    def runbook(self) -> str:
+        """Anchor in docs/runbooks/alerts.md."""
+        return (self.heading or self.name).lower()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

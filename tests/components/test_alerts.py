@@ -15,9 +15,7 @@ ALERT = AlertPlan(
     name="QueueBacklog",
     expression="sum(x) > 1",
     for_minutes=5,
-    severity="warning",
     summary="too many wait",
-    runbook="queuebacklog",
 )
 
 
