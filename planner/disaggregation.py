@@ -6,15 +6,23 @@ sees two. The decode group has the model's name and endpoint; the prefill group 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from catalog.load import Catalog
-from catalog.measurements import links
 from planner.drafts import Draft, draft
-from planner.efa import efa_devices
 from planner.engines.checks import options_of
+from planner.handoff import (
+    NO_LIMIT_MS,
+    Side,
+    Told,
+    bytes_per_token,
+    layout_problems,
+    network_problems,
+    pod_gbps,
+    transfer_ms,
+    ttft_part_ms,
+)
 from planner.model_performance import lengths_of, replica_for, tell_too_slow
 from planner.performance import Floor, Workload, floor
 from planner.plan import DisaggregationPlan, PoolPlan, Role
@@ -27,9 +35,6 @@ from settings.root import Settings
 from settings.serving import Model, Objectives
 
 ROLES: tuple[Role, ...] = ("prefill", "decode")
-
-_NO_LIMIT_MS = 10_000
-"""The longest time between tokens that an objective may state."""
 
 _PORTS = {"vllm": 5600, "sglang": 8998}
 """vLLM's side channel (VLLM_NIXL_SIDE_CHANNEL_PORT), SGLang's bootstrap server: the defaults of both."""
@@ -60,10 +65,7 @@ class Handoff:
 
     def transfer_ms(self, tokens: float) -> float:
         """Of the cache of so many tokens, alone on the network."""
-        known = links()["efa"]
-        return (
-            known.latency_us / 1e3 + tokens * self.bytes_per_token * 8 / (self.gbps * known.line_rate_share * 1e9) * 1e3
-        )
+        return transfer_ms(tokens, bytes_per_token=self.bytes_per_token, gbps=self.gbps)
 
     @property
     def least_ms(self) -> float:
@@ -73,13 +75,8 @@ class Handoff:
         )  # fmt: skip
 
     def ttft_limit_ms(self, role: Role) -> float:
-        """What a group may take of the promised time: what it needs alone, and half of what nobody needs.
-
-        Where the promise cannot be kept, which is told apart, nothing limits it.
-        """
-        slack = self.ttft_objective_ms - self.least_ms
-        alone = self.floors[role].ttft_ms
-        return alone + slack / 2 if slack > 0 else _NO_LIMIT_MS
+        """What a group may take of the promised time."""
+        return ttft_part_ms(self.floors[role].ttft_ms, least_ms=self.least_ms, objective_ms=self.ttft_objective_ms)
 
 
 class GroupFindings(Findings):
@@ -158,7 +155,6 @@ def _group(model: Model, wanted: Disaggregated, role: Role) -> Model:
     return model.model_copy(update={"name": name, "replicas": group.replicas, "layout": group.layout, "pool": pool})
 
 
-Told = tuple[Path, str, str]
 _TOGETHER = "leave one of the two out"
 
 
@@ -246,10 +242,11 @@ def plan_handoffs(drafts: Sequence[Draft], pools: Mapping[str, PoolPlan], findin
             continue
         prefill = by_role[sketch.serves, "prefill"]
         known = len(findings.problems)
+        sides = [_side(group, pools[group.model.pool]) for group in (prefill, sketch)]
         for key, message, help_text in dict.fromkeys(  # each once where both groups share a pool
             (
-                *_layout_problems(prefill, sketch),
-                *_network_problems(prefill, pools[prefill.model.pool], sketch, pools[sketch.model.pool]),
+                *layout_problems(sketch.model.engine, sketch.card, *sides),
+                *network_problems(*sides),
             )
         ):
             findings.problem((*sketch.path, *key), message, help_text)
@@ -261,74 +258,21 @@ def plan_handoffs(drafts: Sequence[Draft], pools: Mapping[str, PoolPlan], findin
     return found
 
 
-def _layout_problems(prefill: Draft, decode: Draft) -> Iterator[Told]:
-    """Sources: of vLLM, docs/features/nixl_connector_compatibility.md and nixl/base_worker.py of the pinned version; of
-    SGLang, srt/disaggregation/common/conn.py and the guide on PD disaggregation."""
-    engine, card = decode.model.engine, decode.card
-    for sketch in (prefill, decode):
-        layout, at = sketch.fit.layout, ("disaggregated", str(sketch.role), "layout")
-        inside = f"use a layout without stages, tensor {sketch.facts.node().gpus} at most"
-        if layout.pipeline > 1:
-            yield at, f"NIXL hands on no KV cache of {layout.pipeline} pipeline stages", inside
-        elif engine == "vllm" and layout.nodes > 1:
-            yield at, f"vLLM over {layout.nodes} nodes was never shown to hand its KV cache on", inside
-    here, there = (sketch.fit.layout.tensor // sketch.fit.layout.data for sketch in (prefill, decode))
-    at = ("disaggregated", "decode", "layout")
-    if max(here, there) % min(here, there):
-        yield (
-            at,
-            f"decode shares the cache over {there} ranks and prefill over {here}: one must be a multiple of the other",
-            f"use tensor {here} for both",
-        )
-    elif (
-        here != there and card.mla is None and (card.linear is not None or (engine == "sglang" and card.sliding_layers))
-    ):
-        yield (
-            at,
-            f"{card.name} keeps more than plain attention, which goes only between equal tensor degrees",
-            f"use tensor {here} for both",
-        )
-
-
-def _network_problems(prefill: Draft, from_pool: PoolPlan, decode: Draft, to_pool: PoolPlan) -> Iterator[Told]:
-    for sketch, pool in ((prefill, from_pool), (decode, to_pool)):
-        group = getattr(sketch.model.disaggregated, str(sketch.role))
-        at: Path = ("disaggregated", str(sketch.role), "pool") if group.pool else ("pool",)
-        hardware = pool.hardware
-        if pool.sharing is not None:
-            yield at, "a slice of a GPU has no EFA device of its own", "use a pool without `sharing`"
-        elif not hardware.efa_devices or not hardware.gdr:
-            what = "no EFA devices" if not hardware.efa_devices else "no GPUDirect RDMA over EFA"
-            yield (
-                at,
-                f"nodes of `{pool.name}` have {what}: over TCP the KV cache takes a hundred times as long "
-                "(NVIDIA saw 98 s to the first token after 8000 in place of 1 s)",
-                "leave `disaggregated` out: nodes that exist already are taken to have no EFA"
-                if all(rung.kind == "existing" for rung in pool.rungs)
-                else "use p4d, p5.48xlarge, p5e, p5en or p6 (of Karpenter with `efa: true`), or leave "
-                "`disaggregated` out",
-            )
-        elif not efa_devices(pool, sketch.fit.layout.gpus_per_node):
-            yield (
-                ("disaggregated", str(sketch.role), "layout"),
-                f"{sketch.fit.layout.gpus_per_node} of {hardware.gpus} GPUs have no whole one of a node's "
-                f"{hardware.efa_devices} EFA devices",
-                f"use tensor {math.ceil(hardware.gpus / hardware.efa_devices)} or more",
-            )
-        if len(pool.zones) > 1:
-            yield at, "EFA reaches nodes of one zone", "use a pool with one `availability_zone`"
-    if from_pool.zone != to_pool.zone:
-        yield (
-            ("disaggregated",),
-            f"prefill is in {from_pool.zone} and decode in {to_pool.zone}, and EFA reaches nodes of one zone",
-            "use pools of one zone",
-        )
-    if prefill.facts.gpu.compute_capability != decode.facts.gpu.compute_capability:
-        yield (
-            ("disaggregated",),
-            f"{prefill.facts.gpu.name} and {decode.facts.gpu.name} get other attention kernels, whose caches differ",
-            "use GPUs of one generation, such as H100 and H200",
-        )
+def _side(sketch: Draft, pool: PoolPlan) -> Side:
+    assert sketch.role is not None  # noqa: S101 - a group's draft
+    group = getattr(sketch.model.disaggregated, sketch.role)
+    return Side(
+        role=sketch.role,
+        layout=sketch.fit.layout,
+        node=replace(sketch.facts.node(), gpus=pool.hardware.gpus, gdr=pool.hardware.gdr),
+        where=pool.name,
+        efa_devices=pool.hardware.efa_devices,
+        at=("disaggregated", sketch.role, "pool") if group.pool else ("pool",),
+        sliced=pool.sharing is not None,
+        existing=all(rung.kind == "existing" for rung in pool.rungs),
+        zones=pool.zones,
+        zone=pool.zone,
+    )
 
 
 def _handoff(prefill: Draft, decode: Draft, pools: Mapping[str, PoolPlan]) -> Handoff:
@@ -345,18 +289,17 @@ def _handoff(prefill: Draft, decode: Draft, pools: Mapping[str, PoolPlan]) -> Ha
     return Handoff(
         prefill=prefill,
         decode=decode,
-        bytes_per_token=decode.fit.memory.kv_bytes_per_token * layout.tensor // layout.data,
-        gbps=min(_gbps(sketch, pools[sketch.model.pool]) for sketch in (prefill, decode)),
+        bytes_per_token=bytes_per_token(decode.fit.memory, layout),
+        gbps=min(
+            pod_gbps(hardware.network_gbps, sketch.fit.layout, hardware.gpus)
+            for sketch in (prefill, decode)
+            for hardware in (pools[sketch.model.pool].hardware,)
+        ),
         floors=floors,
         ttft_objective_ms=decode.model.objectives.ttft_p99_ms,
         transport=wanted.transport,
         prompt_p99=lengths_of(prefill)[0].p99,
     )
-
-
-def _gbps(sketch: Draft, pool: PoolPlan) -> float:
-    layout = sketch.fit.layout
-    return pool.hardware.network_gbps * layout.gpus / pool.hardware.gpus
 
 
 def _judge(handoff: Handoff, findings: Findings) -> None:
@@ -383,7 +326,7 @@ def _with_part(sketch: Draft, handoff: Handoff | None) -> Draft:
         return sketch
     wanted = sketch.model.objectives
     ttft = max(10, int(handoff.ttft_limit_ms(sketch.role)))
-    tpot = _NO_LIMIT_MS if sketch.role == "prefill" else wanted.tpot_p99_ms
+    tpot = NO_LIMIT_MS if sketch.role == "prefill" else wanted.tpot_p99_ms
     part = Objectives(ttft_p99_ms=ttft, tpot_p99_ms=tpot)
     return replace(sketch, model=sketch.model.model_copy(update={"objectives": part}))
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from catalog.measurements import links
 from planner.cost.nodes import replicas_by_rung
 from planner.disaggregation import Handoff, prefill_name
+from planner.handoff import EXPERIMENTAL
 from planner.inputs import planned
 from planner.layout import candidates, fit
 from planner.model_performance import lengths_of, replica_for
@@ -18,11 +19,6 @@ from planner.problems import Findings
 
 _SECTION = "disaggregation"
 _DECISION = "prefill and decode apart"
-_EXPERIMENTAL = (
-    "experimental on EFA: NIXL reaches it over UCX's SRD transport or its libfabric plugin, which upstream has run in "
-    "privileged pods of prebuilt images alone; where it falls back to TCP the first token takes a hundred times as "
-    "long, so measure the time to the first token before clients come"
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +67,7 @@ def explain_groups(
         for model in (prefill, decode):
             found[model.name] = replace(model, why={_DECISION: words, **model.why}, numbers=(*model.numbers, *numbers))
         subject = f"models[{handoff.decode.index}].disaggregated"
-        findings.remark(subject, _EXPERIMENTAL)
+        findings.remark(subject, EXPERIMENTAL)
         if compared.together is not None and not compared.pays:
             findings.remark(
                 subject,

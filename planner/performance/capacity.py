@@ -21,8 +21,13 @@ def capacity(
     tpot_p99_ms: float | None,
     prefilled: bool = False,
 ) -> Capacity:
-    """The largest rate whose p99 latencies stay within the objectives, by halving: both grow with the rate."""
+    """The largest rate whose p99 latencies stay within the objectives."""
     curve = Curve(replica, input, output, cached_share, prefilled=prefilled)
+    return capacity_of(curve, ttft_p99_ms=ttft_p99_ms, tpot_p99_ms=tpot_p99_ms)
+
+
+def capacity_of(curve: Curve, *, ttft_p99_ms: float | None, tpot_p99_ms: float | None) -> Capacity:
+    """The same of a curve that is there already, by halving: both latencies grow with the rate."""
 
     def broken(rate: float) -> Limit | None:
         ttft, tpot, _, _ = curve.latencies(rate)
