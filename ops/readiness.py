@@ -8,7 +8,7 @@ from typing import Any, Final, Literal
 
 from ops.cluster import Json, Objects, job_path, pods_path, serving_pods, workload_path
 from planner import Plan
-from planner.naming import EFA_GATE_CONTAINER, WEIGHTS_CONTAINER
+from planner.naming import EFA_GATE_CONTAINER, SHARDS_CONTAINER, WEIGHTS_CONTAINER
 from planner.plan import ModelPlan, WarmupPlan
 
 Step = Literal["not deployed", "no pods", "pending", "waiting for weights", "starting", "failing", "failed", "ready"]
@@ -121,6 +121,8 @@ def _step_of(pod: Json, event: str | None, weights_awaited: str) -> tuple[Step, 
             return "waiting for weights", weights_awaited
         if one["name"] == EFA_GATE_CONTAINER and not one.get("ready") and "running" in one["state"]:
             return "starting", "the EFA gate waits for the group's other pods, or measures"
+        if one["name"] == SHARDS_CONTAINER and not one.get("ready") and "running" in one["state"]:
+            return "starting", "its shards are written, the first time, or read and checked"
     return "starting", ""
 
 

@@ -44,6 +44,8 @@ give them every GPU of the node, those of other pods too. Source: NVIDIA contain
 EFA_GATE_CONTAINER = "efa-gate"
 WEIGHTS_CONTAINER = "wait-for-weights"
 """Init container without which no engine starts before its weights are there."""
+SHARDS_CONTAINER = "save-shards"
+"""Init container without which vLLM does not start before what its ranks hold is there."""
 EFA_GATE_STATE = f"/var/lib/{PROJECT}/efa-gate"
 """Directory of the node in which the gate remembers its proofs."""
 

@@ -128,21 +128,30 @@ def _directories(
         image, sketch.engine.engine_version, sketch.hub_id, sketch.model.revision, sketch.model.quantization,
         sketch.facts.gpu.name, str(layout),
     )  # fmt: skip
-    digest = hashlib.sha256("\n".join(alike).encode()).hexdigest()[:12]
     found: list[SharedDirectoryPlan] = []
     if cache.compiled_kernels == "shared":
         found.append(
             SharedDirectoryPlan(
-                name="compiled", sub_path=f"compiled/{sketch.model.name}/{digest}", mount_path=KEPT_DIRECTORY
+                name="compiled", sub_path=f"compiled/{sketch.model.name}/{_digest(alike)}", mount_path=KEPT_DIRECTORY
             )
         )
     if shards is not None:
+        by_itself = not shards.init_seconds
+        # vLLM's shards tell nothing of themselves: any option that only the user knows may change what ranks hold.
+        digest = _digest(alike if by_itself else (*alike, *options_of(sketch.model).extra_args))
         found.append(
             SharedDirectoryPlan(
-                name="shards", sub_path=f"shards/{sketch.model.name}/{digest}", mount_path=SHARDS_DIRECTORY
+                name="shards",
+                sub_path=f"shards/{sketch.model.name}/{digest}",
+                mount_path=SHARDS_DIRECTORY,
+                read_only=not by_itself,
             )
         )
     return tuple(found)
+
+
+def _digest(alike: Iterable[str]) -> str:
+    return hashlib.sha256("\n".join(alike).encode()).hexdigest()[:12]
 
 
 def check_cache_size(settings: Settings, models: Iterable[ModelPlan], findings: Findings) -> float:

@@ -6,7 +6,7 @@ from catalog.load import Catalog
 from planner.cache import Crowd, medium_of, plan_load
 from planner.drafts import Draft
 from planner.efa import efa_devices, gate_words, hugepages_mib, plan_gate
-from planner.engines import ray
+from planner.engines import ray, vllm
 from planner.engines.checks import check_options_in_layout, lora_rank, options_of
 from planner.engines.lines import arguments_of, check_line, env_of
 from planner.engines.request import EngineRequest
@@ -151,7 +151,7 @@ def plan_model(
         kv_cache_bytes=kv_cache_bytes(memory, pool.sharing),
         step_tokens=step_tokens(sketch.facts.gpu, pool.sharing),
         drain_seconds=drain.drain_seconds,
-        startup_seconds=startup,
+        startup_seconds=startup - round(shards.init_seconds) if shards else startup,
         api_key=api_key,
         uses_efa=uses_efa,
         options=options,
@@ -267,6 +267,7 @@ def _container(sketch: Draft, request: EngineRequest, pool: PoolPlan, image: str
         readiness=probes.readiness,
         liveness=probes.liveness,
         read_only_root=writes_nowhere(engine, sketch.model.image),
+        saving_args=vllm.saving_args(request) if request.weights.shards and engine.name == "vllm" else (),
     )
 
 

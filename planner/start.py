@@ -57,25 +57,7 @@ def _steps(
             formula="planned for the group's size",
             inputs=(Input(name="gate", value=gate_seconds, unit="s", source="planner/efa.py"),),
         )
-    yield StartStep(
-        name="weights into the GPUs",
-        seconds=load.seconds,
-        formula="weights on every node; they go on to the GPUs while they arrive",
-        inputs=(Input(name="load", value=load.seconds, unit="s", source="section load, above"),),
-        again_seconds=shards.seconds if shards else None,
-        again_why="each node reads its ranks' shards alone" if shards else "",
-    )
-    if shards is not None:
-        yield StartStep(
-            name="shards written",
-            seconds=shards.write_seconds,
-            formula="checkpoint / the slower of file system and all nodes together",
-            inputs=(
-                Input(name="checkpoint", value=shards.gigabytes, unit="GB", source="engine_options.load: sharded"),
-            ),
-            again_seconds=0,
-            again_why="they are there",
-        )
+    yield from _weights(load, shards)
     if compiles_deep_gemm(card):
         yield StartStep(
             name="kernels compiled (DeepGEMM)",
@@ -95,6 +77,52 @@ def _steps(
             assumption("compile_seconds_per_10b_active", "per_10b"),
             from_catalog(card, "active", card.active_params_billion, "billion parameters a token"),
         ),
+    )
+
+
+def _weights(load: LoadPlan, shards: ShardsPlan | None) -> Iterator[StartStep]:
+    """A replica's first start reads the checkpoint; shards are written by the engine that has it, or before it."""
+    read = Input(name="load", value=load.seconds, unit="s", source="section load, above")
+    if shards is not None and shards.init_seconds:
+        yield StartStep(
+            name="checkpoint into the GPUs, to be written as shards",
+            seconds=shards.before_seconds,
+            formula="process + weights on every node; an init container's, so probes do not see it",
+            inputs=(assumption("compile_seconds_base", "process"), read),
+            again_seconds=0,
+            again_why=_THERE,
+        )
+        yield _written(shards)
+        yield StartStep(
+            name="shards into the GPUs",
+            seconds=shards.seconds,
+            formula="shards on every node; the init container reads and checks them, the engine has them from memory",
+            inputs=(Input(name="shards", value=shards.seconds, unit="s", source="section load, above"),),
+        )
+        return
+    yield StartStep(
+        name="weights into the GPUs",
+        seconds=load.seconds,
+        formula="weights on every node; they go on to the GPUs while they arrive",
+        inputs=(read,),
+        again_seconds=shards.seconds if shards else None,
+        again_why="each node reads its ranks' shards alone" if shards else "",
+    )
+    if shards is not None:
+        yield _written(shards)
+
+
+_THERE = "they are there"
+
+
+def _written(shards: ShardsPlan) -> StartStep:
+    return StartStep(
+        name="shards written",
+        seconds=shards.write_seconds,
+        formula="checkpoint / the slower of file system and all nodes together",
+        inputs=(Input(name="checkpoint", value=shards.gigabytes, unit="GB", source="engine_options.load: sharded"),),
+        again_seconds=0,
+        again_why=_THERE,
     )
 
 

@@ -35,6 +35,8 @@ class Startup:
     """Image, weights, compilation and graph capture."""
     pull_seconds: float = 0.0
     """Of these: its image, where the node does not have it yet."""
+    shards_seconds: float = 0.0
+    """Of these: shards that an init container writes, until a first pod has started; no probe runs meanwhile."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,16 +115,19 @@ class Kubelet:
         seconds = startup.seconds if startup else 0.0
         if startup and self._has_image(pod, pods, startup.pull_seconds):
             seconds -= startup.pull_seconds
+        before = startup.shards_seconds if startup else 0.0
+        if before and any(_model(other) == _model(pod) and _has_started(other) for other in pods):
+            seconds, before = seconds - before, 0.0
         if RAY_NODE in pod["metadata"]["labels"]:
             seconds = min(seconds, RAY_START_SECONDS)
         allowed = _startup_budget(pod)
         annotation = READY_AT
-        if allowed is not None and allowed < seconds:
+        if allowed is not None and allowed < seconds - before:
             annotation = KILLED_AT
             self.killed.append(
-                Killed(pod=key_of(pod), model=_model(pod), needs_seconds=seconds, allows_seconds=allowed)
+                Killed(pod=key_of(pod), model=_model(pod), needs_seconds=seconds - before, allows_seconds=allowed)
             )
-            seconds = allowed
+            seconds = before + allowed
         at = datetime.now(UTC) + timedelta(seconds=seconds / self._compression)
         self._kube.patch(PODS, key_of(pod), {"metadata": {"annotations": {annotation: at.isoformat()}}})
 
@@ -211,6 +216,11 @@ def _waits(pod: Mapping[str, Any]) -> bool:
 
 def _model(pod: Mapping[str, Any]) -> str:
     return pod["metadata"].get("labels", {}).get(MODEL_LABEL, "")
+
+
+def _has_started(pod: Mapping[str, Any]) -> bool:
+    conditions = pod.get("status", {}).get("conditions", ())
+    return any(one["type"] == "Ready" and one["status"] == "True" for one in conditions)
 
 
 def _startup_budget(pod: Mapping[str, Any]) -> float | None:

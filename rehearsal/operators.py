@@ -96,7 +96,11 @@ def operators(kube: Kube, world: World, *, compression: float, plane: ControlPla
     seconds = {model.name: model.startup_seconds * world.startup_factor for model in plan.models}
     pulls = {pull.pool: float(pull.seconds_saved) for pull in plan.image_pulls}
     startups = {
-        model.name: Startup(seconds=seconds[model.name], pull_seconds=pulls.get(model.pool, 0.0))
+        model.name: Startup(
+            seconds=seconds[model.name],
+            pull_seconds=pulls.get(model.pool, 0.0),
+            shards_seconds=world.startup_factor * (model.weights.shards.init_seconds if model.weights.shards else 0.0),
+        )
         for model in plan.models
     }
     groups = node_groups(plan, absent=world.absent_devices)

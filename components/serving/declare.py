@@ -11,6 +11,7 @@ from components._secrets import SecretValues, declare_secret
 from components.model_cache import FileSystem, ModelCache, ModelCacheArgs, WarmUp, WarmUpArgs
 from components.serving.efa_gate import EfaGate
 from components.serving.model_server import ModelServer, ModelServerArgs, Monitoring, WeightsBucket
+from components.serving.saved_shards import SavedShards
 from components.serving.weights_wait import StagedWeights
 from planner.naming import SERVING_NAMESPACE
 from planner.plan import Plan
@@ -80,6 +81,9 @@ def declare(args: ServingArgs, opts: pulumi.ResourceOptions) -> ServingOutputs:
     staged = None
     if any(model.weights.medium == "s3_stream" for model in plan.models):
         staged = StagedWeights("staged-weights", SERVING_NAMESPACE, everything, opts)
+    shards = None
+    if any(model.container.saving_args for model in plan.models):
+        shards = SavedShards("save-shards", SERVING_NAMESPACE, everything, opts)
     servers: dict[str, ModelServer] = {}
     for model in plan.models:
         warmups = plan.warmups_of(model.name)
@@ -91,6 +95,8 @@ def declare(args: ServingArgs, opts: pulumi.ResourceOptions) -> ServingOutputs:
             prepared.append(gate.script)
         if staged is not None and model.weights.medium == "s3_stream":
             prepared.append(staged.script)
+        if shards is not None and model.container.saving_args:
+            prepared.append(shards.script)
         without = _OTHER_RUNTIMES[model.runtime] | (_STORES - {store.name for store in model.stores})
         needed = [resource for name, resource in args.platform.items() if name not in without]
         servers[model.name] = ModelServer(

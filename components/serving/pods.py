@@ -8,7 +8,8 @@ from typing import Any, Literal
 
 import pulumi
 
-from components.serving import efa_gate, kept_kernels, warm_prompts, weights_wait
+from components._pods import pulls_with
+from components.serving import efa_gate, kept_kernels, saved_shards, warm_prompts, weights_wait
 from components.serving.store_access import certificate
 from components.serving.weights_wait import WARMUP_COMPONENT
 from planner.engines.lmcache import STORE_CA_DIRECTORY
@@ -190,7 +191,12 @@ def _volumes(context: PodContext, plan: ContainerPlan) -> tuple[list[dict[str, A
         mounts.append({"name": "models", "mountPath": context.cache.mount_path, "readOnly": True})
         # The warm-up Job has made them; what pods of other models compile is out of reach.
         mounts += [
-            {"name": "models", "mountPath": one.mount_path, "subPath": one.sub_path}
+            {
+                "name": "models",
+                "mountPath": one.mount_path,
+                "subPath": one.sub_path,
+                **({"readOnly": True} if one.read_only else {}),
+            }
             for one in context.model.weights.directories
         ]
     return volumes, mounts
@@ -284,6 +290,9 @@ def pod_template(
             spec["volumes"].append(weights_wait.script_volume())
     if before:
         spec["initContainers"] = before
+    if plan.saving_args:
+        before.append(saved_shards.container(model, plan, spec["containers"][0]))
+        spec["volumes"].append(saved_shards.script_volume())
     if affinity:
         spec["affinity"] = dict(affinity)
     annotations = {

@@ -226,6 +226,16 @@ _OPTIONS: tuple[Case, ...] = (
         }},
     ),
     Case(
+        name="shards of two nodes on vLLM", model="meta-llama/Llama-3.1-405B-Instruct", instance="p5.48xlarge",
+        entry={"engine_options": {"engine": "vllm", "load": "sharded"}},
+    ),
+    Case(
+        name="shards of one node on vLLM", model="meta-llama/Llama-3.3-70B-Instruct", instance="p5.48xlarge",
+        entry={"layout": {"tensor": 8}, "kv_offload": {"cpu_gib": 100}, "engine_options": {
+            "engine": "vllm", "load": "sharded", "speculation": {"kind": "ngram"},
+        }},
+    ),
+    Case(
         name="streamed from S3, vLLM", model="meta-llama/Llama-3.1-8B-Instruct", instance="g6e.xlarge",
         entry={"cache": {"kind": "s3"}},
     ),
@@ -363,4 +373,7 @@ def lines() -> dict[str, dict[str, Any]]:
         found[row.case.engine][row.case.name] = list(row.plan.container.args)
         if row.plan.worker is not None:
             found[row.case.engine][f"{row.case.name}, worker"] = list(row.plan.worker.args)
+        if row.plan.container.saving_args:
+            saved = [row.plan.weights.directory, *row.plan.container.saving_args]
+            found[row.case.engine][f"{row.case.name}, written"] = saved
     return found

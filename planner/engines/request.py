@@ -23,6 +23,9 @@ KEPT_DIRECTORY = "/var/cache/kept"
 SHARDS_DIRECTORY = "/var/cache/shards"
 """Where it keeps what each rank holds."""
 
+SHARDED_STATE = f"{SHARDS_DIRECTORY}/sharded_state"
+"""Where vLLM reads it, with config and tokenizer beside: what components/scripts/save_shards.py writes."""
+
 RENDEZVOUS_PORT = 20000
 """Where the ranks of a multi-node group meet."""
 

@@ -15,6 +15,7 @@ from planner.engines.request import (
     COMPILED_DIRECTORY,
     GLOO_SECONDS,
     RENDEZVOUS_PORT,
+    SHARDED_STATE,
     EngineRequest,
     compact,
     shared_env,
@@ -38,7 +39,12 @@ def arguments(request: EngineRequest) -> tuple[Argument, ...]:
 
 def _arguments(request: EngineRequest) -> Iterator[Argument]:
     options = _options(request)
-    yield Argument(tokens=(request.weights.directory,), why="weights of the revision on the cache")
+    if request.weights.shards is not None:
+        yield Argument(
+            tokens=(SHARDED_STATE,), why="what each rank holds of the revision, with its config, on the cache"
+        )
+    else:
+        yield Argument(tokens=(request.weights.directory,), why="weights of the revision on the cache")
     yield option("--served-model-name", request.name, "models[].name is what clients send")
     yield option("--host", "0.0.0.0", "the pod's address, not loopback alone")  # noqa: S104 - inside the pod
     yield option("--port", request.engine.port, "catalog: port of the engine")
@@ -119,6 +125,11 @@ def _loading(request: EngineRequest) -> Iterator[Argument]:
         yield option("--load-format", "runai_streamer", "streams from S3 without a copy on disk")
         yield option("--model-loader-extra-config", '{"concurrency":32}', "one stream does not fill the network")
         return
+    if request.weights.shards is not None:
+        yield option(
+            "--load-format", "sharded_state", "engine_options.load: each rank reads what it holds, once written"
+        )
+        return
     yield option(
         "--safetensors-load-strategy", "prefetch", "lazy reads of every rank at once multiply a file system's traffic"
     )
@@ -179,6 +190,24 @@ def rank_for(rank: int, engine: str = "vllm") -> int | None:
     """The smallest LoRA rank that vLLM can set memory aside for; None where it cannot for this one."""
     flag = parser_data(engine).by_dest["max_lora_rank"]
     return min((choice for choice in flag.choices if choice >= rank), default=None)
+
+
+# What has no part in how weights lie in the GPUs.
+_NOT_TO_SAVE = frozenset({
+    "--load-format", "--kv-transfer-config", "--kv-offloading-size", "--kv-offloading-backend", "--speculative-config",
+    "--host", "--port", "--served-model-name", "--max-num-queued-reqs", "--max-num-batched-tokens",
+})  # fmt: skip
+
+
+def saving_args(request: EngineRequest) -> tuple[str, ...]:
+    """What `vllm serve` is told, without the model, to hold a checkpoint as the engine will: for who writes its shards.
+
+    Nothing is compiled for that, and a small step leaves room on the GPUs whatever the engine's own step is.
+    """
+    _, *line = arguments(request)
+    tokens = (token for part in line if part.tokens[0].partition("=")[0] not in _NOT_TO_SAVE for token in part.tokens)
+    small = ("--enforce-eager", f"--max-num-batched-tokens={max(2048, request.max_running)}")
+    return (*tokens, "--safetensors-load-strategy=prefetch", *small)
 
 
 def worker_args(request: EngineRequest) -> tuple[str, ...]:

@@ -101,6 +101,8 @@ class SharedDirectoryPlan:
     sub_path: str
     """Below the cache's root; its last part is a digest of all that must be alike for pods to share it."""
     mount_path: str
+    read_only: bool = False
+    """To the engine: an init container of the same pod writes it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,7 +115,16 @@ class ShardsPlan:
     seconds: float
     """Until every node has its part, once they are written."""
     write_seconds: float
-    """What the first start takes longer."""
+    """Of the first start, to write them."""
+    before_seconds: float = 0.0
+    """Of the first start, for an init container to load the checkpoint; 0: the engine itself writes what it holds."""
+    limit_seconds: int = 0
+    """After which that init container gives up, also where it waits for another replica's."""
+
+    @property
+    def init_seconds(self) -> float:
+        """Of the first start, before the engine's container begins its own."""
+        return self.before_seconds + self.write_seconds if self.before_seconds else 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -123,6 +123,8 @@ class ContainerPlan:
     liveness: ProbePlan | None
     read_only_root: bool = False
     """Whether the engine writes only to /tmp, to its home, to shared memory and to what is mounted."""
+    saving_args: tuple[str, ...] = ()
+    """Of the init container that writes what ranks hold, as the engine's line has them; empty where there is none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -322,6 +322,22 @@ def test_nodes_under_pods_that_did_not_end_are_left_alone(api: ApiServer, cluste
     assert api.deleted == []
 
 
+def test_a_pod_whose_shards_are_written(api: ApiServer, cluster: Cluster) -> None:
+    model = model_of(PROD, "r1-distill-70b")
+    api.put(workload_path(model), {})
+    writing = {"name": "save-shards", "ready": False, "state": {"running": {}}}
+    labels = {"app.kubernetes.io/instance": model.name, "inference-platform/group-role": "server"}
+    pod = {
+        "metadata": {"labels": labels},
+        "spec": {"nodeName": "a"},
+        "status": {"initContainerStatuses": [writing]},
+    }
+    api.put(f"/api/v1/namespaces/{model.namespace}/pods/{model.name}-0", pod)
+    progress = progress_of(cluster, PROD, model)
+    assert progress.step == "starting"
+    assert "shards are written" in progress.detail
+
+
 def test_a_group_at_the_efa_gate(api: ApiServer, cluster: Cluster) -> None:
     model = model_of(PROD, "deepseek-r1")
     api.put(workload_path(model), {})

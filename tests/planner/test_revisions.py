@@ -247,7 +247,6 @@ class TestShards:
     @pytest.mark.parametrize(
         ("changes", "words"),
         [
-            ({"models.2.engine_options": {"engine": "vllm", "load": "sharded"}}, "vLLM's shards are saved by a run"),
             ({**SHARDED, "models.0.replicas": {"min": 2, "max": 3}}, "2 replicas may start together"),
             ({**SHARDED, "models.0.autoscaling": {"floors": [
                 {"start": "0 8 * * *", "end": "0 9 * * *", "replicas": 2}

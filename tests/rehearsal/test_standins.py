@@ -279,6 +279,28 @@ class TestKubelet:
         assert READY_AT not in annotations
         assert [(one.needs_seconds, one.allows_seconds) for one in kubelet.killed] == [(601, 600)]
 
+    def test_an_init_container_that_writes_shards_is_no_slow_start(self, kube: FakeKube) -> None:
+        def seconds_of(name: str) -> float:
+            at = datetime.fromisoformat(by_name(kube, name)["metadata"]["annotations"][READY_AT])
+            return (at - datetime.now(UTC)).total_seconds() * 60
+
+        kube.create(PODS, self.placed())
+        startups = {"m": Startup(seconds=900, shards_seconds=400)}
+        kubelet = Kubelet(kube, startups, compression=60.0)  # type: ignore[arg-type]
+        look(kubelet, kube)
+        assert kubelet.killed == []
+        assert seconds_of("a") == pytest.approx(900, abs=30)
+        # Once they are there, no other pod writes them.
+        by_name(kube, "a")["status"] = {"conditions": [{"type": "Ready", "status": "True"}]}
+        kube.create(PODS, self.placed("b"))
+        look(kubelet, kube)
+        assert seconds_of("b") == pytest.approx(500, abs=30)
+        # What passes in the engine's own container counts against its probe.
+        kube.create(PODS, self.placed("c", labels={MODEL_LABEL: "slow"}))
+        slow = Kubelet(kube, {"slow": Startup(seconds=1001, shards_seconds=400)}, compression=60.0)  # type: ignore[arg-type]
+        look(slow, kube)
+        assert [(one.needs_seconds, one.allows_seconds) for one in slow.killed] == [(601, 600)]
+
     def test_waits_for_a_secret_and_its_key(self, kube: FakeKube) -> None:
         reference = {"name": "key", "key": "api-key"}
         kube.create(PODS, self.placed(engine={"env": [{"name": "K", "valueFrom": {"secretKeyRef": reference}}]}))

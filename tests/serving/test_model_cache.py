@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
-from components.scripts import warm_up
+from components.scripts import save_shards, warm_up
+from components.serving import saved_shards
 from planner import Plan, load_and_plan
+from planner.engines.matrix import matrix
 from planner.plan import SecretPlan
 from rehearsal.kubelet import awaited
 from settings.secrets import PulumiSecret
@@ -186,6 +188,75 @@ def test_shards_are_a_mount_of_their_own_that_the_job_has_made(with_adapters: Pl
     assert made == {
         f"--shared-directory=/cache/{mounts[path]['subPath']}" for path in ("/var/cache/shards", "/var/cache/kept")
     }
+
+
+@pytest.fixture(scope="module")
+def sharded(tmp_path_factory: pytest.TempPathFactory) -> Plan:
+    """vLLM's shards of eight GPUs."""
+    changes = {"models.1.engine_options": {"engine": "vllm", "load": "sharded"}}
+    return load_and_plan(changed(tmp_path_factory.mktemp("sharded"), "prod", changes))[1]
+
+
+@pytest.fixture(scope="module")
+def template(sharded: Plan) -> Any:
+    found = manifest(next(record for record in serve(sharded) if record.name == "r1-distill-70b-workload"))
+    return found["spec"]["template"]
+
+
+class TestShardsOfVllm:
+    """Written by an init container on the engine's GPUs."""
+
+    def test_it_runs_last_before_the_engine_with_what_the_engine_has(self, template: Any) -> None:
+        assert pod_template_problems(template) == []
+        engine, writer = _container(template), template["spec"]["initContainers"][-1]
+        assert [one["name"] for one in template["spec"]["initContainers"]] == ["wait-for-weights", "save-shards"]
+        for same in ("image", "resources", "securityContext"):
+            assert writer[same] == engine[same], same
+        assert writer["resources"]["limits"]["nvidia.com/gpu"] == "8"
+        assert writer["securityContext"]["readOnlyRootFilesystem"] is True
+        # It answers nobody and calls nobody: no secret reaches it.
+        assert "secretKeyRef" not in str(writer)
+        assert "secretKeyRef" in str(engine)
+
+    def test_it_alone_may_write_the_shards(self, template: Any) -> None:
+        engine, writer = _container(template), template["spec"]["initContainers"][-1]
+        mounts = [{one["mountPath"]: one for one in container["volumeMounts"]} for container in (engine, writer)]
+        assert mounts[0]["/var/cache/shards"]["readOnly"] is True
+        assert "readOnly" not in mounts[1]["/var/cache/shards"]
+        assert mounts[1]["/cache"]["readOnly"] is True
+        assert mounts[0]["/var/cache/shards"]["subPath"] == mounts[1]["/var/cache/shards"]["subPath"]
+
+    def test_the_script_takes_its_line_and_is_shipped_whole(self, sharded: Plan, template: Any) -> None:
+        world, writer = serve(sharded), template["spec"]["initContainers"][-1]
+        script = world["kubernetes:core/v1:ConfigMap", "save-shards-script"]
+        (volume,) = [one for one in template["spec"]["volumes"] if one["name"] == "save-shards"]
+        packed = {item["path"]: manifest(script)["data"][item["key"]] for item in volume["configMap"]["items"]}
+        assert packed == {
+            f"components/scripts/{module}.py": Path(f"components/scripts/{module}.py").read_text(encoding="utf-8")
+            for module in ("save_shards", "warm_up")
+        }
+        workload = next(record for record in world if record.name == "r1-distill-70b-workload")
+        assert script.urn in workload.depends_on
+        line: list[str] = writer["args"]
+        options = dict(text.split("=", 1) for text in line[: line.index("--")])
+        assert options["--shards"] == "/var/cache/shards"
+        assert options["--checkpoint"].startswith("/cache/models/")
+        assert (options["--ranks"], "--nodes" in options) == ("8", False)
+        assert _container(template)["args"][0] == f"{options['--shards']}/{save_shards.STATE}"
+        assert "--enforce-eager" in line[line.index("--") :]
+
+    def test_the_first_preview_lists_it(self, sharded: Plan) -> None:
+        assert serve(sharded, preview=True).inventory() == serve(sharded).inventory()
+        assert "save-shards-script" not in {record.name for record in serve(stack_plan("prod"))}
+
+    def test_pods_of_a_group_know_which_they_are(self) -> None:
+        (model,) = [row.plan for row in matrix() if row.case.name == "shards of two nodes on vLLM"]
+        assert model is not None
+        assert model.worker is not None
+        assert model.worker.saving_args == model.container.saving_args
+        engine: dict[str, Any] = {"env": [], "resources": {}, "securityContext": {}, "volumeMounts": []}
+        args = saved_shards.container(model, model.worker, engine)["args"]
+        assert {"--ranks=16", "--nodes=$(LWS_GROUP_SIZE)", "--node=$(LWS_WORKER_INDEX)"} <= set(args)
 
 
 def _container(template: Any) -> Any:

@@ -17,7 +17,7 @@ from tests.factories import STACKS, stack_plan
 def test_it_is_large_and_wide() -> None:
     planned = [row for row in matrix() if row.plan is not None]
     assert len(planned) >= 40
-    assert {row.case.model for row in planned} == set(MODELS)
+    assert {row.case.model for row in planned} >= set(MODELS)
     runtimes = {(row.plan.engine, row.plan.runtime, row.plan.layout.nodes > 1) for row in planned if row.plan}
     assert runtimes >= {
         ("vllm", "deployment", False),
