@@ -89,6 +89,12 @@ def ensure(kubernetes_version: str, progress: Callable[[str], None]) -> Binaries
     )
 
 
+def cached(kubernetes_version: str) -> bool:
+    """Whether `ensure` would find the programs at hand: nothing to download or build."""
+    bundles = (pins.kubernetes(kubernetes_version)[0], KWOK)
+    return all(_complete(one, pins.cache_directory() / one.key() / "bin") for one in bundles)
+
+
 def ensure_keda(progress: Callable[[str], None]) -> KedaBinaries:
     """Return KEDA's programs; they are always built, for upstream publishes container images only.
 
