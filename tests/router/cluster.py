@@ -14,7 +14,7 @@ import re
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -183,7 +183,7 @@ def own_mounts() -> bool:
 
 
 @contextlib.contextmanager
-def cluster(plane: ControlPlane, plan: Plan, name: str, folder: Path) -> Iterator[Cluster]:
+def cluster(plane: ControlPlane, plan: Plan, name: str, folder: Path) -> Generator[Cluster]:
     """The namespace of models with the account and the key of one of them; empty again afterwards."""
     kube = Kube(endpoint=plane.endpoint, ca_data=plane.ca_data, token=plane.token)
     models = {model.name: model for model in plan.models}

@@ -9,7 +9,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -184,7 +184,7 @@ def require_router() -> None:
 
 
 @contextlib.contextmanager
-def fleet(model: ModelPlan, folder: Path, key: str = KEY) -> Iterator[Fleet]:
+def fleet(model: ModelPlan, folder: Path, key: str = KEY) -> Generator[Fleet]:
     """A fleet whose processes end with the test."""
     require_router()
     found = Fleet(model, folder, key)

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import json
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass, field
 
 from tests.router import engine
@@ -112,7 +112,7 @@ class Load:
     answers: list[Answer] = field(default_factory=list[Answer])
 
     @contextlib.asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
+    async def running(self) -> AsyncGenerator[None]:
         """Asks as long as the block lasts; every request that was begun is answered before it is left."""
         end = asyncio.Event()
         clients = asyncio.gather(*(self._client(number, end) for number in range(self.clients)))
