@@ -244,9 +244,12 @@ def size(
     ] = "any",
     max_nodes: Annotated[int, typer.Option(help="Nodes at most.")] = 64,
     front: Annotated[str, typer.Option(help="What options are weighed by.")] = "cost,latency,resilience",
+    experimental: Annotated[
+        bool, typer.Option("--experimental", help="Also prefill and decode apart, beside the front.")
+    ] = False,
     write: Annotated[Path | None, typer.Option(help="Stack file that gets the choice, if it still plans.")] = None,
     name: Annotated[str | None, typer.Option(help="Name of the model in the stack file.")] = None,
-    choose: Annotated[int, typer.Option(help="Which of the front is written.")] = 1,
+    choose: Annotated[int | None, typer.Option(help="Number of the answer that is written; the first if none.")] = None,
     pool: Annotated[str | None, typer.Option(help="Name of its pool; from the GPU if none.")] = None,
     replace: Annotated[bool, typer.Option("--replace", help="Overwrite a model or pool of that name.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what --write would change.")] = False,
@@ -274,6 +277,7 @@ def size(
         quantization=quantization,
         max_nodes=max_nodes,
         front=front,
+        experimental=experimental,
     )
     target = write_options(
         write, name, choose=choose, pool=pool, replace=replace, dry_run=dry_run, revision=revision, image=image

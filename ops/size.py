@@ -12,6 +12,8 @@ from catalog.assumptions import assumed
 from catalog.load import load
 from ops.console import OK, out, print_json, table
 from ops.errors import FindingsError, OpsError, UsageError
+from ops.size_apart import apart_data, print_apart
+from ops.size_words import percent_words, price_words
 from ops.size_write import WriteOptions, write_choice
 from planner.performance import TokenLengths
 from planner.sizing import DIMENSIONS, ENGINES, Member, Option, SizeError, SizeRequest, Sizing, size
@@ -46,13 +48,14 @@ class SizeOptions:
     quantization: Quantization = "any"
     max_nodes: int = 64
     front: str = ",".join(DIMENSIONS)
+    experimental: bool = False
 
 
 def show_size(options: SizeOptions, write: WriteOptions | None, *, as_json: bool) -> int:
     """Search, print the front and why the rest lost, and write the choice where that is asked for."""
     started = time.perf_counter()
     try:
-        sizing = size(request_of(options, write.file if write else None))
+        sizing = size(request_of(options, write.file if write else None), experimental=options.experimental)
         seconds = time.perf_counter() - started
         if write is None:
             print_json(as_data(sizing)) if as_json else _print(sizing, seconds)
@@ -66,7 +69,7 @@ def write_options(
     file: Path | None,
     name: str | None,
     *,
-    choose: int,
+    choose: int | None,
     pool: str | None,
     replace: bool,
     dry_run: bool,
@@ -187,6 +190,7 @@ def as_data(sizing: Sizing) -> dict[str, Any]:
             ),
         ],
         "searched": sizing.searched,
+        "experimental": apart_data(sizing.experimental) if sizing.experimental else None,
         "left_out": sizing.left_out,
         "remarks": sizing.remarks,
     }
@@ -246,10 +250,13 @@ def _print(sizing: Sizing, seconds: float) -> None:
         markup=False,
         soft_wrap=True,
     )
-    out.print(_front(sizing))
-    for text in _legend(sizing):
-        out.print(text, markup=False, soft_wrap=True)
-    out.print()
+    if sizing.front:
+        out.print(_front(sizing))
+        for text in _legend(sizing):
+            out.print(text, markup=False, soft_wrap=True)
+        out.print()
+    if sizing.experimental is not None:
+        print_apart(sizing.experimental)
     out.print(_losers(sizing))
     out.print()
     for text in sizing.left_out:
@@ -262,10 +269,10 @@ def _front(sizing: Sizing) -> object:
     rows = [
         (
             str(member.number),
-            _price(member.option),
+            price_words(member.option),
             f"{member.tokens.input_usd_per_million:.2f} / {member.tokens.output_usd_per_million:.2f}",
             f"{member.option.performance.ttft_ms.p99:,.0f} / {member.option.performance.tpot_ms.p99:,.0f}",
-            _percent(member.option.availability).removesuffix(" %"),
+            percent_words(member.option.availability).removesuffix(" %"),
             f"{int(member.option.survives_node * 100)}",
             f"{member.option.spot_share * 100:.0f}",
             f"{member.option.nodes} {member.option.offer.instance.name}",
@@ -297,15 +304,6 @@ def _legend(sizing: Sizing) -> Iterator[str]:
     )
 
 
-def _price(option: Option) -> str:
-    guesses = option.offer.guesses(on_demand_nodes=option.on_demand_nodes, spot_nodes=option.spot_nodes)
-    return ("~" if guesses else "") + f"{option.usd_per_hour:,.2f}"
-
-
-def _percent(share: float) -> str:
-    return ">99.9999 %" if share > 0.999999 else f"{int(share * 1e6) / 1e4:.4f} %"
-
-
 def _tokens(lengths: TokenLengths) -> str:
     return f"{lengths.mean:,.0f} (p99 {lengths.p99:,.0f})"
 
@@ -330,7 +328,7 @@ def _losers(sizing: Sizing) -> object:
                 f"no better than #{by} in anything weighed",
                 f"{len(members):,}",
                 f"{option.words}: {option.usd_per_hour:,.2f} $/h, {found.ttft_ms.p99:,.0f} / {found.tpot_ms.p99:,.0f} "
-                f"ms, {_percent(option.availability)}",
+                f"ms, {percent_words(option.availability)}",
             )
         )
     return table("Why the rest lost", ("reason", "options", "the nearest"), rows, right=(1,))

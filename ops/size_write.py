@@ -13,12 +13,20 @@ from typing import Any, cast
 from ops.console import FINDINGS, OK, err, out
 from ops.errors import FindingsError, UsageError
 from planner import Plan, StackFileError, load_and_plan
-from planner.sizing import Entries, Image, Member, Sizing, entries
+from planner.sizing import ApartMember, Entries, Image, Member, Sizing, entries
 from settings.edit import EditError, entry_of, with_entry
 from settings.load import Document, read
 
 # Keys of a model that a size decides by leaving them out: an old value would contradict the new layout or weights.
-_DECIDED: tuple[str, ...] = ("quantization", "runtime", "kv_cache", "traffic")
+_DECIDED: tuple[str, ...] = (
+    "quantization",
+    "runtime",
+    "kv_cache",
+    "traffic",
+    "layout",
+    "replicas",
+    "disaggregated",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,7 +37,8 @@ class WriteOptions:
     """A stack file, `Pulumi.<stack>.yaml`."""
     name: str
     """Of the model."""
-    choose: int = 1
+    choose: int | None = None
+    """The first of the front where left out."""
     pool: str | None = None
     """Name of its pool; from the GPU where left out."""
     replace: bool = False
@@ -74,10 +83,18 @@ def write_choice(sizing: Sizing, options: WriteOptions) -> int:
     return OK
 
 
-def _chosen(sizing: Sizing, number: int) -> Member:
-    if not 1 <= number <= len(sizing.front):
-        raise UsageError(f"there is no choice #{number}", help=f"--choose 1 to {len(sizing.front)}")
-    return sizing.front[number - 1]
+def _chosen(sizing: Sizing, number: int | None) -> Member | ApartMember:
+    """The first of the front unless a number is said; an experimental answer by its number alone."""
+    others = sizing.experimental.members if sizing.experimental else ()
+    last = len(sizing.front) + len(others)
+    if number is None and not sizing.front:
+        raise UsageError(
+            "only experimental answers serve this, and none is taken unasked", help=f"--choose 1 to {last}"
+        )
+    chosen = sizing.member(1 if number is None else number)
+    if chosen is None:
+        raise UsageError(f"there is no choice #{number}", help=f"--choose 1 to {last}")
+    return chosen
 
 
 def _text(path: Path) -> str:
@@ -86,7 +103,7 @@ def _text(path: Path) -> str:
         return stream.read()
 
 
-def _check_region(member: Member, document: Document) -> None:
+def _check_region(member: Member | ApartMember, document: Document) -> None:
     region = member.option.offer.region
     if document.region is not None and document.region != region:
         raise UsageError(
@@ -95,7 +112,9 @@ def _check_region(member: Member, document: Document) -> None:
         )
 
 
-def _entries(member: Member, sizing: Sizing, document: Document, text: str, options: WriteOptions) -> Entries:
+def _entries(
+    member: Member | ApartMember, sizing: Sizing, document: Document, text: str, options: WriteOptions
+) -> Entries:
     return entries(
         member,
         sizing.request,
@@ -107,14 +126,14 @@ def _entries(member: Member, sizing: Sizing, document: Document, text: str, opti
     )
 
 
-def _pool_name(member: Member, document: Document, text: str, options: WriteOptions) -> str:
+def _pool_name(member: Member | ApartMember, document: Document, text: str, options: WriteOptions) -> str:
     """The pool of the model that is replaced where it has it alone; else a free name after the GPU."""
     old = entry_of(text, "models", options.name)
     if old is not None and options.replace:
         users = [model for model in _mappings(document, "models") if model.get("pool") == old.get("pool")]
         if len(users) == 1:
             return str(old["pool"])
-    gpu = member.option.served.gpu.lower()
+    gpu = member.option.gpu.lower()
     taken = {str(pool.get("name")) for pool in _mappings(document, "pools")}
     free = (gpu if number == 1 else f"{gpu}-{number}" for number in range(1, len(taken) + 2))
     return next(name for name in free if name not in taken)
@@ -150,7 +169,7 @@ def _image(text: str | None) -> Image | None:
 
 def _edited(text: str, made: Entries, options: WriteOptions) -> str:
     old = entry_of(text, "models", options.name)
-    without = list(_DECIDED)
+    without = [key for key in _DECIDED if key not in made.model]
     if old is not None and old.get("engine", "vllm") != made.model["engine"]:
         without.append("image")  # it holds the other engine
     text = with_entry(text, "pools", made.pool, replace=options.replace)

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from planner.performance import TokenLengths
-from planner.sizing.front import Member
+from planner.plan import LayoutPlan
+from planner.sizing.front import ApartMember, Member
 from planner.sizing.request import SizeError, SizeRequest
+from planner.sizing.variants import Variant
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,7 +31,7 @@ class Entries:
 
 
 def entries(
-    member: Member,
+    member: Member | ApartMember,
     request: SizeRequest,
     *,
     name: str,
@@ -47,13 +49,13 @@ def entries(
         pool: name of its pool.
         zones: zones that the stack uses already; one of them is taken where it offers the type.
         revision: commit of the weights; the card's where left out.
-        image: for replicas over several nodes.
+        image: for replicas over several nodes, or prefill and decode apart.
 
     Raises:
         SizeError: the weights' commit is not known.
     """
     option = member.option
-    card = option.served.variant.card
+    card = _variant(member).card
     commit = revision or card.revision
     if commit is None:
         raise SizeError(
@@ -74,7 +76,7 @@ def entries(
     )
 
 
-def _ladder(member: Member) -> list[dict[str, Any]]:
+def _ladder(member: Member | ApartMember) -> list[dict[str, Any]]:
     """Spot first; what it does not give is taken on demand, above the floor that is always on demand."""
     option = member.option
     if not option.spot_nodes:
@@ -85,33 +87,54 @@ def _ladder(member: Member) -> list[dict[str, Any]]:
     ]
 
 
+def _variant(member: Member | ApartMember) -> Variant:
+    return member.option.served.variant if isinstance(member, Member) else member.option.pair.variant
+
+
 def _model(
-    member: Member, request: SizeRequest, *, name: str, pool: str, revision: str, image: Image | None
+    member: Member | ApartMember, request: SizeRequest, *, name: str, pool: str, revision: str, image: Image | None
 ) -> dict[str, Any]:
-    option = member.option
-    served = option.served
-    layout = served.layout
-    degrees = {"tensor": layout.tensor, "pipeline": layout.pipeline, "expert": layout.expert, "data": layout.data}
+    variant = _variant(member)
+    engine = member.option.served.engine if isinstance(member, Member) else member.option.pair.engine
     entry: dict[str, Any] = {
         "name": name,
-        "model": served.variant.card.name,
+        "model": variant.card.name,
         "revision": revision,
-        "engine": served.engine,
+        "engine": engine,
         "pool": pool,
-        "layout": {key: degree for key, degree in degrees.items() if degree > 1 or key == "tensor"},
     }
-    if served.variant.quantization != "checkpoint":
-        entry["quantization"] = served.variant.quantization
-    entry["context_tokens"] = max(256, request.context(served.variant.card))
-    entry["replicas"] = {"min": option.replicas, "max": option.replicas}
+    if isinstance(member, Member):
+        entry["layout"] = _layout(member.option.served.layout)
+    if variant.quantization != "checkpoint":
+        entry["quantization"] = variant.quantization
+    entry["context_tokens"] = max(256, request.context(variant.card))
+    if isinstance(member, Member):
+        entry["replicas"] = _replicas(member.option.replicas)
+    else:
+        entry["disaggregated"] = {
+            group.role: {"layout": _layout(group.layout), "replicas": _replicas(number)}
+            for group, number in member.option.counts
+        }
     entry["objectives"] = {
         "ttft_p99_ms": max(10, math.floor(request.ttft_p99_ms)),
         "tpot_p99_ms": max(1, math.floor(request.tpot_p99_ms)),
     }
     entry["traffic"] = _traffic(request)
-    if layout.nodes > 1 and image is not None:
+    over_efa = isinstance(member, ApartMember) or member.option.served.layout.nodes > 1
+    if over_efa and image is not None:
         entry["image"] = {"repository": image.repository, "tag": image.tag, "carries_efa": True}
+        if isinstance(member, ApartMember):
+            entry["image"]["carries_nixl"] = True
     return entry
+
+
+def _layout(layout: LayoutPlan) -> dict[str, int]:
+    degrees = {"tensor": layout.tensor, "pipeline": layout.pipeline, "expert": layout.expert, "data": layout.data}
+    return {key: degree for key, degree in degrees.items() if degree > 1 or key == "tensor"}
+
+
+def _replicas(number: int) -> dict[str, int]:
+    return {"min": number, "max": number}
 
 
 def _traffic(request: SizeRequest) -> dict[str, Any]:

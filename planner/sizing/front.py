@@ -9,12 +9,13 @@ from catalog.load import Catalog
 from catalog.load import load as load_catalog
 from planner.model_performance import gpu_time
 from planner.performance import Workload
+from planner.sizing.apart import LEFT_OUT_APART, Apart, ApartOption, Gain, look_apart
 from planner.sizing.losses import Lost
 from planner.sizing.nearest import explain_nothing
 from planner.sizing.options import Option
 from planner.sizing.pareto import pareto
-from planner.sizing.request import SizeRequest
-from planner.sizing.search import Searched, look
+from planner.sizing.request import SizeError, SizeRequest
+from planner.sizing.search import Found, Searched, look
 
 _SECONDS_PER_HOUR = 3600
 LEFT_OUT = (
@@ -50,6 +51,28 @@ class Member:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ApartMember:
+    """One experimental answer; it is never chosen unless its number is said."""
+
+    number: int
+    """After those of the front."""
+    option: ApartOption
+    tokens: TokenPrice
+    gain: Gain | None
+    """None where nothing ordinary serves."""
+    over: int | None
+    """Number of the member of the front that `gain` is over."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Experimental:
+    """Prefill and decode apart, beside the front."""
+
+    members: tuple[ApartMember, ...]
+    searched: Apart
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Sizing:
     """What serves a load, and why the rest does not."""
 
@@ -65,10 +88,17 @@ class Sizing:
     left_out: tuple[str, ...]
     """What was not tried at all."""
     remarks: tuple[str, ...]
+    experimental: Experimental | None = None
+    """None where it was not asked for."""
+
+    def member(self, number: int) -> Member | ApartMember | None:
+        """The answer of a number."""
+        others = self.experimental.members if self.experimental else ()
+        return next((member for member in (*self.front, *others) if member.number == number), None)
 
 
-def size(request: SizeRequest, catalog: Catalog | None = None) -> Sizing:
-    """The Pareto front of everything that serves a load.
+def size(request: SizeRequest, catalog: Catalog | None = None, *, experimental: bool = False) -> Sizing:
+    """The Pareto front of everything that serves a load; with `experimental` also prefill and decode apart.
 
     Raises:
         SizeError: the question makes no sense, or nothing serves; then with the nearest answer.
@@ -76,23 +106,53 @@ def size(request: SizeRequest, catalog: Catalog | None = None) -> Sizing:
     facts = catalog or load_catalog()
     found = look(request, facts)
     if not found.options:
-        raise explain_nothing(request, found, facts)
+        apart = look_apart(request, facts, ())
+        if not (apart.members and experimental):
+            raise _nothing(request, found, facts, apart)
     front = pareto(found.options, lambda option: option.vector(request.front), lambda option: option.tie())
     beaten = [0] * len(front.members)
     for _, by in front.dominated:
         beaten[by] += 1
+    members = tuple(
+        Member(number=at + 1, option=option, tokens=token_price(option, request), beats=beaten[at])
+        for at, option in enumerate(front.members)
+    )
     return Sizing(
         request=request,
         context_tokens=request.context(found.card),
-        front=tuple(
-            Member(number=at + 1, option=option, tokens=token_price(option, request), beats=beaten[at])
-            for at, option in enumerate(front.members)
-        ),
+        front=members,
         dominated=tuple((option, by + 1) for option, by in front.dominated),
         lost=found.losses.groups(),
         searched=found.searched,
-        left_out=LEFT_OUT,
+        left_out=(*LEFT_OUT, *(LEFT_OUT_APART if experimental else ())),
         remarks=tuple(_remarks(front.members)),
+        experimental=_experimental(request, facts, members) if experimental else None,
+    )
+
+
+def _nothing(request: SizeRequest, found: Found, catalog: Catalog, apart: Apart) -> SizeError:
+    """The error of a search without options; it names the experimental way where that one serves."""
+    error = explain_nothing(request, found, catalog)
+    if apart.members:
+        error.help = f"{error.help}; or, experimental, prefill and decode apart: --experimental"
+    return error
+
+
+def _experimental(request: SizeRequest, catalog: Catalog, front: Sequence[Member]) -> Experimental:
+    found = look_apart(request, catalog, [member.option for member in front])
+    numbers = {id(member.option): member.number for member in front}
+    return Experimental(
+        members=tuple(
+            ApartMember(
+                number=len(front) + at,
+                option=option,
+                tokens=apart_price(option, request),
+                gain=gain,
+                over=numbers[id(gain.over)] if gain else None,
+            )
+            for at, (option, gain) in enumerate(found.members, start=1)
+        ),
+        searched=found,
     )
 
 
@@ -105,13 +165,21 @@ def token_price(option: Option, request: SizeRequest) -> TokenPrice:
         cached_share=request.cached_share,
     )
     taken = gpu_time(option.served.replica, workload, option.performance.concurrency)
+    return _shared(option, taken.prefill_ms / (taken.prefill_ms + taken.decode_ms), request)
+
+
+def apart_price(option: ApartOption, request: SizeRequest) -> TokenPrice:
+    """Of two groups: prefill's GPUs pay for the input, decode's for the output."""
+    return _shared(option, option.prefill_gpu_share, request)
+
+
+def _shared(option: Option | ApartOption, share: float, request: SizeRequest) -> TokenPrice:
     offer, risk = option.offer, option.risk
     useful = 0.0
     for nodes, price, spot in ((option.on_demand_nodes, offer.on_demand, False), (option.spot_nodes, offer.spot, True)):
         if nodes and price is not None:
             useful += nodes * price.usd * risk.useful_factor(spot=spot)
     per_million = 1e6 / (request.requests_per_second * _SECONDS_PER_HOUR)
-    share = taken.prefill_ms / (taken.prefill_ms + taken.decode_ms)
     return TokenPrice(
         usd_per_useful_hour=useful,
         prefill_share=share,

@@ -53,6 +53,11 @@ class Option:
         return self.curve.performance(self.requests_per_second)
 
     @property
+    def gpu(self) -> str:
+        """Of its nodes."""
+        return self.served.gpu
+
+    @property
     def nodes(self) -> int:
         """All nodes."""
         return self.on_demand_nodes + self.spot_nodes
@@ -89,15 +94,13 @@ class Option:
 
     def vector(self, front: Sequence[Dimension]) -> tuple[float, ...]:
         """What the option is weighed by; the lower the better."""
-        found: tuple[float, ...] = ()
-        for name in front:
-            if name == "cost":
-                found += (round(self.usd_per_hour, 4),)
-            elif name == "latency":
-                found += (math.ceil(self.latency / _LATENCY_STEP - 1e-9),)
-            else:
-                found += (-math.floor(nines(self.availability) + 1e-9), 0.0 if self.survives_node >= 1 else 1.0)
-        return found
+        return weighed(
+            front,
+            usd=self.usd_per_hour,
+            latency=self.latency,
+            availability=self.availability,
+            survives_node=self.survives_node,
+        )
 
     def tie(self) -> tuple[object, ...]:
         """Which of two equals is told: quoted prices and published weights first, then the simpler and the faster."""
@@ -116,6 +119,21 @@ class Option:
             self.offer.region,
             self.served.words,
         )
+
+
+def weighed(
+    front: Sequence[Dimension], *, usd: float, latency: float, availability: float, survives_node: float
+) -> tuple[float, ...]:
+    """What any answer is weighed by; the lower the better."""
+    found: tuple[float, ...] = ()
+    for name in front:
+        if name == "cost":
+            found += (round(usd, 4),)
+        elif name == "latency":
+            found += (math.ceil(latency / _LATENCY_STEP - 1e-9),)
+        else:
+            found += (-math.floor(nines(availability) + 1e-9), 0.0 if survives_node >= 1 else 1.0)
+    return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

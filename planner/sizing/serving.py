@@ -94,7 +94,7 @@ def trials(card: ModelCard, request: SizeRequest, instances: Iterable[Instance],
         assert instance.gpu is not None  # noqa: S101 - offers are of types with GPUs
         node = node_of(instance, catalog.gpus[instance.gpu])
         found: list[Served] = []
-        for variant, engine, layout in _combinations(card, request, node, catalog):
+        for variant, engine, layout in combinations(card, request, node, catalog):
             key = _key(variant, engine, layout, node, instance)
             outcome = known.get(key)
             if outcome is None:
@@ -112,9 +112,10 @@ def trials(card: ModelCard, request: SizeRequest, instances: Iterable[Instance],
     )
 
 
-def _combinations(
+def combinations(
     card: ModelCard, request: SizeRequest, node: Node, catalog: Catalog
 ) -> Iterator[tuple[Variant, EngineName, Layout]]:
+    """Everything that is tried on a node."""
     for variant in variants(card, request.quantization, node.gpu, catalog):
         if request.context(card) > variant.card.max_context:
             continue
@@ -138,12 +139,7 @@ def _try(
     variant: Variant, engine: EngineName, layout: Layout, node: Node, instance: Instance, request: SizeRequest
 ) -> Outcome:
     card = variant.card
-    serving = Serving(
-        engine=engine,
-        weights_gb=served_weights_gb(card, variant.quantization),
-        kv_bytes_per_value=2,
-        context_tokens=request.context(card),
-    )
+    serving = serving_of(variant, engine, request)
     found = fit(card, node, serving, layout)
 
     def failed(failure: Failure, limit: Floor | None, shortfall_gib: float = 0.0) -> Failed:
@@ -191,6 +187,16 @@ def _try(
         return failed("load", limit)
     return Served(
         variant=variant, engine=engine, gpu=node.gpu.name, layout=found.layout, replica=replica, capacity=most
+    )
+
+
+def serving_of(variant: Variant, engine: EngineName, request: SizeRequest) -> Serving:
+    """What memory is asked for."""
+    return Serving(
+        engine=engine,
+        weights_gb=served_weights_gb(variant.card, variant.quantization),
+        kv_bytes_per_value=2,
+        context_tokens=request.context(variant.card),
     )
 
 
