@@ -14,6 +14,11 @@ def confined() -> dict[str, Any]:
     }
 
 
+def pulls_with(secret: str | None) -> dict[str, Any]:
+    """What a pod's spec says of the credentials for its images; nothing where the nodes' own role opens them all."""
+    return {"imagePullSecrets": [{"name": secret}]} if secret else {}
+
+
 def idle_pod() -> dict[str, Any]:
     """Pod spec, but for where and what: it asks nobody for anything, and is gone at once."""
     return {

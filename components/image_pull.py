@@ -9,7 +9,7 @@ from typing import Any
 import pulumi
 import pulumi_kubernetes as kubernetes
 
-from components._pods import confined, idle_pod
+from components._pods import confined, idle_pod, pulls_with
 from components.serving.pods import SKIP_AWAIT, tolerations
 from planner import naming
 from planner.plan import ImagePullPlan
@@ -23,6 +23,7 @@ class ImagePullArgs:
 
     plans: tuple[ImagePullPlan, ...]
     after: tuple[pulumi.Resource, ...] = ()
+    pull_secret: str | None = None
 
 
 def labels(plan: ImagePullPlan) -> dict[str, str]:
@@ -30,7 +31,7 @@ def labels(plan: ImagePullPlan) -> dict[str, str]:
     return {"app.kubernetes.io/name": _NAME, naming.POOL_LABEL: plan.pool}
 
 
-def daemon_set_spec(plan: ImagePullPlan) -> dict[str, Any]:
+def daemon_set_spec(plan: ImagePullPlan, pull_secret: str | None = None) -> dict[str, Any]:
     """One pod a node. Each init container runs `true` in one engine's image; then the pod idles.
 
     Autoscalers count no DaemonSet's pod as a reason to keep or to add a node.
@@ -40,6 +41,7 @@ def daemon_set_spec(plan: ImagePullPlan) -> dict[str, Any]:
         pull.insert(0, _container("settle", plan.settle_image, ["sleep", str(plan.settle_seconds)]))
     pod: dict[str, Any] = {
         **idle_pod(),
+        **pulls_with(pull_secret),
         "nodeSelector": dict(plan.node_selector),
         "tolerations": tolerations(plan.taints),
         "initContainers": pull,
@@ -75,7 +77,7 @@ class ImagePull(pulumi.ComponentResource):
         super().__init__("inference:index:ImagePull", name, None, opts)
         found: dict[str, pulumi.Resource] = {}
         for plan in args.plans:
-            spec: Any = daemon_set_spec(plan)
+            spec: Any = daemon_set_spec(plan, args.pull_secret)
             found[plan.pool] = kubernetes.apps.v1.DaemonSet(
                 f"{name}-{plan.pool}",
                 metadata=kubernetes.meta.v1.ObjectMetaArgs(

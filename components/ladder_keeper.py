@@ -13,7 +13,7 @@ import pulumi
 import pulumi_kubernetes as kubernetes
 
 from components._objects import custom_resource
-from components._pods import confined
+from components._pods import confined, pulls_with
 from components.serving.custom_resources import PodMonitor
 from planner import naming
 from planner.plan import KeeperPlan
@@ -40,6 +40,7 @@ class LadderKeeperArgs:
     priority_class: str
     scrape_interval_seconds: int
     after: tuple[pulumi.Resource, ...] = ()
+    pull_secret: str | None = None
 
 
 def files(plan: KeeperPlan) -> dict[str, str]:
@@ -83,13 +84,14 @@ def rules(plan: KeeperPlan) -> dict[str, list[dict[str, Any]]]:
     return found
 
 
-def pod_spec(plan: KeeperPlan, priority_class: str) -> dict[str, Any]:
+def pod_spec(plan: KeeperPlan, priority_class: str, pull_secret: str | None = None) -> dict[str, Any]:
     """One container of the standard library, without a right on its node."""
     probe = {"httpGet": {"path": "/healthz", "port": _METRICS}, "periodSeconds": 15, "failureThreshold": 4}
     return {
         "serviceAccountName": naming.LADDER_KEEPER,
         "priorityClassName": priority_class,
         "enableServiceLinks": False,
+        **pulls_with(pull_secret),
         "securityContext": {
             "runAsNonRoot": True,
             "runAsUser": 65532,
@@ -170,7 +172,7 @@ class LadderKeeper(pulumi.ComponentResource):
                     "selector": {"matchLabels": _SELECTOR},
                     "template": {
                         "metadata": {"labels": _LABELS, "annotations": {"checksum/files": _checksum(data)}},
-                        "spec": pod_spec(plan, args.priority_class),
+                        "spec": pod_spec(plan, args.priority_class, args.pull_secret),
                     },
                 }
             ),

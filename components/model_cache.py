@@ -11,7 +11,7 @@ from typing import Any
 import pulumi
 import pulumi_kubernetes as k8s
 
-from components._pods import confined
+from components._pods import confined, pulls_with
 from components.serving.pods import SKIP_AWAIT, cache_volume, tolerations, warmup_labels
 from planner.naming import NO_GPU, PART_OF_LABEL, PROJECT
 from planner.plan import CachePlan, PoolPlan, WarmupPlan
@@ -158,6 +158,7 @@ class WarmUpArgs:
     cache: CachePlan
     after: tuple[pulumi.Resource, ...]
     """The claim, the script, the hub token's Secret and the pool's node groups."""
+    pull_secret: str | None = None
 
 
 class WarmUp(pulumi.ComponentResource):
@@ -219,6 +220,7 @@ def _pod_spec(args: WarmUpArgs) -> dict[str, Any]:
         "restartPolicy": "Never",
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
+        **pulls_with(args.pull_secret),
         # The pods that wait for it must not push it off the node.
         "priorityClassName": args.priority_class,
         # Without a pool it lands on system nodes: GPU nodes are tainted.

@@ -265,7 +265,11 @@ def _keep_warm(
     """Placeholders; after the NodePools, so that they go before these."""
     if plan.warm:
         pools = (pool for held in node_pools.values() for pool in held)
-        WarmCapacity("warm-capacity", WarmCapacityArgs(plans=plan.warm, after=(*after, *pools)), opts)
+        WarmCapacity(
+            "warm-capacity",
+            WarmCapacityArgs(plans=plan.warm, after=(*after, *pools), pull_secret=plan.pull_secret),
+            opts,
+        )
 
 
 def _pull_images(
@@ -273,7 +277,9 @@ def _pull_images(
 ) -> Mapping[str, pulumi.Resource]:
     if not plan.image_pulls:
         return {}
-    return ImagePull("image-pull", ImagePullArgs(plans=plan.image_pulls, after=after), opts).by_pool
+    return ImagePull(
+        "image-pull", ImagePullArgs(plans=plan.image_pulls, after=after, pull_secret=plan.pull_secret), opts
+    ).by_pool
 
 
 def _karpenter(
@@ -314,6 +320,7 @@ def _keep_ladder(plan: Plan, *, after: tuple[pulumi.Resource, ...], opts: pulumi
             priority_class=naming.CONTROLLER_PRIORITY,
             scrape_interval_seconds=plan.observability.scrape_interval_seconds,
             after=after,
+            pull_secret=plan.pull_secret,
         ),
         opts,
     )

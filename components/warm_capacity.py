@@ -8,7 +8,7 @@ from typing import Any
 import pulumi
 import pulumi_kubernetes as kubernetes
 
-from components._pods import confined, idle_pod
+from components._pods import confined, idle_pod, pulls_with
 from components.serving.pods import SKIP_AWAIT, tolerations
 from planner import naming
 from planner.plan.warm import WarmPlan
@@ -22,6 +22,7 @@ class WarmCapacityArgs:
 
     plans: tuple[WarmPlan, ...]
     after: tuple[pulumi.Resource, ...] = ()
+    pull_secret: str | None = None
 
 
 def labels(plan: WarmPlan) -> dict[str, str]:
@@ -33,12 +34,13 @@ def labels(plan: WarmPlan) -> dict[str, str]:
     }
 
 
-def deployment_spec(plan: WarmPlan) -> dict[str, Any]:
+def deployment_spec(plan: WarmPlan, pull_secret: str | None = None) -> dict[str, Any]:
     """Pods that ask for the GPUs of a node or of a replica's pod: cluster-autoscaler and Karpenter keep their nodes."""
     extended = {"nvidia.com/gpu": str(plan.gpus)}
     pod: dict[str, Any] = {
         "priorityClassName": plan.priority_class,
         **idle_pod(),
+        **pulls_with(pull_secret),
         "nodeSelector": dict(plan.node_selector),
         "tolerations": tolerations(plan.taints),
         "containers": [
@@ -90,7 +92,7 @@ class WarmCapacity(pulumi.ComponentResource):
     def __init__(self, name: str, args: WarmCapacityArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("inference:index:WarmCapacity", name, None, opts)
         for plan in args.plans:
-            spec: Any = deployment_spec(plan)
+            spec: Any = deployment_spec(plan, args.pull_secret)
             kubernetes.apps.v1.Deployment(
                 f"{name}-{plan.name}",
                 metadata=kubernetes.meta.v1.ObjectMetaArgs(

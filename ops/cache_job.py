@@ -97,6 +97,7 @@ def _pod_spec(name: str, plan: Plan, like: WarmupPlan, arguments: list[str]) -> 
         "restartPolicy": "Never",
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
+        "imagePullSecrets": [{"name": plan.pull_secret}] if plan.pull_secret else [],
         "nodeSelector": dict(pool.node_selector) if pool else {},
         "tolerations": [{"key": taint.key, "operator": "Exists", "effect": taint.effect} for taint in taints],
         "securityContext": {"runAsUser": 0, "seccompProfile": {"type": "RuntimeDefault"}},

@@ -74,7 +74,9 @@ def show_efa_test(stack: str, options: EfaTestOptions, *, as_json: bool) -> int:
 
     with connect(plan, kubeconfig=options.kubeconfig, context=options.context) as cluster:
         limit = options.timeout_seconds or timeout_of(pool)
-        result = efa_test(cluster, pool, model, nodes=options.nodes, limit_seconds=limit, tell=tell)
+        result = efa_test(
+            cluster, pool, model, nodes=options.nodes, limit_seconds=limit, tell=tell, pull_secret=plan.pull_secret
+        )
     if as_json:
         print_json(result)
     else:
@@ -114,6 +116,7 @@ def efa_test(
     nodes: int,
     limit_seconds: float,
     tell: Callable[[str], None],
+    pull_secret: str | None = None,
     pause: Callable[[float], None] = time.sleep,
     clock: Callable[[], float] = time.monotonic,
 ) -> EfaTestResult:
@@ -122,7 +125,8 @@ def efa_test(
     namespace = model.namespace
     began = clock()
     try:
-        for path, item in objects_of(name, pool, model, nodes=nodes, limit_seconds=int(limit_seconds)).items():
+        objects = objects_of(name, pool, model, nodes=nodes, limit_seconds=int(limit_seconds), pull_secret=pull_secret)
+        for path, item in objects.items():
             bench.create(path, item)
         tell(f"Job {namespace}/{name} asks for {nodes} whole nodes of `{pool.name}`")
         problem = _wait(bench, namespace, name, began + limit_seconds, tell, pause, clock)

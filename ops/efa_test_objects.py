@@ -18,7 +18,7 @@ _MOUNT: Final = "/opt/efa"
 
 
 def objects_of(
-    name: str, pool: PoolPlan, model: ModelPlan, *, nodes: int, limit_seconds: int
+    name: str, pool: PoolPlan, model: ModelPlan, *, nodes: int, limit_seconds: int, pull_secret: str | None = None
 ) -> dict[str, dict[str, Any]]:
     """The test's objects by their collection: scripts, names of the pods, and the Job."""
     namespace = model.namespace
@@ -56,14 +56,14 @@ def objects_of(
                         "labels": {PART_OF_LABEL: PROJECT},
                         "annotations": {"cluster-autoscaler.kubernetes.io/safe-to-evict": "false"},
                     },
-                    "spec": _pod_spec(name, pool, model, nodes),
+                    "spec": _pod_spec(name, pool, model, nodes, pull_secret),
                 },
             },
         },
     }
 
 
-def _pod_spec(name: str, pool: PoolPlan, model: ModelPlan, nodes: int) -> dict[str, Any]:
+def _pod_spec(name: str, pool: PoolPlan, model: ModelPlan, nodes: int, pull_secret: str | None) -> dict[str, Any]:
     together = {"labelSelector": {"matchLabels": {JOB_LABEL: name}}}
     affinity: dict[str, Any] = {
         "podAntiAffinity": {
@@ -79,6 +79,7 @@ def _pod_spec(name: str, pool: PoolPlan, model: ModelPlan, nodes: int) -> dict[s
         "subdomain": name,
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
+        "imagePullSecrets": [{"name": pull_secret}] if pull_secret else [],
         "nodeSelector": dict(pool.node_selector),
         "tolerations": [{"key": taint.key, "operator": "Exists", "effect": taint.effect} for taint in pool.taints],
         "affinity": affinity,

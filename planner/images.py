@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from planner.plan import SecretPlan
 from planner.problems import Findings
+from settings.secrets import KubernetesSecret, RegistrySecret
 
 DEFAULT_REGISTRY = "docker.io"
+_CREDENTIALS = ".dockerconfigjson"
+"""The key that Secrets of that type have."""
 
 
 def tell_tags(references: Iterable[str], findings: Findings) -> None:
@@ -18,6 +22,31 @@ def tell_tags(references: Iterable[str], findings: Findings) -> None:
             f"by tag alone, without a digest: {', '.join(tagged)}; `models[].image.digest` pins what an engine runs "
             "(`crane digest <image>` prints it)",
         )
+
+
+def plan_pull_secrets(
+    wanted: RegistrySecret | None, namespaces: Iterable[str], findings: Findings
+) -> tuple[SecretPlan, ...]:
+    """The Secret in each of the namespaces, and a remark on who puts it there."""
+    if wanted is None:
+        return ()
+    where = sorted(set(namespaces))
+    findings.remark(
+        "images.pull_secret",
+        f"Secret `{wanted.name}` must be in the namespaces {', '.join(where)}, in each by `kubectl create secret "
+        f"docker-registry {wanted.name} --namespace <namespace> --docker-server=<registry> --docker-username=<user> "
+        "--docker-password=<token>`; pods wait for it, and pods of charts pull without it",
+    )
+    return tuple(
+        SecretPlan(
+            namespace=namespace,
+            name=wanted.name,
+            key=_CREDENTIALS,
+            source=KubernetesSecret(kind="kubernetes_secret", name=wanted.name, key=_CREDENTIALS),
+            type="kubernetes.io/dockerconfigjson",
+        )
+        for namespace in where
+    )
 
 
 def registry(host: str, mirror: str | None) -> str:

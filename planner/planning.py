@@ -16,7 +16,7 @@ from planner.disaggregation_explained import explain_groups
 from planner.drafts import Draft
 from planner.image_cache import plan_image_cache
 from planner.image_pull import plan_image_pulls
-from planner.images import mirrored, tell_tags
+from planner.images import mirrored, plan_pull_secrets, tell_tags
 from planner.ladder import check_ladders, ladder_alerts, plan_ladder
 from planner.naming import (
     MONITORING_NAMESPACE,
@@ -125,6 +125,12 @@ def plan(settings: Settings, *, stack: str, region: str | None, catalog: Catalog
     findings.raise_if_any()
     python = mirrored(facts.versions.images["python"].reference, settings.images.mirror)
     ladder = plan_ladder(tuple(pools.values()), models, python)
+    image_pulls = plan_image_pulls(
+        tuple(pools.values()), models, wanted=settings.images.pre_pull, idle_image=pause, settle_image=python
+    )
+    keeper = [ladder.keeper] if ladder and ladder.keeper else []
+    with_pods = {one.namespace for one in (*models, *warm, *image_pulls, *keeper)}
+    pull_secrets = plan_pull_secrets(settings.images.pull_secret, with_pods, findings)
     return Plan(
         project=PROJECT,
         stack=stack,
@@ -159,9 +165,8 @@ def plan(settings: Settings, *, stack: str, region: str | None, catalog: Catalog
         findings=tuple(findings.remarks),
         ladder=ladder,
         warm=warm,
-        image_pulls=plan_image_pulls(
-            tuple(pools.values()), models, wanted=settings.images.pre_pull, idle_image=pause, settle_image=python
-        ),
+        image_pulls=image_pulls,
+        pull_secrets=pull_secrets,
         karpenter=karpenter.plan_controller(target, network, tuple(pools.values())),
     )
 

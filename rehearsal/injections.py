@@ -87,6 +87,7 @@ def planned_secrets(plan: Plan) -> list[SecretPlan]:
     found = [model.api_key for model in plan.models if model.runtime != "ray_service"]
     found += [secret for secret in (plan.hub_token, plan.observability.grafana_admin) if secret is not None]
     found += [store.password for store in (plan.valkey, plan.kv_store) if store]
+    found += plan.pull_secrets
     return list({(secret.namespace, secret.name, secret.key): secret for secret in found}.values())
 
 

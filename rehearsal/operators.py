@@ -34,17 +34,20 @@ class GivenSecrets:
     def __init__(self, kube: Kube, plan: Plan, *, withheld: Key | None) -> None:
         self._kube = kube
         secrets = planned_secrets(plan)
-        self._given = {(s.namespace, s.name): s.key for s in secrets if not s.made_here}
+        self._given = {(s.namespace, s.name): s for s in secrets if not s.made_here}
         self._withheld = withheld
 
     def reconcile(self, caches: Caches, now: float) -> float | None:  # noqa: ARG002 - the stand-ins' signature
         """Make what is missing, and take away what is withheld."""
-        for key, name in self._given.items():
+        for key, secret in self._given.items():
             namespace = caches.get(NAMESPACES, ("", key[0]))
             active = namespace is not None and namespace["status"].get("phase") == "Active"
             if active and key != self._withheld and caches.get(SECRETS, key) is None:
                 metadata = {"namespace": key[0], "name": key[1]}
-                self._kube.create(SECRETS, {"metadata": metadata, "stringData": {name: STAND_IN_VALUE}})
+                # The API server looks into credentials of registries.
+                value = STAND_IN_VALUE if secret.type == "Opaque" else '{"auths": {}}'
+                body = {"metadata": metadata, "type": secret.type, "stringData": {secret.key: value}}
+                self._kube.create(SECRETS, body)
         if self._withheld and caches.get(SECRETS, self._withheld) is not None:
             self._kube.delete(SECRETS, self._withheld)
         return None

@@ -8,6 +8,9 @@ from typing import Any, Literal
 
 Spec = Mapping[str, Any]
 
+_FOR_REGISTRIES = ("kubernetes.io/dockerconfigjson", "kubernetes.io/dockercfg")
+"""Secrets of other types a kubelet passes over in silence, and pulls without."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reference:
@@ -19,6 +22,8 @@ class Reference:
     """Key that must be there; None where the object is enough."""
     field: str
     """Path inside the pod's specification."""
+    types: tuple[str, ...] = ()
+    """Of a Secret, those that do; empty for any."""
 
 
 def containers(spec: Spec) -> Iterator[tuple[str, Spec]]:
@@ -42,7 +47,8 @@ def references(spec: Spec) -> Iterator[Reference]:
     for index, volume in enumerate(spec.get("volumes", ())):
         yield from _of_volume(volume, f"volumes[{index}]")
     for index, secret in enumerate(spec.get("imagePullSecrets", ())):
-        yield Reference(kind="Secret", name=secret["name"], key=None, field=f"imagePullSecrets[{index}]")
+        field = f"imagePullSecrets[{index}]"
+        yield Reference(kind="Secret", name=secret["name"], key=None, field=field, types=_FOR_REGISTRIES)
 
 
 def _of_volume(volume: Spec, path: str) -> Iterator[Reference]:

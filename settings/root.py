@@ -12,7 +12,7 @@ from settings.cache import Cache
 from settings.network import Network
 from settings.observability import Observability
 from settings.pools import Pool
-from settings.secrets import GivenSecretSource
+from settings.secrets import GivenSecretSource, RegistrySecret
 from settings.serving import Model
 from settings.target import Target
 from settings.valkey import KvStore, Valkey
@@ -47,6 +47,9 @@ class Images(Section):
     `111122223333.dkr.ecr.us-east-1.amazonaws.com/mirror`; the upstream host stays in the path below it."""
     pull_through: PullThrough | None = None
     """Have ECR fill the mirror by itself; the mirror is then a prefix in this account's and region's own registry."""
+    pull_secret: RegistrySecret | None = None
+    """Credentials of registries that the nodes' own role does not open, for every pod that this project declares; the
+    plan tells which namespaces need the Secret. Pods of charts do not name it."""
     pre_pull: bool = True
     """Whether every node of a pool pulls the engine images of the pool's models as soon as it is there: a replica that
     comes to a node that stood need not wait for its image, and in a rollout nodes fetch the new one while the old one

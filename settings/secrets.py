@@ -25,6 +25,15 @@ class KubernetesSecret(Section):
     """Key inside the Secret."""
 
 
+class RegistrySecret(Section):
+    """A Secret of type `kubernetes.io/dockerconfigjson` that somebody else puts into each namespace whose pods pull
+    images with it; it may hold credentials for any number of registries."""
+
+    kind: Literal["kubernetes_secret"]
+    name: Name
+    """Name of the Secret, the same in every namespace."""
+
+
 class SecretsManagerSecret(Section):
     """A secret of AWS Secrets Manager, read at deploy time and kept encrypted in the state."""
 

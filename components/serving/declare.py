@@ -117,6 +117,7 @@ def declare(args: ServingArgs, opts: pulumi.ResourceOptions) -> ServingOutputs:
                 ),
                 bucket=args.bucket,
                 after=(*needed, *args.node_groups.get(model.pool, ()), *prepared),
+                pull_secret=plan.pull_secret,
             ),
             opts=opts,
         )
@@ -144,6 +145,7 @@ def _warm_ups(args: ServingArgs, cache: ModelCache | None, opts: pulumi.Resource
                 pool=plan.pool(warmup.pool) if warmup.pool else None,
                 cache=plan.cache,
                 after=(*before, *(args.node_groups.get(warmup.pool, ()) if warmup.pool else ())),
+                pull_secret=plan.pull_secret,
             ),
             opts=opts,
         )

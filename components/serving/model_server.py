@@ -62,6 +62,7 @@ class ModelServerArgs:
     """None where nothing is streamed from S3."""
     after: tuple[pulumi.Resource, ...]
     """What must exist before any object: namespace, operators, cache, warm-up Job, node groups."""
+    pull_secret: str | None = None
 
 
 class ModelServer(pulumi.ComponentResource):
@@ -123,6 +124,7 @@ class ModelServer(pulumi.ComponentResource):
                 model.router,
                 interval_seconds=args.monitoring.scrape_interval_seconds,
                 prometheus_labels=args.monitoring.labels,
+                pull_secret=args.pull_secret,
                 after=(*args.after, *guards),
                 opts=pulumi.ResourceOptions(parent=self),
             )
@@ -162,6 +164,7 @@ class ModelServer(pulumi.ComponentResource):
             ready_timeout_seconds=args.ready_timeout_seconds,
             bucket=bucket.name if bucket else None,
             region=bucket.region if bucket else None,
+            pull_secret=args.pull_secret,
         )
         logical_name = f"{name}-workload"
         if model.runtime == "deployment":

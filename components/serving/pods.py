@@ -65,6 +65,7 @@ class PodContext:
     bucket: pulumi.Input[str] | None = None
     """Name of the bucket of weights, where pods stream from it."""
     region: str | None = None
+    pull_secret: str | None = None
 
     @property
     def mounts_cache(self) -> bool:
@@ -265,6 +266,7 @@ def pod_template(
         "automountServiceAccountToken": False,
         # Service names as environment variables would collide with the engines' own (VLLM_PORT and the like).
         "enableServiceLinks": False,
+        **pulls_with(context.pull_secret),
         "priorityClassName": model.priority_class,
         "terminationGracePeriodSeconds": model.drain.grace_seconds,
         "nodeSelector": dict(context.pool.node_selector),
@@ -288,11 +290,11 @@ def pod_template(
             env = environment(context, tuple(one for one in plan.env if one.output is not None))
             before.append(weights_wait.in_bucket(model, plan, env, context.stack, context.ready_timeout_seconds))
             spec["volumes"].append(weights_wait.script_volume())
-    if before:
-        spec["initContainers"] = before
     if plan.saving_args:
         before.append(saved_shards.container(model, plan, spec["containers"][0]))
         spec["volumes"].append(saved_shards.script_volume())
+    if before:
+        spec["initContainers"] = before
     if affinity:
         spec["affinity"] = dict(affinity)
     annotations = {

@@ -9,6 +9,7 @@ import pulumi
 import pulumi_kubernetes as k8s
 import yaml
 
+from components._pods import pulls_with
 from components.serving.custom_resources import GcsStore, RayService, RayWorkerGroup
 from components.serving.pods import (
     METRICS_PORT,
@@ -114,6 +115,7 @@ def head_template(context: PodContext, ray: RayPlan) -> PodTemplate:
     }
     spec: dict[str, Any] = {
         "enableServiceLinks": False,
+        **pulls_with(context.pull_secret),
         "priorityClassName": model.priority_class,
         "securityContext": {
             "runAsNonRoot": True,

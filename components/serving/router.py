@@ -11,7 +11,7 @@ import pulumi
 import pulumi_kubernetes as k8s
 
 from components._objects import custom_resource
-from components._pods import confined
+from components._pods import confined, pulls_with
 from components.serving.custom_resources import PodMonitor
 from components.serving.pods import SKIP_AWAIT, selector_labels
 from planner.naming import CLIENT_LABEL, MODEL_LABEL, MONITORING_NAMESPACE, PART_OF_LABEL, PROJECT, SYSTEM_NAMESPACE
@@ -52,7 +52,7 @@ def role_rules() -> list[dict[str, Any]]:
     return [{"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list", "watch"]}]
 
 
-def pod_spec(model: ModelPlan, router: RouterPlan) -> dict[str, Any]:
+def pod_spec(model: ModelPlan, router: RouterPlan, pull_secret: str | None = None) -> dict[str, Any]:
     """The router, and before it the activator where requests may have to wait."""
     containers = [_router(model, router)]
     volumes: list[dict[str, Any]] = [{"name": "tmp", "emptyDir": {"sizeLimit": "64Mi"}}]
@@ -64,6 +64,7 @@ def pod_spec(model: ModelPlan, router: RouterPlan) -> dict[str, Any]:
         "serviceAccountName": router.name,
         "priorityClassName": router.priority_class,
         "enableServiceLinks": False,
+        **pulls_with(pull_secret),
         "terminationGracePeriodSeconds": router.grace_seconds,
         "securityContext": dict(_USER),
         "containers": containers,
@@ -219,6 +220,7 @@ class Router(pulumi.ComponentResource):
         *,
         interval_seconds: int,
         prometheus_labels: Mapping[str, str],
+        pull_secret: str | None,
         after: Sequence[pulumi.Resource],
         opts: pulumi.ResourceOptions,
     ) -> None:
@@ -254,7 +256,7 @@ class Router(pulumi.ComponentResource):
                     "template": {
                         # Its pods may call the engines, and a standby's router.
                         "metadata": {"labels": {**labels(model), CLIENT_LABEL: "true"}, "annotations": annotations},
-                        "spec": pod_spec(model, router),
+                        "spec": pod_spec(model, router, pull_secret),
                     },
                 }
             ),

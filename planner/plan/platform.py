@@ -119,6 +119,8 @@ class Plan:
     """Keeps what must outlive a pod."""
     kv_store: ValkeyPlan | None = None
     """Keeps KV blocks that replicas share; what it has no room for is computed again."""
+    pull_secrets: tuple[SecretPlan, ...] = ()
+    """Credentials for registries: one Secret of one name in each namespace where this project declares pods."""
     image_cache: ImageCachePlan | None = None
     spend_guard: SpendGuardPlan | None = None
     aws_profile: str | None = None
@@ -128,6 +130,11 @@ class Plan:
     def own_tags(self) -> Mapping[str, str]:
         """The tags of ours alone: free of what a user's may hold and a controller's command line would split."""
         return {key: value for key, value in self.tags.items() if key.startswith(f"{self.project}/")}
+
+    @property
+    def pull_secret(self) -> str | None:
+        """Name of the Secret that pods pull their images with."""
+        return self.pull_secrets[0].name if self.pull_secrets else None
 
     def warmups_of(self, model: str) -> tuple[WarmupPlan, ...]:
         """Warm-ups that a model's pods wait for: of its weights, its draft model and its adapters."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from settings.secrets import GeneratedSecret, KubernetesSecret, PulumiSecret, SecretsManagerSecret
 
@@ -17,6 +18,8 @@ class SecretPlan:
     name: str
     key: str
     source: AnySecretSource
+    type: Literal["Opaque", "kubernetes.io/dockerconfigjson"] = "Opaque"
+    """As the API calls it; a kubelet pulls images with no other type than the second."""
 
     @property
     def made_here(self) -> bool:

@@ -19,6 +19,7 @@ Check = Callable[[Snapshot, Plan], Iterator[Finding]]
 CHECKS: Final[tuple[Check, ...]] = (
     pods.names_that_exist,
     pods.planned_secrets_exist,
+    pods.credentials_for_images,
     pods.accounts_and_classes,
     pods.pinned_images,
     pods.probe_ports,

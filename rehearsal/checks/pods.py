@@ -32,6 +32,9 @@ def names_that_exist(snapshot: Snapshot, plan: Plan) -> Iterator[Finding]:  # no
                 problem, remedy = f"{what} does not exist", "create it, or declare it in the stack file's secrets"
             elif reference.key and reference.key not in {**found.get("data", {}), **found.get("binaryData", {})}:
                 problem, remedy = f"{what} has no key `{reference.key}`", "add the key, or name the right one"
+            elif reference.types and found.get("type") not in reference.types:
+                problem = f"{what} is of type `{found.get('type')}`: no image is pulled with it"
+                remedy = f"make it anew as {reference.types[0]}: `kubectl create secret docker-registry`"
             else:
                 continue
             yield Finding(
@@ -54,6 +57,21 @@ def planned_secrets_exist(snapshot: Snapshot, plan: Plan) -> Iterator[Finding]:
                 field=f"data.{secret.key}",
                 problem="does not exist" if found is None else f"has no key `{secret.key}`",
                 remedy=f"its source is `{secret.source.kind}`: see that it gives a value",
+            )
+
+
+def credentials_for_images(snapshot: Snapshot, plan: Plan) -> Iterator[Finding]:
+    """Where the stack has credentials for registries, every pod of this project pulls with them."""
+    where = {secret.namespace: secret.name for secret in plan.pull_secrets}
+    for runner in snapshot.runners if where else ():
+        named = {one["name"] for one in runner.spec.get("imagePullSecrets", ())}
+        if not runner.from_chart and runner.namespace in where and where[runner.namespace] not in named:
+            yield Finding(
+                check="secret",
+                subject=runner.subject,
+                field="imagePullSecrets",
+                problem=f"pulls its images without `{plan.pull_secret}`",
+                remedy="declare it with the credentials that the stack file names",
             )
 
 

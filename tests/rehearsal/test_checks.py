@@ -9,14 +9,17 @@ from typing import Any
 
 import pytest
 
+from planner.images import plan_pull_secrets
 from planner.naming import GROUP_ROLE_LABEL, MODEL_LABEL
 from planner.plan import Plan
+from planner.problems import Findings
 from rehearsal.checks import CHECKS, check
 from rehearsal.injections import planned_secrets
 from rehearsal.kube import Json
 from rehearsal.kubelet import GROUP_KEY
 from rehearsal.nodes import EFA, GPU, node_groups
 from rehearsal.snapshot import Snapshot, matches
+from settings.secrets import RegistrySecret
 from tests.factories import stack_plan, with_models
 from tests.rehearsal.fakes import READY, container, pod
 
@@ -109,7 +112,7 @@ def _set(path: str, value: Any) -> Callable[[World], None]:
         *parents, last = path.split(".")
         target: Any = world
         for part in parents:
-            target = target[int(part)] if part.isdigit() else target[part]
+            target = target[int(part)] if part.lstrip("-").isdigit() else target[part]
         if value is None:
             del target[int(last) if last.isdigit() else last]
         else:
@@ -172,6 +175,28 @@ FAULTS: list[tuple[str, Callable[[World], None], str, str]] = [
     ("pod in another pool", _set("Pod.1.spec.nodeName", "a100-spot-1"), "pool", "a100-spot"),
     ("container restarted", _set("Pod.0.status.containerStatuses.0.restartCount", 2), "restart", "2 times"),
 ]
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (_set("Pod.0.spec.priorityClassName", "inference-serving"), ""),
+        (lambda world: world["Secret"].pop(), "Secret inference/registry does not exist"),
+        (_set("Secret.-1.type", "Opaque"), "is of type `Opaque`: no image is pulled with it"),
+        (_set("Pod.0.spec.imagePullSecrets", None), "pulls its images without `registry`"),
+    ],
+    ids=["there", "missing", "of another type", "not named"],
+)
+def test_credentials_for_images(all_nodes: World, plan: Plan, change: Callable[[World], None], says: str) -> None:
+    secrets = plan_pull_secrets(RegistrySecret(kind="kubernetes_secret", name="registry"), [NAMESPACE], Findings())
+    for one in all_nodes["Pod"]:
+        one["spec"]["imagePullSecrets"] = [{"name": "registry"}]
+    all_nodes["Secret"].append(
+        named("registry", type="kubernetes.io/dockerconfigjson", data={".dockerconfigjson": "e30="})
+    )
+    change(all_nodes)
+    found = [str(one) for one in check(Snapshot(all_nodes), replace(plan, pull_secrets=secrets))]
+    assert any(says in one for one in found) if says else found == []
 
 
 @pytest.fixture
@@ -247,8 +272,8 @@ def test_every_check_can_fail(all_nodes: World, plan: Plan) -> None:
         broken = copy.deepcopy(all_nodes)
         change(broken)
         failed |= {one.__name__ for one in CHECKS if any(one(Snapshot(broken), plan))}
-    # Jobs and nodes are broken in tests of their own, above.
-    assert failed == {one.__name__ for one in CHECKS} - {"jobs", "devices_on_nodes"}
+    # These are broken in tests of their own, above.
+    assert failed == {one.__name__ for one in CHECKS} - {"jobs", "devices_on_nodes", "credentials_for_images"}
 
 
 def test_optional_references_may_be_absent(world: World, plan: Plan) -> None:
