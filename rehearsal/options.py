@@ -30,7 +30,7 @@ class RehearsalOptions:
     """Machines that can be had, by rung; a rung that is not named has its maximum."""
     compression: float = COMPRESSION
     """Planned seconds for each rehearsed second."""
-    settle_seconds: float = 120.0
+    settle_seconds: float = 300.0
     """How long models may take to become ready, on the wall's clock."""
     keda: bool = True
     """Run KEDA where a model is scaled by it."""

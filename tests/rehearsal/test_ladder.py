@@ -18,7 +18,7 @@ BLOCK, RESERVED, SPOT, DEMAND = "h100-block-9abcde01", "h100-reserved-9abcde02",
 
 def rehearsed(capacity: dict[str, int], *, climb: bool = False) -> Report:
     # The keeper gives a boot half as long again; less compression leaves a busy machine time for everything else.
-    options = RehearsalOptions(capacity=capacity, climb=climb, compression=60.0 if climb else 120.0, settle_seconds=240)
+    options = RehearsalOptions(capacity=capacity, climb=climb, compression=60.0 if climb else 120.0)
     return rehearse(STACK, options)
 
 

@@ -67,7 +67,7 @@ class TestProd:
 
 @pytest.mark.parametrize("name", [name for name, fault in INJECTIONS.items() if "scenario" not in fault.found_by])
 def test_every_fault_shows(name: str) -> None:
-    report = rehearsed(_STACK_OF.get(name, "dev"), RehearsalOptions(inject=name, settle_seconds=60))
+    report = rehearsed(_STACK_OF.get(name, "dev"), RehearsalOptions(inject=name))
     assert report.exit_code == 1
     assert not [finding for finding in report.findings if finding.check in {"injection", "leftover", "destroy"}]
     assert {finding.check for finding in report.findings} & set(INJECTIONS[name].found_by)
