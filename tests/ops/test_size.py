@@ -14,7 +14,8 @@ from typer.testing import CliRunner
 from ops.__main__ import app, main
 from ops.console import FINDINGS, OK, USAGE
 from planner import load_and_plan
-from tests.stacks import PLATFORM, changed, stack_path
+from planner.handoff import EXPERIMENTAL
+from tests.stacks import PLATFORM, ROOT, changed, stack_path
 
 R1 = ("--model", "deepseek-ai/DeepSeek-R1")
 LLAMA_70B = ("--model", "deepseek-ai/DeepSeek-R1-Distill-Llama-70B")
@@ -143,6 +144,7 @@ def test_help_names_every_option():
         "--no-spot",
         "--availability",
         "--front",
+        "--experimental",
         "--write",
         "--replace",
     ):
@@ -297,3 +299,92 @@ def test_a_replica_over_nodes_needs_an_image_with_efa(capfd, prod):
     code, _, err = run(capfd, *asked, "--image", "example.com/sglang-efa:v1")
     assert code == OK, err
     assert "carries_efa: true" in prod.read_text(encoding="utf-8")
+
+
+LONG = (
+    *("--model", "meta-llama/Llama-3.3-70B-Instruct", "--quantization", "checkpoint", "--no-spot"),
+    *("--rps", "2", "--input", "6000:16000", "--output", "300:1200", "--ttft-p99", "4000", "--tpot-p99", "25"),
+)
+ONLY_APART = (
+    *("--model", "meta-llama/Llama-3.3-70B-Instruct", "--no-spot", "--experimental"),
+    *("--rps", "2", "--input", "12000:30000", "--output", "300:1200", "--ttft-p99", "6000", "--tpot-p99", "7"),
+)
+REVISION = ("--revision", "6f6073b423013f6a7d4d9f39144961bfbfbc386b")
+
+
+@pytest.fixture
+def apart(tmp_path):
+    """A copy of the example with prefill and decode apart."""
+    path = tmp_path / "Pulumi.disaggregated.yaml"
+    text = (ROOT / "examples" / "disaggregated" / path.name).read_text(encoding="utf-8")
+    path.write_text(text.replace("monthly_usd: 250000", "monthly_usd: 900000"), encoding="utf-8")
+    return path
+
+
+def test_experimental_answers_stand_apart_with_what_they_gain(capfd, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "160")
+    code, out, _ = run(capfd, *LONG, "--experimental")
+    assert code == OK
+    first, _, second = out.partition("Experimental: prefill and decode apart")
+    assert "prefill" not in first
+    assert "the best ordinary answer that is no worse in anything else weighed" in second
+    assert EXPERIMENTAL in second
+    assert "lost: an instance type without EFA" in second
+    assert "Experimental" not in run(capfd, *LONG)[1]
+
+
+def test_experimental_answers_as_json(capfd):
+    said = answered(capfd, *LONG, "--experimental")
+    assert answered(capfd, *LONG)["experimental"] is None
+    found = said["experimental"]
+    assert found["note"] == EXPERIMENTAL
+    assert found["answers"][0]["number"] == len(said["front"]) + 1
+    for member in found["answers"]:
+        assert member["experimental"] is True
+        assert [group["role"] for group in member["groups"]] == ["prefill", "decode"]
+        assert sum(group["ttft_p99_ms"] for group in member["groups"]) + member["transfer_ms"] == pytest.approx(
+            member["ttft_p99_ms"]
+        )
+        assert member["gain"]["over"] <= len(said["front"])
+
+
+def test_an_experimental_choice_is_written_and_the_plan_says_the_same_of_it(capfd, apart):
+    said = answered(capfd, *LONG, "--experimental")["experimental"]["answers"]
+    chosen = next(member for member in said if member["instance_type"] == "p5.48xlarge")
+    image = ("--image", "registry.example.com/vllm-efa-kv:v1")
+    target = ("--write", str(apart), "--name", "llama-70b", "--pool", "h100", "--replace", *REVISION, *image)
+    code, out, err = run(capfd, *LONG, "--experimental", "--choose", str(chosen["number"]), *target)
+    assert code == OK, err
+    assert "model `llama-70b` written" in out
+    plan = load_and_plan(apart)[1]
+    at_most = 0.0
+    for group, name in zip(chosen["groups"], ("llama-70b-prefill", "llama-70b"), strict=True):
+        made = next(model for model in plan.models if model.name == name)
+        assert made.layout.gpus == group["gpus_per_replica"]
+        assert made.scaling.min_replicas == made.scaling.max_replicas == group["replicas"]
+        speed = made.performance
+        assert speed.capacity.requests_per_second == pytest.approx(group["requests_per_second_per_replica"], rel=1e-3)
+        assert speed.at_traffic.ttft_ms.p99 == pytest.approx(group["ttft_p99_ms"], rel=1e-3)
+        at_most += speed.at_traffic.ttft_ms.p99
+    assert at_most + made.disaggregation.transfer_ms == pytest.approx(chosen["ttft_p99_ms"], rel=1e-3)
+    assert speed.at_traffic.tpot_ms.p99 == pytest.approx(chosen["tpot_p99_ms"], rel=1e-3)
+    # And back to one group: nothing of the two is left.
+    code, _, err = run(
+        capfd, *LONG, "--write", str(apart), "--name", "llama-70b", "--replace", "--choose", "3", *REVISION
+    )
+    assert code == OK, err
+    (entry,) = yaml.safe_load(apart.read_text(encoding="utf-8"))["config"][PLATFORM]["models"]
+    assert "disaggregated" not in entry
+    assert entry["replicas"]["min"] >= 1
+
+
+def test_an_experimental_answer_is_never_taken_unasked(capfd, apart):
+    before = apart.read_bytes()
+    code, out, _ = run(capfd, *ONLY_APART)
+    assert code == OK
+    assert "nothing ordinary serves this" in out
+    assert "Nothing beats these" not in out
+    code, _, err = run(capfd, *ONLY_APART, "--write", str(apart), "--name", "x", *REVISION)
+    assert code == USAGE
+    assert "none is taken unasked" in err
+    assert apart.read_bytes() == before
