@@ -291,7 +291,7 @@ class EngineMetrics:
     """0 to 1."""
     ttft_histogram: str
     tpot_histogram: str
-    itl_histogram: str | None
+    itl_histogram: str
     e2e_histogram: str
     queue_histogram: str | None
     prompt_tokens: str

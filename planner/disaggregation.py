@@ -39,6 +39,9 @@ ROLES: tuple[Role, ...] = ("prefill", "decode")
 _PORTS = {"vllm": 5600, "sglang": 8998}
 """vLLM's side channel (VLLM_NIXL_SIDE_CHANNEL_PORT), SGLang's bootstrap server: the defaults of both."""
 
+RECIPES = {"vllm": "vllm-efa-kv", "sglang": "sglang-efa"}
+"""Of images/, with EFA and NIXL; keys of the catalog's images."""
+
 KV_CONNECTOR_ANNOTATION = "smg.ai/kv-connector"
 _PREFILL_ANNOTATIONS = {
     "vllm": {KV_CONNECTOR_ANNOTATION: "NixlConnector"},
@@ -185,8 +188,7 @@ def _refusals(model: Model, names: Sequence[str]) -> Iterator[Told]:
         yield (
             ("image",),
             "the engine's image is not known to carry NIXL, which moves the KV cache between prefill and decode",
-            f"build `{'vllm-efa-kv' if model.engine == 'vllm' else 'sglang-efa'}` from images/ and name it here with "
-            "`carries_nixl: true`",
+            f"build `{RECIPES[model.engine]}` from images/ and name it here with `carries_nixl: true`",
         )
     if model.kv_offload is not None:
         yield ("kv_offload",), "it takes the engine's KV connector, which moves the cache between the groups", _TOGETHER

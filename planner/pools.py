@@ -198,7 +198,8 @@ def check_zone(
     findings: Findings,
 ) -> None:
     """Refuses zones that are not there, or that do not offer the type (None: one that nobody knows)."""
-    names = tuple(entry.name for entry in region.zones)
+    ids = {entry.name: entry.zone_id for entry in region.zones}
+    names = tuple(ids)
     offered = region.offerings.get(instance.name, ()) if instance else ()
     for index, zone in enumerate(pool.zones):
         at = (*path, "availability_zones", index) if pool.availability_zones else (*path, "availability_zone")
@@ -209,8 +210,12 @@ def check_zone(
                 did_you_mean(zone, names) or "zones: " + ", ".join(names),
             )
         elif instance is not None and zone not in offered:
-            where = f"it is offered in {', '.join(offered)}" if offered else f"no zone of {region.name} offers it"
-            findings.problem(at, f"{zone} does not offer {instance.name}", f"{where} (catalog/offerings.yaml)")
+            told = ", ".join(f"{name} ({ids[name]})" for name in offered)
+            where = f"it is offered in {told}" if offered else f"no zone of {region.name} offers it"
+            # The letters are each account's own, the ids are not.
+            findings.problem(
+                at, f"{zone} ({ids[zone]}) does not offer {instance.name}", f"{where} (catalog/offerings.yaml)"
+            )
 
 
 def plan_pool(

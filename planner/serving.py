@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from catalog.load import Catalog
 from planner.cache import Crowd, medium_of, plan_load
+from planner.disaggregation import RECIPES
 from planner.drafts import Draft
 from planner.efa import efa_devices, gate_words, hugepages_mib, plan_gate
 from planner.engines import ray, vllm
@@ -77,7 +78,7 @@ def plan_model(
             "serve from `cache: {kind: fsx_lustre, ...}` in the pool's zone, or use runtime deployment",
         )
     load = plan_load(settings.cache, cache, medium, sketch.reader(pool), everyone)
-    image, carries_efa = _image(sketch, settings, catalog)
+    image, without_efa = _image(sketch, settings, catalog)
     shards = plan_shards(sketch, medium, load, everyone, findings)
     weights = plan_weights(sketch, settings, cache, medium, load, image=image, shards=shards)
     tokens = mean_tokens(sketch)
@@ -98,12 +99,14 @@ def plan_model(
     steps = steps_of(sketch.card, load, gate_seconds=gate.seconds if gate else 0, shards=shards, kept=kept)
     startup = startup_seconds(steps)
     uses_efa = layout.nodes > 1
-    if sketch.uses_efa and not carries_efa:
+    if sketch.uses_efa and without_efa:
         who = "NCCL" if uses_efa else "the KV cache"
+        built = (name for name, one in catalog.versions.images.items() if one.built_from == sketch.engine.image)
+        recipe = RECIPES[model.engine] if group is not None else next(built)
         findings.problem(
             (*sketch.path, "image"),
-            f"{image} carries no EFA software: between nodes {who} would fall back to TCP in silence",
-            "build one from images/ (libfabric, aws-ofi-nccl) and name it here with `carries_efa: true`",
+            f"{image} carries no EFA software ({without_efa}): between nodes {who} would fall back to TCP in silence",
+            f"build `{recipe}` from images/ (libfabric, aws-ofi-nccl) and name it here with `carries_efa: true`",
         )
     check_room(sketch, pool, findings)
     drain = plan_drain(pool)
@@ -230,13 +233,15 @@ def plan_model(
     )
 
 
-def _image(sketch: Draft, settings: Settings, catalog: Catalog) -> tuple[str, bool]:
+def _image(sketch: Draft, settings: Settings, catalog: Catalog) -> tuple[str, str | None]:
+    """The engine's image, and why it carries no EFA software; None where it does."""
     own = sketch.model.image
     if own is not None:
         reference = f"{own.repository}:{own.tag}" + (f"@{own.digest}" if own.digest else "")
-        return reference, own.carries_efa
+        return reference, None if own.carries_efa else "`carries_efa` is not set"
     entry = catalog.versions.images[sketch.engine.image]
-    return mirrored(entry.reference, settings.images.mirror), entry.carries_efa == "yes"
+    why = None if entry.carries_efa == "yes" else entry.carries_efa_reason
+    return mirrored(entry.reference, settings.images.mirror), why
 
 
 def _container(sketch: Draft, request: EngineRequest, pool: PoolPlan, image: str) -> ContainerPlan:

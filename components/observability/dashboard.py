@@ -10,6 +10,7 @@ from typing import Any
 import pulumi
 import pulumi_kubernetes as kubernetes
 
+from components.observability.panels import Panel, Row, placed
 from components.observability.queries import EngineFamily, families
 from planner import naming
 from planner.plan import Plan
@@ -17,30 +18,7 @@ from planner.router import ACTIVATOR_HELD, ROUTER_ALIVE
 from planner.scaling import ACTIVATOR_PEAK
 
 UID = "inference-platform"
-DATASOURCE = {"type": "prometheus", "uid": "prometheus"}
-"""The data source that kube-prometheus-stack provisions (`grafana.sidecar.datasources.uid`)."""
-GRID_COLUMNS = 24
-PANEL_WIDTH, PANEL_HEIGHT = 8, 7
 LARGEST_CONFIG_MAP_BYTES = 1_048_576
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Panel:
-    """A time series panel: queries with their legends, and the unit in Grafana's words."""
-
-    title: str
-    queries: tuple[tuple[str, str], ...]
-    unit: str
-    description: str = ""
-    maximum: float | None = None
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Row:
-    """A headed group of panels."""
-
-    title: str
-    panels: tuple[Panel, ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,7 +42,7 @@ def dashboard(plan: Plan) -> dict[str, Any]:
         "refresh": "30s",
         "time": {"from": "now-3h", "to": "now"},
         "templating": {"list": [_model_variable(plan)]},
-        "panels": list(_layout(rows)),
+        "panels": list(placed(rows)),
     }
 
 
@@ -183,22 +161,17 @@ def _engine(family: EngineFamily) -> Row:
             unit="percentunit",
             maximum=1,
         ),
-        Panel(
-            title="Time to first token",
-            queries=(
-                (family.quantile(metrics.ttft_histogram, 0.5), f"{legend} P50"),
-                (family.quantile(metrics.ttft_histogram, 0.99), f"{legend} P99"),
-            ),
-            unit="s",
+        _latency(family, "Time to first token", metrics.ttft_histogram),
+        _latency(
+            family, "Time per output token", metrics.tpot_histogram, "Of a request: its decode time by its tokens"
         ),
-        Panel(
-            title="Time per output token",
-            queries=(
-                (family.quantile(metrics.tpot_histogram, 0.5), f"{legend} P50"),
-                (family.quantile(metrics.tpot_histogram, 0.99), f"{legend} P99"),
-            ),
-            unit="s",
+        _latency(
+            family,
+            "Time between tokens",
+            metrics.itl_histogram,
+            "From one piece of a stream to the next: a stall hides in a request's mean, and is seen here",
         ),
+        _latency(family, "Request from end to end", metrics.e2e_histogram, "Grows with the length of answers too"),
         Panel(
             title="Tokens",
             queries=(
@@ -216,11 +189,14 @@ def _engine(family: EngineFamily) -> Row:
     ]
     transfer = metrics.kv_transfer_histogram
     if family.hands_over and transfer is not None:
+        panels.append(_latency(family, "KV cache from prefill to decode", transfer))
+    if metrics.rejections is not None:
         panels.append(
             Panel(
-                title="KV cache from prefill to decode",
-                queries=tuple((family.quantile(transfer, q), f"{legend} P{q * 100:.0f}") for q in (0.5, 0.99)),
-                unit="ms" if transfer.endswith("_ms") else "s",
+                title="Requests turned away",
+                queries=((family.rate(metrics.rejections), legend),),
+                unit="short",
+                description="Answered 503 by a replica whose queue is full, each second; a router asks another one",
             )
         )
     if metrics.queue_histogram is not None:
@@ -260,6 +236,16 @@ def _engine(family: EngineFamily) -> Row:
             )
         )
     return Row(title=family.title, panels=tuple(panels))
+
+
+def _latency(family: EngineFamily, title: str, histogram: str, description: str = "") -> Panel:
+    """Median and 99th percentile of a histogram, in its own unit."""
+    return Panel(
+        title=title,
+        queries=tuple((family.quantile(histogram, q), f"{family.legend} P{q * 100:.0f}") for q in (0.5, 0.99)),
+        unit="ms" if histogram.endswith("_ms") else "s",
+        description=description,
+    )
 
 
 def _gpu(plan: Plan) -> Row:
@@ -359,45 +345,6 @@ def _nodes(plan: Plan) -> Row:
             )
         )
     return Row(title="Nodes and cache", panels=tuple(panels))
-
-
-def _layout(rows: list[Row]) -> Iterator[dict[str, Any]]:
-    """Rows from top to bottom, their panels three abreast."""
-    top, number = 0, 0
-    for row in rows:
-        number += 1
-        place = {"x": 0, "y": top, "w": GRID_COLUMNS, "h": 1}
-        yield {"id": number, "type": "row", "title": row.title, "collapsed": False, "panels": [], "gridPos": place}
-        top += 1
-        abreast = GRID_COLUMNS // PANEL_WIDTH
-        for index, panel in enumerate(row.panels):
-            number += 1
-            x, y = index % abreast * PANEL_WIDTH, top + index // abreast * PANEL_HEIGHT
-            yield _time_series(panel, number, {"x": x, "y": y, "w": PANEL_WIDTH, "h": PANEL_HEIGHT})
-        top += -(-len(row.panels) // abreast) * PANEL_HEIGHT
-
-
-def _time_series(panel: Panel, number: int, place: dict[str, int]) -> dict[str, Any]:
-    defaults: dict[str, Any] = {"unit": panel.unit, "min": 0}
-    if panel.maximum is not None:
-        defaults["max"] = panel.maximum
-    return {
-        "id": number,
-        "type": "timeseries",
-        "title": panel.title,
-        "description": panel.description,
-        "datasource": DATASOURCE,
-        "gridPos": place,
-        "fieldConfig": {"defaults": defaults, "overrides": []},
-        "options": {
-            "legend": {"displayMode": "list", "placement": "bottom"},
-            "tooltip": {"mode": "multi", "sort": "desc"},
-        },
-        "targets": [
-            {"refId": chr(ord("A") + index), "datasource": DATASOURCE, "expr": expression, "legendFormat": legend}
-            for index, (expression, legend) in enumerate(panel.queries)
-        ],
-    }
 
 
 class Dashboard(pulumi.ComponentResource):

@@ -69,6 +69,16 @@ def test_each_engine_has_its_row_with_its_own_metric_names() -> None:
         assert f"{model.metrics.ttft_histogram}_bucket" in joined
 
 
+@pytest.mark.parametrize("stack", STACKS)
+def test_each_engine_shows_all_latencies_and_what_it_turns_away(stack: str) -> None:
+    joined = "\n".join(expressions(stack))
+    for model in stack_plan(stack).models:
+        metrics = model.metrics
+        for histogram in (metrics.ttft_histogram, metrics.tpot_histogram, metrics.itl_histogram, metrics.e2e_histogram):
+            assert f"histogram_quantile(0.99, sum by (le, {metrics.model_label}) (rate({histogram}_bucket" in joined
+        assert metrics.rejections is None or f"rate({metrics.rejections}{{" in joined
+
+
 def test_ray_metrics_are_told_apart_from_plain_vllm() -> None:
     rows = [panel["title"] for panel in panels("staging") if panel["type"] == "row"]
     assert "vLLM on Ray Serve" in rows
