@@ -21,6 +21,9 @@ _SCRIPT = Path(__file__).parent / "scripts" / "warm_up.py"
 _SCRIPT_MOUNT = "/opt/warm-up"
 _LABELS = {PART_OF_LABEL: PROJECT, "app.kubernetes.io/managed-by": "pulumi"}
 
+_ROLL_MINUTES = 60
+"""How long the last pod may take to leave a volume that goes: replicas roll one after the other."""
+
 _EXIT_BROKEN = 3
 """The script's exit code for weights that another try cannot mend."""
 
@@ -49,6 +52,8 @@ class ModelCache(pulumi.ComponentResource):
     """The claim that pods mount, and the script that warm-up Jobs run."""
 
     claim: k8s.core.v1.PersistentVolumeClaim
+    claim_name: pulumi.Input[str]
+    """What pods mount."""
     script: k8s.core.v1.ConfigMap
 
     def __init__(self, name: str, args: ModelCacheArgs, opts: pulumi.ResourceOptions | None = None) -> None:
@@ -58,8 +63,10 @@ class ModelCache(pulumi.ComponentResource):
         child = pulumi.ResourceOptions(parent=self, depends_on=list(args.after))
         if args.cache.fsx is not None:
             self.claim = self._lustre_claim(name, args)
+            self.claim_name = self.claim.metadata.name
         else:
             self.claim = self._dynamic_claim(name, args, child)
+            self.claim_name = args.cache.claim_name
         self.script = k8s.core.v1.ConfigMap(
             f"{name}-script",
             metadata=k8s.meta.v1.ObjectMetaArgs(name=SCRIPT_NAME, namespace=args.namespace, labels=_LABELS),
@@ -69,12 +76,19 @@ class ModelCache(pulumi.ComponentResource):
         self.register_outputs({})
 
     def _lustre_claim(self, name: str, args: ModelCacheArgs) -> k8s.core.v1.PersistentVolumeClaim:
-        """A static volume: the file system is made by the AWS layer and outlives every claim."""
-        fsx, system, claim_name = args.cache.fsx, args.file_system, str(args.cache.claim_name)
+        """A static volume: the file system is made by the AWS layer and outlives every claim.
+
+        Volume and claim carry the file system's id. Where it is replaced (another zone, a smaller size), new ones come
+        beside the old ones, pods roll over to them, and the old ones go: under one name each would wait for the other,
+        the volume for its claim, the claim for pods that nothing rolls.
+        """
+        fsx, system = args.cache.fsx, args.file_system
         if fsx is None or system is None:
             raise ValueError("a Lustre cache needs its file system")
         capacity = {"storage": f"{fsx.storage_gib}Gi"}
-        volume_name = f"{args.namespace}-{claim_name}"
+        claim_name = pulumi.Output.concat(str(args.cache.claim_name), "-", system.id)
+        volume_name = pulumi.Output.concat(args.namespace, "-", claim_name)
+        patience = pulumi.CustomTimeouts(delete=f"{_ROLL_MINUTES}m")
         volume = k8s.core.v1.PersistentVolume(
             f"{name}-volume",
             metadata=k8s.meta.v1.ObjectMetaArgs(name=volume_name, labels=_LABELS),
@@ -95,12 +109,8 @@ class ModelCache(pulumi.ComponentResource):
                     volume_attributes={"dnsname": system.dns_name, "mountname": system.mount_name},
                 ),
             ),
-            # A volume's source cannot change, and its name is fixed.
             opts=pulumi.ResourceOptions(
-                parent=self,
-                depends_on=list(args.after),
-                delete_before_replace=True,
-                ignore_changes=["spec.capacity"],
+                parent=self, depends_on=list(args.after), ignore_changes=["spec.capacity"], custom_timeouts=patience
             ),
         )
         return k8s.core.v1.PersistentVolumeClaim(
@@ -109,7 +119,7 @@ class ModelCache(pulumi.ComponentResource):
             spec=k8s.core.v1.PersistentVolumeClaimSpecArgs(
                 access_modes=["ReadWriteMany"],
                 storage_class_name="",
-                volume_name=volume_name,
+                volume_name=volume.metadata.name,
                 resources=k8s.core.v1.VolumeResourceRequirementsArgs(requests=capacity),
             ),
             # The API server refuses another size of a claim that no class provisions. Nothing is lost by leaving both
@@ -117,8 +127,8 @@ class ModelCache(pulumi.ComponentResource):
             opts=pulumi.ResourceOptions(
                 parent=self,
                 depends_on=[*args.after, volume],
-                delete_before_replace=True,
                 ignore_changes=["spec.resources"],
+                custom_timeouts=patience,
             ),
         )
 
@@ -156,6 +166,7 @@ class WarmUpArgs:
     pool: PoolPlan | None
     """None: system nodes."""
     cache: CachePlan
+    claim_name: pulumi.Input[str]
     after: tuple[pulumi.Resource, ...]
     """The claim, the script, the hub token's Secret and the pool's node groups."""
     pull_secret: str | None = None
@@ -249,7 +260,7 @@ def _pod_spec(args: WarmUpArgs) -> dict[str, Any]:
             }
         ],
         "volumes": [
-            cache_volume(cache),
+            cache_volume(args.claim_name),
             {"name": "script", "configMap": {"name": SCRIPT_NAME}},
             {"name": "temporary", "emptyDir": {}},
         ],

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from components.scripts import cache_keeper
-from ops.cluster import Json, Workbench, job_path, pods_path
+from ops.cluster import Json, Objects, Workbench, job_path, pods_path
 from ops.errors import FindingsError, MissingError
 from planner import Plan
 from planner.naming import NO_GPU, PART_OF_LABEL, PROJECT, SERVING_NAMESPACE
@@ -21,6 +21,23 @@ _POLL_SECONDS: Final = 3.0
 _SCRIPT: Final = Path(cache_keeper.__file__)
 _SCRIPT_MOUNT: Final = "/opt/cache-keeper"
 _LABELS: Final = {PART_OF_LABEL: PROJECT}
+
+
+def cache_claim(objects: Objects, plan: Plan) -> Json:
+    """The claim of the cache. A file system's carries its id, so it is looked for: the newest where one is replaced.
+
+    Raises:
+        MissingError: there is none.
+    """
+    planned = plan.cache.claim_name
+    found = [
+        claim
+        for claim in objects.list(f"/api/v1/namespaces/{SERVING_NAMESPACE}/persistentvolumeclaims")
+        if claim["metadata"]["name"] == planned or claim["metadata"]["name"].startswith(f"{planned}-fs-")
+    ]
+    if not found:
+        raise MissingError("the cluster has no volume of the model cache", help="`make up` makes it")
+    return max(found, key=lambda claim: claim["metadata"].get("creationTimestamp", ""))
 
 
 def run_keeper(
@@ -36,7 +53,7 @@ def run_keeper(
     """What the script printed; the Job and its script are gone when this returns, however it ends.
 
     Raises:
-        MissingError: nothing mounts the cache, or the Job did not end in time.
+        MissingError: nothing mounts the cache, it is not there, or the Job did not end in time.
         FindingsError: the script refused.
     """
     if not plan.warmups:
@@ -45,6 +62,7 @@ def run_keeper(
     name = f"cache-keeper-{secrets.token_hex(3)}"
     collection = f"/api/v1/namespaces/{SERVING_NAMESPACE}/configmaps"
     arguments = _arguments(plan, evict, keep)
+    claim = cache_claim(bench, plan)["metadata"]["name"]
     try:
         bench.create(
             collection,
@@ -56,7 +74,8 @@ def run_keeper(
             },
         )
         bench.create(
-            f"/apis/batch/v1/namespaces/{SERVING_NAMESPACE}/jobs", _job(name, plan, like, arguments, limit_seconds)
+            f"/apis/batch/v1/namespaces/{SERVING_NAMESPACE}/jobs",
+            _job(name, plan, like, claim, arguments, limit_seconds),
         )
         return _ended(bench, name, clock() + limit_seconds, pause, clock)
     finally:
@@ -74,7 +93,9 @@ def _arguments(plan: Plan, evict: Sequence[str], keep: Sequence[str]) -> list[st
     ]
 
 
-def _job(name: str, plan: Plan, like: WarmupPlan, arguments: list[str], limit_seconds: int) -> dict[str, Any]:
+def _job(
+    name: str, plan: Plan, like: WarmupPlan, claim: str, arguments: list[str], limit_seconds: int
+) -> dict[str, Any]:
     """It runs where the warm-up Jobs do: on nodes that mount the cache, and on no GPU."""
     return {
         "apiVersion": "batch/v1",
@@ -85,12 +106,12 @@ def _job(name: str, plan: Plan, like: WarmupPlan, arguments: list[str], limit_se
             # Should the verb be killed, Kubernetes ends the Job and forgets it.
             "activeDeadlineSeconds": limit_seconds,
             "ttlSecondsAfterFinished": 600,
-            "template": {"metadata": {"labels": _LABELS}, "spec": _pod_spec(name, plan, like, arguments)},
+            "template": {"metadata": {"labels": _LABELS}, "spec": _pod_spec(name, plan, like, claim, arguments)},
         },
     }
 
 
-def _pod_spec(name: str, plan: Plan, like: WarmupPlan, arguments: list[str]) -> dict[str, Any]:
+def _pod_spec(name: str, plan: Plan, like: WarmupPlan, claim: str, arguments: list[str]) -> dict[str, Any]:
     pool = plan.pool(like.pool) if like.pool else None
     taints = pool.taints if pool else ()
     return {
@@ -122,7 +143,7 @@ def _pod_spec(name: str, plan: Plan, like: WarmupPlan, arguments: list[str]) -> 
             }
         ],
         "volumes": [
-            {"name": "models", "persistentVolumeClaim": {"claimName": plan.cache.claim_name}},
+            {"name": "models", "persistentVolumeClaim": {"claimName": claim}},
             {"name": "script", "configMap": {"name": name}},
         ],
     }

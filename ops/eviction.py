@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Final, Literal, Protocol
 
 from ops import aws
-from ops.cache_job import run_keeper
+from ops.cache_job import cache_claim, run_keeper
 from ops.cluster import Json, Objects, Workbench, connect, pods_path, workload_collections
 from ops.console import OK, err, out, print_json, table
 from ops.errors import FindingsError, MissingError, UsageError
@@ -253,7 +253,8 @@ def _releases(objects: Objects, plan: Plan) -> Releases | None:
     """The file system behind the claim; None for a volume whose files are removed."""
     if plan.cache.fsx is None or plan.region is None:
         return None
-    volume = objects.get(f"/api/v1/persistentvolumes/{SERVING_NAMESPACE}-{plan.cache.claim_name}")
+    claim = cache_claim(objects, plan)
+    volume = objects.get(f"/api/v1/persistentvolumes/{claim['spec']['volumeName']}")
     if volume is None:
         raise MissingError("the cluster has no volume of the model cache", help="`make up` makes it")
     return FsxReleases(aws.client("fsx", plan.region), str(volume["spec"]["csi"]["volumeHandle"]))

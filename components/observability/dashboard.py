@@ -334,7 +334,7 @@ def _nodes(plan: Plan) -> Row:
             )
         )
     if plan.cache.claim_name is not None:
-        claim = f'namespace="{naming.SERVING_NAMESPACE}",persistentvolumeclaim="{plan.cache.claim_name}"'
+        claim = f'namespace="{naming.SERVING_NAMESPACE}",persistentvolumeclaim=~"{plan.cache.claim_name}.*"'
         used, capacity = (f"max(kubelet_volume_stats_{what}_bytes{{{claim}}})" for what in ("used", "capacity"))
         panels.append(
             Panel(

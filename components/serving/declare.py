@@ -115,6 +115,7 @@ def declare(args: ServingArgs, opts: pulumi.ResourceOptions) -> ServingOutputs:
                 ready_timeout_seconds=max(
                     (warmup.timeout_seconds for warmup in warmups), default=model.weights.staged_within_seconds
                 ),
+                claim_name=cache.claim_name if cache else None,
                 bucket=args.bucket,
                 after=(*needed, *args.node_groups.get(model.pool, ()), *prepared),
                 pull_secret=plan.pull_secret,
@@ -144,6 +145,7 @@ def _warm_ups(args: ServingArgs, cache: ModelCache | None, opts: pulumi.Resource
                 priority_class=warmup.priority_class,
                 pool=plan.pool(warmup.pool) if warmup.pool else None,
                 cache=plan.cache,
+                claim_name=cache.claim_name,
                 after=(*before, *(args.node_groups.get(warmup.pool, ()) if warmup.pool else ())),
                 pull_secret=plan.pull_secret,
             ),

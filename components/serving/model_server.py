@@ -58,6 +58,8 @@ class ModelServerArgs:
     secrets: SecretValues
     ready_timeout_seconds: int | None
     """How long a pod waits for its weights; None where nothing prepares them."""
+    claim_name: pulumi.Input[str] | None
+    """Claim of the cache; None where the stack has none."""
     bucket: WeightsBucket | None
     """None where nothing is streamed from S3."""
     after: tuple[pulumi.Resource, ...]
@@ -162,6 +164,7 @@ class ModelServer(pulumi.ComponentResource):
             pool=args.pool,
             cache=args.cache,
             ready_timeout_seconds=args.ready_timeout_seconds,
+            claim_name=args.claim_name,
             bucket=bucket.name if bucket else None,
             region=bucket.region if bucket else None,
             pull_secret=args.pull_secret,

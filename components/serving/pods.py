@@ -62,6 +62,8 @@ class PodContext:
     cache: CachePlan
     ready_timeout_seconds: int | None
     """How long a pod waits for its weights before it says so; None where nothing prepares them."""
+    claim_name: pulumi.Input[str] | None = None
+    """Claim of the cache; None where pods mount none."""
     bucket: pulumi.Input[str] | None = None
     """Name of the bucket of weights, where pods stream from it."""
     region: str | None = None
@@ -188,7 +190,9 @@ def _volumes(context: PodContext, plan: ContainerPlan) -> tuple[list[dict[str, A
         volumes.append(volume)
         mounts.append(mount)
     if context.mounts_cache and plan.gpus:
-        volumes.append(cache_volume(context.cache))
+        if context.claim_name is None:
+            raise ValueError(f"model {context.model.name}: its weights are files, and no claim is given")
+        volumes.append(cache_volume(context.claim_name))
         mounts.append({"name": "models", "mountPath": context.cache.mount_path, "readOnly": True})
         # The warm-up Job has made them; what pods of other models compile is out of reach.
         mounts += [
@@ -203,11 +207,9 @@ def _volumes(context: PodContext, plan: ContainerPlan) -> tuple[list[dict[str, A
     return volumes, mounts
 
 
-def cache_volume(cache: CachePlan) -> dict[str, Any]:
+def cache_volume(claim_name: pulumi.Input[str]) -> dict[str, Any]:
     """The volume of weights; who only reads mounts it read-only."""
-    if cache.claim_name is None:
-        raise ValueError("the plan mounts a model cache but names no claim")
-    return {"name": "models", "persistentVolumeClaim": {"claimName": cache.claim_name}}
+    return {"name": "models", "persistentVolumeClaim": {"claimName": claim_name}}
 
 
 def engine_container(context: PodContext, plan: ContainerPlan, mounts: list[dict[str, Any]]) -> dict[str, Any]:

@@ -39,7 +39,8 @@ class CachePlan:
     fsx: FsxPlan | None
     volume_claim: VolumeClaimPlan | None
     claim_name: str | None
-    """PersistentVolumeClaim in the serving namespace; None where weights are streamed."""
+    """PersistentVolumeClaim in the serving namespace, followed by the id of a file system; None where weights are
+    streamed."""
     mount_path: str
     data_repository_path: str
     """Directory of the file system that mirrors the bucket's prefix of the same name."""

@@ -42,7 +42,12 @@ def world_of(plan: Plan) -> World:
 
 def service_of(plan: Plan, model: ModelPlan) -> Mapping[str, Any]:
     context = PodContext(
-        model=model, stack="s", pool=plan.pool(model.pool), cache=plan.cache, ready_timeout_seconds=None
+        model=model,
+        stack="s",
+        pool=plan.pool(model.pool),
+        cache=plan.cache,
+        ready_timeout_seconds=None,
+        claim_name="the-claim",
     )
     assert model.ray is not None
     service = workload(context, model.ray)
@@ -102,7 +107,12 @@ def test_kuberay_would_refuse_the_address_twice(tmp_path: Path) -> None:
     model = plan.models[0]
     assert model.ray is not None
     context = PodContext(
-        model=model, stack="s", pool=plan.pool(model.pool), cache=plan.cache, ready_timeout_seconds=None
+        model=model,
+        stack="s",
+        pool=plan.pool(model.pool),
+        cache=plan.cache,
+        ready_timeout_seconds=None,
+        claim_name="the-claim",
     )
     service = workload(context, model.ray)
     head = dict(service.head_template)

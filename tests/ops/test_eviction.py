@@ -28,6 +28,7 @@ PROD = stack_plan("prod")
 LLAMA = model_of(PROD, "llama-8b").weights
 HUB = LLAMA.hub_id
 PODS = "/api/v1/namespaces/inference/pods"
+CLAIMS = "/api/v1/namespaces/inference/persistentvolumeclaims"
 
 
 def old(digit: str) -> str:
@@ -87,6 +88,13 @@ class World:
     def __init__(self, api: ApiServer, root: Path) -> None:
         self.api, self.root, self.arguments = api, root, list[str]()
         api.on_create = self.created
+        self.claim("model-cache-fs-0old", "2026-01-01T00:00:00Z")
+        self.claim("model-cache-fs-0new", "2026-02-01T00:00:00Z")
+        self.claim("something-else", "2026-03-01T00:00:00Z")
+
+    def claim(self, name: str, created: str) -> None:
+        metadata = {"name": name, "creationTimestamp": created}
+        self.api.put(f"{CLAIMS}/{name}", {"metadata": metadata, "spec": {"volumeName": f"inference-{name}"}})
 
     def revision(self, path: str, *, ready: bool = True) -> Path:
         directory = self.root / path
@@ -110,6 +118,9 @@ class World:
         if item["kind"] != "Job":
             return
         (container,) = item["spec"]["template"]["spec"]["containers"]
+        volumes = {volume["name"]: volume for volume in item["spec"]["template"]["spec"]["volumes"]}
+        # Where a file system was replaced, the newer one's.
+        assert volumes["models"]["persistentVolumeClaim"]["claimName"] == "model-cache-fs-0new"
         assert container["securityContext"]["capabilities"]["drop"] == ["ALL"]
         self.arguments = [text.replace("--root=/cache", f"--root={self.root}") for text in container["args"]]
         lines: list[str] = []

@@ -21,7 +21,14 @@ MODEL = "deepseek-r1"
 
 def context(plan: Plan, name: str = MODEL) -> PodContext:
     model = next(model for model in plan.models if model.name == name)
-    return PodContext(model=model, stack="prod", pool=plan.pool(model.pool), cache=plan.cache, ready_timeout_seconds=60)
+    return PodContext(
+        model=model,
+        stack="prod",
+        pool=plan.pool(model.pool),
+        cache=plan.cache,
+        ready_timeout_seconds=60,
+        claim_name="the-claim",
+    )
 
 
 def templates(plan: Plan) -> list[dict[str, Any]]:

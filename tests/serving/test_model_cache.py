@@ -47,6 +47,22 @@ def test_a_file_system_that_grows_leaves_its_claim_alone() -> None:
     assert serve(stack_plan("local"))[CLAIM, "model-cache-claim"].ignore_changes == ()
 
 
+def test_a_replaced_file_system_comes_beside_the_old_one() -> None:
+    """Under a name of its own: else a volume that goes waits for its claim, and the claim for pods that stay."""
+    world = serve(stack_plan("prod"))
+    claim = world[CLAIM, "model-cache-claim"]
+    volume = world["kubernetes:core/v1:PersistentVolume", "model-cache-volume"]
+    handle = volume.inputs["spec"]["csi"]["volumeHandle"]
+    for one in (claim, volume):
+        assert one.inputs["metadata"]["name"].endswith(f"model-cache-{handle}")
+        assert not one.delete_before_replace
+    pods = [record for record in world if record.name.endswith(("-workload", "-job"))]
+    assert len(pods) == 6
+    for one in pods:
+        assert claim.urn in one.depends_on
+        assert f"'claimName': '{claim.inputs['metadata']['name']}'" in str(one.inputs)
+
+
 def test_a_claim_of_a_cluster_is_not_awaited() -> None:
     claim = manifest(serve(stack_plan("local"))[CLAIM, "model-cache-claim"])
     assert claim["metadata"]["annotations"]["pulumi.com/skipAwait"] == "true"

@@ -31,6 +31,7 @@ def context(stack: str, name: str, **changes: Any) -> PodContext:
         pool=plan.pool(model.pool),
         cache=plan.cache,
         ready_timeout_seconds=model.weights.staged_within_seconds or 3600,
+        claim_name="the-claim",
         bucket="the-bucket",
         region="us-east-1",
     )
