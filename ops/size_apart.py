@@ -9,6 +9,7 @@ from ops.console import out, table
 from ops.size_words import percent_words, price_words
 from planner.handoff import EXPERIMENTAL
 from planner.sizing.front import ApartMember, Experimental
+from planner.sizing.resilience import per_month
 from planner.sizing.serving import layout_words
 
 
@@ -26,7 +27,7 @@ def apart_data(found: Experimental) -> dict[str, Any]:
 
 def _member_data(member: ApartMember) -> dict[str, Any]:
     option, gain = member.option, member.gain
-    pair, offer = option.pair, option.offer
+    pair = option.pair
     return {
         "number": member.number,
         "experimental": True,
@@ -37,11 +38,18 @@ def _member_data(member: ApartMember) -> dict[str, Any]:
             "saved_share": round(gain.saved_share, 4),
             "latency_share": round(gain.latency_share, 4),
         },
-        "instance_type": offer.instance.name,
-        "region": offer.region,
-        "zones": offer.zones,
-        "nodes": {"on_demand": option.on_demand_nodes, "spot": option.spot_nodes},
-        "gpu": pair.gpu,
+        "region": option.region,
+        "pools": [
+            {
+                "instance_type": pool.offer.instance.name,
+                "zones": pool.offer.zones,
+                "nodes": {"on_demand": pool.on_demand_nodes, "spot": pool.spot_nodes},
+                "roles": [group.role for group, _ in pool.groups],
+                "back_seconds": pool.risk.back_seconds,
+                "reclaims_per_month": per_month(pool.risk) if pool.spot else 0.0,
+            }
+            for pool in option.pools
+        ],
         "engine": pair.engine,
         "model": pair.variant.card.name,
         "quantization": pair.variant.quantization,
@@ -49,6 +57,7 @@ def _member_data(member: ApartMember) -> dict[str, Any]:
             {
                 "role": group.role,
                 "replicas": replicas,
+                "gpu": group.gpu,
                 "gpus_per_replica": group.layout.gpus,
                 "layout": group.layout,
                 "requests_per_second_per_replica": group.capacity.requests_per_second,
@@ -67,8 +76,6 @@ def _member_data(member: ApartMember) -> dict[str, Any]:
         "tpot_p99_ms": option.tpot_ms,
         "availability": option.availability,
         "survives": {"node": option.survives_node, "spot": 0.0 if option.spot else 1.0, "zone": 0.0},
-        "reclaims_per_month": option.reclaims_per_month,
-        "back_seconds": option.risk.back_seconds,
     }
 
 
@@ -96,7 +103,7 @@ def _row(member: ApartMember) -> tuple[str, ...]:
         percent_words(option.availability).removesuffix(" %"),
         f"{int(option.survives_node * 100)}",
         "100" if option.spot else "0",
-        f"{option.nodes} {option.offer.instance.name}",
+        option.nodes_words,
     )
 
 
@@ -104,11 +111,11 @@ def _line(member: ApartMember) -> str:
     option = member.option
     pair = option.pair
     groups = " and ".join(
-        f"{replicas} x {group.role} ({group.layout.gpus} {pair.gpu}, {layout_words(group.layout)})"
+        f"{replicas} x {group.role} ({group.layout.gpus} {group.gpu}, {layout_words(group.layout)})"
         for group, replicas in option.counts
     )
     return (
-        f"#{member.number}: {groups}, {pair.engine}, {pair.variant.words}, in {option.offer.region}; the cache of a "
+        f"#{member.number}: {groups}, {pair.engine}, {pair.variant.words}, in {option.region}; the cache of a "
         f"long prompt takes {pair.transfer_ms:.0f} ms; {_gain(member)}"
     )
 

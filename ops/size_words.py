@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from planner.sizing import Option
-from planner.sizing.apart import ApartOption
+from planner.sizing.apart_options import ApartOption
 
 
 def price_words(option: Option | ApartOption) -> str:
     """Dollars an hour; `~` where a price was not quoted."""
-    guesses = option.offer.guesses(on_demand_nodes=option.on_demand_nodes, spot_nodes=option.spot_nodes)
-    return ("~" if guesses else "") + f"{option.usd_per_hour:,.2f}"
+    return ("~" if option.guesses else "") + f"{option.usd_per_hour:,.2f}"
 
 
 def percent_words(share: float) -> str:

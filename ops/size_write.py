@@ -68,8 +68,9 @@ def write_choice(sizing: Sizing, options: WriteOptions) -> int:
         _print_diff(path.name, before, after)
         return OK
     _replace(path, before, after)
+    pools = " and ".join(f"`{pool['name']}`" for pool in made.pools)
     out.print(
-        f"{path.name}: pool `{made.pool['name']}` and model `{made.model['name']}` written (#{member.number}: "
+        f"{path.name}: pool {pools} and model `{made.model['name']}` written (#{member.number}: "
         f"{member.option.words}, {member.option.usd_per_hour:,.2f} $/h)",
         markup=False,
         soft_wrap=True,
@@ -104,7 +105,7 @@ def _text(path: Path) -> str:
 
 
 def _check_region(member: Member | ApartMember, document: Document) -> None:
-    region = member.option.offer.region
+    region = member.option.region
     if document.region is not None and document.region != region:
         raise UsageError(
             f"choice #{member.number} is in {region}, and {document.file} in {document.region}",
@@ -172,7 +173,8 @@ def _edited(text: str, made: Entries, options: WriteOptions) -> str:
     without = [key for key in _DECIDED if key not in made.model]
     if old is not None and old.get("engine", "vllm") != made.model["engine"]:
         without.append("image")  # it holds the other engine
-    text = with_entry(text, "pools", made.pool, replace=options.replace)
+    for pool in made.pools:
+        text = with_entry(text, "pools", pool, replace=options.replace)
     return with_entry(text, "models", made.model, replace=options.replace, without=without)
 
 

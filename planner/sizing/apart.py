@@ -10,117 +10,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from catalog.load import Catalog
-from planner.sizing.money import Market, Offer, cheapest, market_of, offers
-from planner.sizing.options import MOST_REPLICAS, Option, weighed
+from catalog.types import Instance, ModelCard
+from planner.plan import Role
+from planner.sizing.apart_options import ApartOption, PoolUsed, price_of
+from planner.sizing.money import Offer, offers
+from planner.sizing.options import MOST_REPLICAS, Option
 from planner.sizing.pairs import GroupServed, Pair, pairs
 from planner.sizing.pareto import pareto
 from planner.sizing.request import Dimension, SizeRequest, card_of
-from planner.sizing.resilience import Risk, availability, per_month, risk_of, surviving_share
+from planner.sizing.resilience import Risk, availability, risk_of, surviving_share
 
 LEFT_OUT_APART = ("prefill and decode apart on nodes of two instance types, or on nodes of which only some are spot",)
 _MOST_SPARE = 8
 """Replicas of each group beyond what the load needs, where an availability is asked for."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ApartOption:
-    """One way to serve the load with two groups, on nodes of one pool."""
-
-    pair: Pair
-    offer: Offer
-    prefill_replicas: int
-    decode_replicas: int
-    nodes: int
-    spot: bool
-    usd_per_hour: float
-    availability: float
-    """Share of requests that meet enough capacity of both groups."""
-    survives_node: float
-    """Share of the load within the objectives after the node whose loss is worst: all of one group may stand on it."""
-    risk: Risk
-    prefill_ttft_ms: float
-    """p99 at this load, of each group alone; with the transfer they add up to at most the whole."""
-    decode_ttft_ms: float
-    tpot_ms: float
-    ttft_objective_ms: float
-    tpot_objective_ms: float
-
-    @property
-    def ttft_ms(self) -> float:
-        """p99, at most."""
-        return self.prefill_ttft_ms + self.pair.transfer_ms + self.decode_ttft_ms
-
-    @property
-    def latency(self) -> float:
-        """The worse of both latencies as a share of its objective."""
-        return max(self.ttft_ms / self.ttft_objective_ms, self.tpot_ms / self.tpot_objective_ms)
-
-    @property
-    def counts(self) -> tuple[tuple[GroupServed, int], tuple[GroupServed, int]]:
-        """Each group with its replicas."""
-        return (self.pair.prefill, self.prefill_replicas), (self.pair.decode, self.decode_replicas)
-
-    @property
-    def on_demand_nodes(self) -> int:
-        """All or none."""
-        return 0 if self.spot else self.nodes
-
-    @property
-    def spot_nodes(self) -> int:
-        """All or none."""
-        return self.nodes if self.spot else 0
-
-    @property
-    def reclaims_per_month(self) -> float:
-        """Times a month that the market is expected to take the nodes."""
-        return per_month(self.risk) if self.spot else 0.0
-
-    @property
-    def gpu(self) -> str:
-        """Of both groups."""
-        return self.pair.gpu
-
-    @property
-    def prefill_gpu_share(self) -> float:
-        """Of the GPUs of both groups."""
-        gpus = [group.layout.gpus * replicas for group, replicas in self.counts]
-        return gpus[0] / sum(gpus)
-
-    @property
-    def words(self) -> str:
-        """For people."""
-        groups = " + ".join(
-            f"{replicas} x {group.role} on {group.layout.gpus} x {self.pair.gpu}" for group, replicas in self.counts
-        )
-        return (
-            f"{self.nodes} x {self.offer.instance.name} in {self.offer.region}, {groups}, {self.pair.engine}, "
-            f"{self.pair.variant.words}"
-        )
-
-    def vector(self, front: Sequence[Dimension]) -> tuple[float, ...]:
-        """As every other option is weighed."""
-        return weighed(
-            front,
-            usd=self.usd_per_hour,
-            latency=self.latency,
-            availability=self.availability,
-            survives_node=self.survives_node,
-        )
-
-    def tie(self) -> tuple[object, ...]:
-        """Which of two equals is told."""
-        guesses = self.offer.guesses(on_demand_nodes=self.on_demand_nodes, spot_nodes=self.spot_nodes)
-        return (
-            round(self.usd_per_hour, 4),
-            guesses,
-            not self.pair.variant.published,
-            round(self.latency, 6),
-            -self.availability,
-            self.nodes,
-            self.offer.instance.name,
-            self.offer.region,
-            self.pair.words,
-        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,12 +59,15 @@ def look_apart(request: SizeRequest, catalog: Catalog, ordinary: Sequence[Option
     """What serves with prefill and decode apart, against the front of the other answers."""
     card = card_of(request, catalog)
     places, _ = offers(catalog, request.regions, spot=request.spot_share > 0)
-    tried = pairs(card, request, (offered[0].instance for offered in places.values()), catalog)
-    options: list[ApartOption] = []
-    for name, found in tried.served.items():
-        market = market_of(places[name])
-        for pair in found:
-            options += _options(pair, market, request)
+    where = {name: {offer.region: offer for offer in offered} for name, offered in places.items()}
+
+    def near(first: Instance, second: Instance) -> bool:
+        return any(True for _ in _together(where[first.name], where[second.name]))
+
+    instances = (offered[0].instance for offered in places.values())
+    tried = pairs(card, request, instances, catalog, near=near)
+    risks = _Risks()
+    options = [option for pair in tried.served for option in _options(pair, where, request, risks)]
     front = pareto(options, lambda one: one.vector(request.front), lambda one: one.tie())
     own = [(option.vector(request.front), option) for option in ordinary]
     members: list[tuple[ApartOption, Gain | None]] = []
@@ -205,98 +110,148 @@ def _gain(option: ApartOption, request: SizeRequest, ordinary: Sequence[Option])
     )
 
 
-def _options(pair: Pair, market: Market, request: SizeRequest) -> Iterator[ApartOption]:
-    gpus = market.rates[0].offer.instance.gpus
-    everywhere = range(len(market.rates))
-    needed = [request.requests_per_second / group.capacity.requests_per_second for group in pair.groups]
-    risks = [
-        risk_of(pair.variant.card, rate.offer.instance, rate.offer.region, max(g.layout.nodes for g in pair.groups))
-        for rate in market.rates
-    ]
-    for replicas in _counts(needed, request):
-        nodes = _nodes(pair, replicas, gpus)
-        filled = _filled(pair, replicas, needed, nodes * gpus)
-        if nodes > request.max_nodes or max(filled) > MOST_REPLICAS:
+def _together(first: Mapping[str, Offer], second: Mapping[str, Offer]) -> Iterator[tuple[Offer, Offer]]:
+    """Offers of two types with a zone in common: EFA reaches no further."""
+    for region, offer in first.items():
+        if region in second and set(offer.zones) & set(second[region].zones):
+            yield offer, second[region]
+
+
+class _Risks:
+    """Of units of so many nodes, worked out once."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, str, str, int], Risk] = {}
+
+    def of(self, card: ModelCard, offer: Offer, nodes: int) -> Risk:
+        key = (card.name, offer.instance.name, offer.region, nodes)
+        if key not in self._known:
+            self._known[key] = risk_of(card, offer.instance, offer.region, nodes)
+        return self._known[key]
+
+
+def _options(
+    pair: Pair, where: Mapping[str, Mapping[str, Offer]], request: SizeRequest, risks: _Risks
+) -> Iterator[ApartOption]:
+    offered = [where[groups[0].instance.name] for groups in pair.pools]
+    places = [(offer,) for offer in offered[0].values()] if len(offered) == 1 else list(_together(*offered))
+    needed: dict[Role, float] = {
+        group.role: request.requests_per_second / group.capacity.requests_per_second for group in pair.groups
+    }
+    for wanted in _counts(needed, request):
+        nodes = [_nodes(groups, wanted) for groups in pair.pools]
+        filled: dict[Role, int] = {
+            role: number
+            for groups, own in zip(pair.pools, nodes, strict=True)
+            for role, number in _filled(groups, wanted, needed, own).items()
+        }
+        if sum(nodes) > request.max_nodes or max(filled.values()) > MOST_REPLICAS:
             continue
-        ttft, tpot = _latencies(pair, filled, request)
+        prefill, *_ = pair.prefill.curve.latencies(request.requests_per_second / filled["prefill"])
+        decode, tpot, *_ = pair.decode.curve.latencies(request.requests_per_second / filled["decode"])
+        survives = min(
+            surviving_share(
+                units=filled[group.role], lost=min(filled[group.role], group.per_node), needed=needed[group.role]
+            )
+            for group in pair.groups
+        )
         for spot in (False, True) if request.spot_share >= 1 else (False,):
-            best, _ = cheapest(market.rates, everywhere, 0 if spot else nodes, nodes if spot else 0)
-            for usd, at in best:
-                made = ApartOption(
-                    pair=pair,
-                    offer=market.rates[at].offer,
-                    prefill_replicas=filled[0],
-                    decode_replicas=filled[1],
-                    nodes=nodes,
-                    spot=spot,
-                    usd_per_hour=usd,
-                    availability=_availability(pair, filled, needed, gpus, risks[at], spot=spot),
-                    survives_node=min(
-                        surviving_share(units=number, lost=min(number, _together(group, gpus)), needed=need)
-                        for group, number, need in zip(pair.groups, filled, needed, strict=True)
-                    ),
-                    risk=risks[at],
-                    prefill_ttft_ms=ttft[0],
-                    decode_ttft_ms=ttft[1],
-                    tpot_ms=tpot,
-                    ttft_objective_ms=request.ttft_p99_ms,
-                    tpot_objective_ms=request.tpot_p99_ms,
-                )
-                if request.availability is None or made.availability >= request.availability:
-                    yield made
+            for pools in _best(pair, places, nodes, filled, risks, spot=spot):
+                share = _availability(pools, needed)
+                if request.availability is None or share >= request.availability:
+                    yield ApartOption(
+                        pair=pair,
+                        pools=pools,
+                        availability=share,
+                        survives_node=survives,
+                        prefill_ttft_ms=prefill.p99,
+                        decode_ttft_ms=decode.p99,
+                        tpot_ms=tpot.p99,
+                        ttft_objective_ms=request.ttft_p99_ms,
+                        tpot_objective_ms=request.tpot_p99_ms,
+                    )
 
 
-def _counts(needed: Sequence[float], request: SizeRequest) -> Iterator[tuple[int, int]]:
+def _best(
+    pair: Pair,
+    places: Sequence[tuple[Offer, ...]],
+    nodes: Sequence[int],
+    filled: Mapping[Role, int],
+    risks: _Risks,
+    *,
+    spot: bool,
+) -> Iterator[tuple[PoolUsed, ...]]:
+    """The nodes where they cost least, and wherever else no cheaper place is as calm."""
+    priced: list[tuple[float, int, int]] = []
+    for at, offers_ in enumerate(places):
+        usd = sum(number * price_of(offer, spot=spot) for offer, number in zip(offers_, nodes, strict=True))
+        if usd < math.inf:
+            guesses = sum(
+                offer.guesses(on_demand_nodes=0 if spot else 1, spot_nodes=1 if spot else 0) for offer in offers_
+            )
+            priced.append((usd, guesses, at))
+    calmest = math.inf
+    for _, _, at in sorted(priced):
+        pools = tuple(
+            PoolUsed(
+                groups=tuple((group, filled[group.role]) for group in groups),
+                offer=offer,
+                nodes=number,
+                spot=spot,
+                risk=risks.of(pair.variant.card, offer, max(group.layout.nodes for group in groups)),
+            )
+            for groups, offer, number in zip(pair.pools, places[at], nodes, strict=True)
+        )
+        reclaims = sum(pool.risk.reclaims_per_hour for pool in pools) if spot else 0.0
+        if reclaims < calmest:
+            calmest = reclaims
+            yield pools
+
+
+def _counts(needed: Mapping[Role, float], request: SizeRequest) -> Iterator[Mapping[Role, int]]:
     """Replicas of both groups: just enough, one of each to spare, half as many again; more for an availability."""
-    fewest = [max(1, math.ceil(need - 1e-9)) for need in needed]
-    wanted = [(0, 0), (1, 1), (math.ceil(0.5 * fewest[0]), math.ceil(0.5 * fewest[1]))]
+    fewest: dict[Role, int] = {role: max(1, math.ceil(need - 1e-9)) for role, need in needed.items()}
+    more: dict[Role, int] = {role: math.ceil(1.5 * number) for role, number in fewest.items()}
+    wanted = [fewest, _spare(fewest, 1), more]
     if request.availability is not None:
-        wanted += [(spare, spare) for spare in range(2, _MOST_SPARE + 1)]
-    for more in dict.fromkeys(wanted):
-        yield fewest[0] + more[0], fewest[1] + more[1]
+        wanted += [_spare(fewest, spare) for spare in range(2, _MOST_SPARE + 1)]
+    for at, counts in enumerate(wanted):
+        if counts not in wanted[:at]:
+            yield counts
 
 
-def _together(group: GroupServed, gpus: int) -> int:
-    """Replicas that one node's loss takes at most."""
-    return 1 if group.layout.nodes > 1 else gpus // group.layout.gpus_per_node
+def _spare(replicas: Mapping[Role, int], number: int) -> dict[Role, int]:
+    return {role: own + number for role, own in replicas.items()}
 
 
-def _nodes(pair: Pair, replicas: tuple[int, int], gpus: int) -> int:
-    """Nodes that hold both groups; degrees are powers of two, so that smaller replicas fill what larger ones leave."""
-    whole = shared = 0
-    for group, number in zip(pair.groups, replicas, strict=True):
-        if group.layout.nodes > 1:
-            whole += number * group.layout.nodes
-        else:
-            shared += number * group.layout.gpus_per_node
-    return whole + math.ceil(shared / gpus)
+def _nodes(groups: Sequence[GroupServed], replicas: Mapping[Role, int]) -> int:
+    """Nodes that hold these groups; degrees are powers of two, so that smaller replicas fill what larger ones leave."""
+    whole = sum(replicas[group.role] * group.layout.nodes for group in groups if group.layout.nodes > 1)
+    shared = sum(replicas[group.role] * group.layout.gpus for group in groups if group.layout.nodes == 1)
+    return whole + math.ceil(shared / groups[0].instance.gpus)
 
 
-def _filled(pair: Pair, replicas: tuple[int, int], needed: Sequence[float], gpus: int) -> tuple[int, int]:
+def _filled(
+    groups: Sequence[GroupServed], replicas: Mapping[Role, int], needed: Mapping[Role, float], nodes: int
+) -> dict[Role, int]:
     """The same nodes with no GPU idle that a replica has room on: more of the group with less to spare first."""
-    counts = list(replicas)
+    counts: dict[Role, int] = {group.role: replicas[group.role] for group in groups}
     while True:
-        free = gpus - sum(number * group.layout.gpus for group, number in zip(pair.groups, counts, strict=True))
-        room = [at for at, group in enumerate(pair.groups) if group.layout.nodes == 1 and group.layout.gpus <= free]
+        free = nodes * groups[0].instance.gpus - sum(counts[group.role] * group.layout.gpus for group in groups)
+        room: list[Role] = [group.role for group in groups if group.layout.nodes == 1 and group.layout.gpus <= free]
         if not room:
-            return counts[0], counts[1]
-        counts[max(room, key=lambda at: needed[at] / counts[at])] += 1
+            return counts
+        tightest = max(room, key=lambda role: needed[role] / counts[role])
+        counts[tightest] += 1
 
 
-def _latencies(pair: Pair, replicas: tuple[int, int], request: SizeRequest) -> tuple[tuple[float, float], float]:
-    """((TTFT of prefill, of decode), TPOT), each p99 at its share of the load."""
-    prefill, *_ = pair.prefill.curve.latencies(request.requests_per_second / replicas[0])
-    decode, tpot, *_ = pair.decode.curve.latencies(request.requests_per_second / replicas[1])
-    return (prefill.p99, decode.p99), tpot.p99
-
-
-def _availability(
-    pair: Pair, replicas: tuple[int, int], needed: Sequence[float], gpus: int, risk: Risk, *, spot: bool
-) -> float:
+def _availability(pools: Sequence[PoolUsed], needed: Mapping[Role, float]) -> float:
     """Both groups must have enough: the product of what each has on nodes of its own, so the worst that nodes in common
-    can do; nothing while the market has spot nodes."""
-    share = 1 - risk.reclaimed if spot else 1.0
-    for group, number, need in zip(pair.groups, replicas, needed, strict=True):
-        units = max(1, number // _together(group, gpus))
-        share *= availability(risk, on_demand=units, spot=0, needed=need * units / number)
+    can do; nothing while the market has the spot nodes of either pool."""
+    share = 1.0
+    for pool in pools:
+        share *= 1 - pool.risk.reclaimed if pool.spot else 1.0
+        for group, number in pool.groups:
+            units = max(1, number // group.per_node)
+            share *= availability(pool.risk, on_demand=units, spot=0, needed=needed[group.role] * units / number)
     return share

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from planner.performance import TokenLengths
 from planner.plan import LayoutPlan
+from planner.sizing.apart_options import ApartOption, PoolUsed
 from planner.sizing.front import ApartMember, Member
+from planner.sizing.options import Option
 from planner.sizing.request import SizeError, SizeRequest
 from planner.sizing.variants import Variant
 
@@ -26,7 +28,8 @@ class Image:
 class Entries:
     """What goes into the stack file, as plain data."""
 
-    pool: Mapping[str, Any]
+    pools: tuple[Mapping[str, Any], ...]
+    """One, or the one of prefill and the one of decode."""
     model: Mapping[str, Any]
 
 
@@ -46,7 +49,7 @@ def entries(
         member: the choice.
         request: what was asked; its objectives become the model's.
         name: of the model.
-        pool: name of its pool.
+        pool: name of its pool; another one of prefill alone is called `<pool>-prefill`.
         zones: zones that the stack uses already; one of them is taken where it offers the type.
         revision: commit of the weights; the card's where left out.
         image: for replicas over several nodes, or prefill and decode apart.
@@ -63,22 +66,26 @@ def entries(
             help="--revision <40 hex digits>, --quantization checkpoint, or another --choose",
             asked=True,
         )
-    offered = option.offer.zones
+    used = option.pools if isinstance(option, ApartOption) else (option,)
+    offered = [zone for zone in used[0].offer.zones if all(zone in one.offer.zones for one in used)]
     zone = next((zone for zone in zones if zone in offered), offered[0])
+    names = [f"{pool}-prefill", pool] if len(used) > 1 else [pool]
     return Entries(
-        pool={
-            "name": pool,
-            "instance_type": option.offer.instance.name,
-            "availability_zone": zone,
-            "capacity": list(_ladder(member)),
-        },
-        model=_model(member, request, name=name, pool=pool, revision=commit, image=image),
+        pools=tuple(
+            {
+                "name": called,
+                "instance_type": one.offer.instance.name,
+                "availability_zone": zone,
+                "capacity": list(_ladder(one)),
+            }
+            for called, one in zip(names, used, strict=True)
+        ),
+        model=_model(member, request, name=name, pools=names, revision=commit, image=image),
     )
 
 
-def _ladder(member: Member | ApartMember) -> list[dict[str, Any]]:
+def _ladder(option: Option | PoolUsed) -> list[dict[str, Any]]:
     """Spot first; what it does not give is taken on demand, above the floor that is always on demand."""
-    option = member.option
     if not option.spot_nodes:
         return [{"kind": "on_demand", "nodes": {"min": 0, "max": option.nodes}}]
     return [
@@ -92,7 +99,13 @@ def _variant(member: Member | ApartMember) -> Variant:
 
 
 def _model(
-    member: Member | ApartMember, request: SizeRequest, *, name: str, pool: str, revision: str, image: Image | None
+    member: Member | ApartMember,
+    request: SizeRequest,
+    *,
+    name: str,
+    pools: Sequence[str],
+    revision: str,
+    image: Image | None,
 ) -> dict[str, Any]:
     variant = _variant(member)
     engine = member.option.served.engine if isinstance(member, Member) else member.option.pair.engine
@@ -101,7 +114,7 @@ def _model(
         "model": variant.card.name,
         "revision": revision,
         "engine": engine,
-        "pool": pool,
+        "pool": pools[-1],
     }
     if isinstance(member, Member):
         entry["layout"] = _layout(member.option.served.layout)
@@ -111,10 +124,13 @@ def _model(
     if isinstance(member, Member):
         entry["replicas"] = _replicas(member.option.replicas)
     else:
-        entry["disaggregated"] = {
+        groups: dict[str, dict[str, Any]] = {
             group.role: {"layout": _layout(group.layout), "replicas": _replicas(number)}
             for group, number in member.option.counts
         }
+        if len(pools) > 1:
+            groups["prefill"]["pool"] = pools[0]
+        entry["disaggregated"] = groups
     entry["objectives"] = {
         "ttft_p99_ms": max(10, math.floor(request.ttft_p99_ms)),
         "tpot_p99_ms": max(1, math.floor(request.tpot_p99_ms)),

@@ -9,12 +9,15 @@ from catalog.load import Catalog
 from catalog.load import load as load_catalog
 from planner.model_performance import gpu_time
 from planner.performance import Workload
-from planner.sizing.apart import LEFT_OUT_APART, Apart, ApartOption, Gain, look_apart
+from planner.sizing.apart import LEFT_OUT_APART, Apart, Gain, look_apart
+from planner.sizing.apart_options import ApartOption
 from planner.sizing.losses import Lost
+from planner.sizing.money import Offer
 from planner.sizing.nearest import explain_nothing
 from planner.sizing.options import Option
 from planner.sizing.pareto import pareto
 from planner.sizing.request import SizeError, SizeRequest
+from planner.sizing.resilience import Risk
 from planner.sizing.search import Found, Searched, look
 
 _SECONDS_PER_HOUR = 3600
@@ -165,20 +168,29 @@ def token_price(option: Option, request: SizeRequest) -> TokenPrice:
         cached_share=request.cached_share,
     )
     taken = gpu_time(option.served.replica, workload, option.performance.concurrency)
-    return _shared(option, taken.prefill_ms / (taken.prefill_ms + taken.decode_ms), request)
+    offer, risk = option.offer, option.risk
+    useful = _useful(offer, risk, on_demand=option.on_demand_nodes, spot=option.spot_nodes)
+    return _shared(useful, taken.prefill_ms / (taken.prefill_ms + taken.decode_ms), request)
 
 
 def apart_price(option: ApartOption, request: SizeRequest) -> TokenPrice:
     """Of two groups: prefill's GPUs pay for the input, decode's for the output."""
-    return _shared(option, option.prefill_gpu_share, request)
+    useful = sum(
+        _useful(pool.offer, pool.risk, on_demand=pool.on_demand_nodes, spot=pool.spot_nodes) for pool in option.pools
+    )
+    return _shared(useful, option.prefill_share, request)
 
 
-def _shared(option: Option | ApartOption, share: float, request: SizeRequest) -> TokenPrice:
-    offer, risk = option.offer, option.risk
+def _useful(offer: Offer, risk: Risk, *, on_demand: int, spot: int) -> float:
+    """Dollars of an hour that serves."""
     useful = 0.0
-    for nodes, price, spot in ((option.on_demand_nodes, offer.on_demand, False), (option.spot_nodes, offer.spot, True)):
+    for nodes, price, of_spot in ((on_demand, offer.on_demand, False), (spot, offer.spot, True)):
         if nodes and price is not None:
-            useful += nodes * price.usd * risk.useful_factor(spot=spot)
+            useful += nodes * price.usd * risk.useful_factor(spot=of_spot)
+    return useful
+
+
+def _shared(useful: float, share: float, request: SizeRequest) -> TokenPrice:
     per_million = 1e6 / (request.requests_per_second * _SECONDS_PER_HOUR)
     return TokenPrice(
         usd_per_useful_hour=useful,

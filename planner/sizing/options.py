@@ -58,6 +58,16 @@ class Option:
         return self.served.gpu
 
     @property
+    def region(self) -> str:
+        """Of its nodes."""
+        return self.offer.region
+
+    @property
+    def guesses(self) -> int:
+        """How many of the prices were not quoted for this region."""
+        return self.offer.guesses(on_demand_nodes=self.on_demand_nodes, spot_nodes=self.spot_nodes)
+
+    @property
     def nodes(self) -> int:
         """All nodes."""
         return self.on_demand_nodes + self.spot_nodes

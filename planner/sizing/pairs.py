@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import chain
 
@@ -41,10 +41,21 @@ class GroupServed:
     """A replica of one of the two groups, within its part of the objectives."""
 
     role: Role
+    instance: Instance
     layout: LayoutPlan
     replica: Replica
     curve: Curve = field(repr=False, compare=False)
     capacity: Capacity
+
+    @property
+    def gpu(self) -> str:
+        """Of its nodes."""
+        return self.replica.gpu.name
+
+    @property
+    def per_node(self) -> int:
+        """Replicas that one node holds; 1 where it takes several."""
+        return 1 if self.layout.nodes > 1 else self.instance.gpus // self.layout.gpus_per_node
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +64,6 @@ class Pair:
 
     variant: Variant
     engine: EngineName
-    gpu: str
     prefill: GroupServed
     decode: GroupServed
     transfer_ms: float
@@ -63,6 +73,12 @@ class Pair:
     def groups(self) -> tuple[GroupServed, GroupServed]:
         """In the order that a request goes through."""
         return self.prefill, self.decode
+
+    @property
+    def pools(self) -> tuple[tuple[GroupServed, ...], ...]:
+        """Groups by pool: both in one where their nodes are of one type."""
+        one = self.prefill.instance.name == self.decode.instance.name
+        return (self.groups,) if one else ((self.prefill,), (self.decode,))
 
     @property
     def words(self) -> str:
@@ -75,11 +91,9 @@ class Pair:
 class Pairs:
     """Everything that was tried."""
 
-    served: Mapping[str, tuple[Pair, ...]]
-    """Instance type -> what serves on it."""
+    served: tuple[Pair, ...]
     lost: Mapping[str, int]
     """Why the others do not -> how many."""
-    tried: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +101,7 @@ class _Half:
     """One layout in one role, on its own."""
 
     side: Side
+    instance: Instance
     replica: Replica
     curve: Curve
     floor: Floor
@@ -94,28 +109,46 @@ class _Half:
     gbps: float
 
 
-def pairs(card: ModelCard, request: SizeRequest, instances: Iterable[Instance], catalog: Catalog) -> Pairs:
-    """Try every two layouts of a variant and engine on the nodes of each instance type."""
-    served: dict[str, tuple[Pair, ...]] = {}
+_Halves = dict[tuple[Variant, EngineName], tuple[list[_Half], list[_Half]]]
+"""(what could be prefill, what decode) by variant and engine."""
+
+
+def pairs(
+    card: ModelCard,
+    request: SizeRequest,
+    instances: Iterable[Instance],
+    catalog: Catalog,
+    *,
+    near: Callable[[Instance, Instance], bool],
+) -> Pairs:
+    """Try every two layouts of a variant and engine on nodes of one type, and of two that are `near` each other."""
     lost: Counter[str] = Counter()
+    tried: list[tuple[Instance, _Halves]] = []
     for instance in instances:
         assert instance.gpu is not None  # noqa: S101 - offers are of types with GPUs
         node = node_of(instance, catalog.gpus[instance.gpu])
         if not instance.efa_interfaces or not node.gdr:
             lost["an instance type without EFA and GPUDirect RDMA"] += 1
-            continue
-        found: list[Pair] = []
-        for (variant, engine), halves in _halves(card, request, node, instance, catalog).items():
-            found += _matched(variant, engine, halves, request, lost)
-        served[instance.name] = tuple(found)
-    return Pairs(served=served, lost=lost, tried=sum(lost.values()) + sum(len(own) for own in served.values()))
+        else:
+            tried.append((instance, _halves(card, request, node, instance, catalog)))
+    served: list[Pair] = []
+    for first, prefill in tried:
+        for second, decode in tried:
+            if first is not second and (not _alike(first, second, catalog) or not near(first, second)):
+                continue
+            for kind in prefill.keys() & decode.keys():
+                served += _matched(*kind, (prefill[kind][0], decode[kind][1]), request, lost)
+    return Pairs(served=tuple(served), lost=lost)
 
 
-def _halves(
-    card: ModelCard, request: SizeRequest, node: Node, instance: Instance, catalog: Catalog
-) -> dict[tuple[Variant, EngineName], tuple[list[_Half], list[_Half]]]:
-    """What could be prefill and what decode, by variant and engine."""
-    found: dict[tuple[Variant, EngineName], tuple[list[_Half], list[_Half]]] = {}
+def _alike(first: Instance, second: Instance, catalog: Catalog) -> bool:
+    """Whether their GPUs are of one generation, but not the same: nodes of the same GPU are better all of one type."""
+    here, there = (catalog.gpus[str(instance.gpu)] for instance in (first, second))
+    return here.compute_capability == there.compute_capability and here.name != there.name
+
+
+def _halves(card: ModelCard, request: SizeRequest, node: Node, instance: Instance, catalog: Catalog) -> _Halves:
+    found: _Halves = {}
     for variant, engine, layout in combinations(card, request, node, catalog):
         fitted = fit(variant.card, node, serving_of(variant, engine, request), layout)
         if layout.pipeline > 1 or fitted.memory.max_sequences < 1 or (engine == "vllm" and fitted.layout.nodes > 1):
@@ -151,6 +184,7 @@ def _halves(
                         efa_devices=instance.efa_interfaces,
                         at=("pool",),
                     ),
+                    instance=instance,
                     replica=replica,
                     curve=Curve(replica, request.input, output, cached, prefilled=prefilled),
                     floor=alone,
@@ -209,13 +243,17 @@ def _pair(variant: Variant, engine: EngineName, prefill: _Half, decode: _Half, r
             return None
         made.append(
             GroupServed(
-                role=half.side.role, layout=half.side.layout, replica=half.replica, curve=half.curve, capacity=most
+                role=half.side.role,
+                instance=half.instance,
+                layout=half.side.layout,
+                replica=half.replica,
+                curve=half.curve,
+                capacity=most,
             )
         )
     return Pair(
         variant=variant,
         engine=engine,
-        gpu=prefill.side.node.gpu.name,
         prefill=made[0],
         decode=made[1],
         transfer_ms=transfer,

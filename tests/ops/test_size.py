@@ -350,7 +350,7 @@ def test_experimental_answers_as_json(capfd):
 
 def test_an_experimental_choice_is_written_and_the_plan_says_the_same_of_it(capfd, apart):
     said = answered(capfd, *LONG, "--experimental")["experimental"]["answers"]
-    chosen = next(member for member in said if member["instance_type"] == "p5.48xlarge")
+    chosen = next(member for member in said if [p["instance_type"] for p in member["pools"]] == ["p5.48xlarge"])
     image = ("--image", "registry.example.com/vllm-efa-kv:v1")
     target = ("--write", str(apart), "--name", "llama-70b", "--pool", "h100", "--replace", *REVISION, *image)
     code, out, err = run(capfd, *LONG, "--experimental", "--choose", str(chosen["number"]), *target)
@@ -376,6 +376,27 @@ def test_an_experimental_choice_is_written_and_the_plan_says_the_same_of_it(capf
     (entry,) = yaml.safe_load(apart.read_text(encoding="utf-8"))["config"][PLATFORM]["models"]
     assert "disaggregated" not in entry
     assert entry["replicas"]["min"] >= 1
+
+
+def test_nodes_of_two_types_become_two_pools(capfd, apart):
+    busy = (*("20" if argument == "2" else argument for argument in LONG), "--quantization", "any")
+    said = answered(capfd, *busy, "--experimental")["experimental"]["answers"]
+    chosen = next(member for member in said if len(member["pools"]) == 2)
+    image = ("--image", "registry.example.com/vllm-efa-kv:v1")
+    target = ("--write", str(apart), "--name", "llama-70b", "--pool", "answers", "--replace", *REVISION, *image)
+    text = apart.read_text(encoding="utf-8")
+    apart.write_text(text.replace("monthly_usd: 900000", "monthly_usd: 9000000"), encoding="utf-8")
+    code, out, err = run(capfd, *busy, "--experimental", "--choose", str(chosen["number"]), *target)
+    assert code == OK, err
+    assert "pool `answers-prefill` and `answers`" in out
+    plan = load_and_plan(apart)[1]
+    for name, pool, group in zip(
+        ("llama-70b-prefill", "llama-70b"), ("answers-prefill", "answers"), chosen["groups"], strict=True
+    ):
+        made = next(model for model in plan.models if model.name == name)
+        assert made.pool == pool
+        assert plan.pool(pool).hardware.gpu == group["gpu"]
+        assert made.performance.at_traffic.ttft_ms.p99 == pytest.approx(group["ttft_p99_ms"], rel=1e-3)
 
 
 def test_an_experimental_answer_is_never_taken_unasked(capfd, apart):

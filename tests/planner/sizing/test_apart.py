@@ -75,22 +75,24 @@ def test_the_front_is_what_it_is_without(case):
 @pytest.mark.parametrize("case", CASES)
 def test_every_pair_may_hand_its_cache_on(case):
     for option in options(case):
-        pair, instance = option.pair, option.offer.instance
-        node = node_of(instance, CATALOG.gpus[pair.gpu])
+        pair = option.pair
         prefill, decode = (
             Side(
                 role=group.role,
                 layout=group.layout,
-                node=node,
-                where=instance.name,
-                efa_devices=instance.efa_interfaces,
+                node=node_of(group.instance, CATALOG.gpus[group.gpu]),
+                where=group.instance.name,
+                efa_devices=group.instance.efa_interfaces,
                 at=("pool",),
             )
             for group in pair.groups
         )
         assert not list(layout_problems(pair.engine, pair.variant.card, prefill, decode))
         assert not list(network_problems(prefill, decode))
-        assert instance.gdr
+        assert all(group.instance.gdr for group in pair.groups)
+        zones = [set(pool.offer.zones) for pool in option.pools]
+        assert set.intersection(*zones), "EFA reaches no further than a zone"
+        assert len({pool.offer.region for pool in option.pools}) == 1
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -108,27 +110,27 @@ def test_the_load_is_served_within_the_promise(case):
 @pytest.mark.parametrize("case", CASES)
 def test_the_nodes_hold_both_groups_and_leave_no_room_for_more(case):
     for option in options(case):
-        gpus = option.nodes * option.offer.instance.gpus
-        used = sum(replicas * group.layout.gpus for group, replicas in option.counts)
-        assert used <= gpus
-        within = [group.layout.gpus for group, _ in option.counts if group.layout.nodes == 1]
-        assert not within or gpus - used < min(within)
-        price = option.offer.spot if option.spot else option.offer.on_demand
-        assert price is not None
-        assert option.usd_per_hour == pytest.approx(option.nodes * price.usd)
-        assert option.spot_nodes + option.on_demand_nodes == option.nodes <= CASES[case].max_nodes
+        for pool in option.pools:
+            gpus = pool.nodes * pool.offer.instance.gpus
+            used = sum(replicas * group.layout.gpus for group, replicas in pool.groups)
+            assert used <= gpus
+            within = [group.layout.gpus for group, _ in pool.groups if group.layout.nodes == 1]
+            assert not within or gpus - used < min(within)
+            price = pool.offer.spot if option.spot else pool.offer.on_demand
+            assert price is not None
+            assert pool.usd_per_hour == pytest.approx(pool.nodes * price.usd)
+            assert pool.spot_nodes + pool.on_demand_nodes == pool.nodes
+        assert option.usd_per_hour == pytest.approx(sum(pool.usd_per_hour for pool in option.pools))
+        assert option.nodes <= CASES[case].max_nodes
 
 
 def test_the_cache_takes_as_long_as_the_plan_says():
     """80 layers x 2 x 8 heads x 128 x 2 bytes over a pod's share of the node's network."""
     for option in options("70B"):
-        pair, instance = option.pair, option.offer.instance
-        gpus = min(group.layout.gpus for group in pair.groups)
-        ranks = pair.decode.layout.tensor
-        copies = max(1, ranks // 8)
-        expected = transfer_ms(
-            16_000, bytes_per_token=327_680 * copies, gbps=instance.network_gbps * gpus / instance.gpus
-        )
+        pair = option.pair
+        copies = max(1, pair.decode.layout.tensor // 8)
+        gbps = min(g.instance.network_gbps * g.layout.gpus / g.instance.gpus for g in pair.groups)
+        expected = transfer_ms(16_000, bytes_per_token=327_680 * copies, gbps=gbps)
         assert pair.transfer_ms == pytest.approx(expected, rel=1e-6)
 
 
@@ -190,13 +192,28 @@ def test_long_prompts_gain_and_short_ones_do_not():
     assert answer("8B chat").experimental.searched.nearest is not None
 
 
-def test_prefills_gpus_pay_for_the_input():
-    for member in answer("70B").experimental.members:
+@pytest.mark.parametrize("case", CASES)
+def test_prefills_gpus_pay_for_the_input(case):
+    for member in answer(case).experimental.members:
         (prefill, first), (decode, second) = member.option.counts
         gpus = first * prefill.layout.gpus, second * decode.layout.gpus
         share = member.tokens.prefill_share
-        assert share == pytest.approx(gpus[0] / sum(gpus))
+        if len(member.option.pools) == 1:
+            assert share == pytest.approx(gpus[0] / sum(gpus))
+        else:
+            assert share == pytest.approx(member.option.pools[0].usd_per_hour / member.option.usd_per_hour)
         assert member.tokens.usd_per_useful_hour >= member.option.usd_per_hour
+
+
+def test_groups_may_have_nodes_of_two_types_of_one_generation():
+    """Prefill computes, so that a GPU with less memory may do: each pool is then one group's alone."""
+    mixed = [option for option in options("70B at 20") if len(option.pools) == 2]
+    assert mixed
+    for option in mixed:
+        assert [[group.role for group, _ in pool.groups] for pool in option.pools] == [["prefill"], ["decode"]]
+        first, second = (CATALOG.gpus[group.gpu] for group in option.pair.groups)
+        assert first.name != second.name
+        assert first.compute_capability == second.compute_capability
 
 
 def test_types_without_efa_are_counted_and_never_proposed():
