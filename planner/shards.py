@@ -67,8 +67,8 @@ def _unfit_vllm(sketch: Draft) -> tuple[str, str] | None:
     It saves tensors as kernels hold them and reads them into those that a checkpoint is read into, after which they
     are made ready for kernels once more (vllm/model_executor/model_loader/base_loader.py, sharded_state_loader.py).
     That changes nothing where making ready changes nothing: dense layers in 16 bit (UnquantizedLinearMethod,
-    vllm/model_executor/layers/linear.py). Quantised layers fail or differ (vllm-project/vllm#41174), and weights of
-    experts would be rearranged twice, without a word (swap_w13_to_w31 in layers/fused_moe/oracle/unquantized.py).
+    vllm/model_executor/layers/linear.py). Quantised layers fail or differ (vllm-project/vllm#41174), and FlashInfer's
+    kernels would have weights of experts rearranged twice (swap_w13_to_w31, layers/fused_moe/oracle/unquantized.py).
     """
     layout, model, card, options = sketch.fit.layout, sketch.model, sketch.card, options_of(sketch.model)
     if sketch.runtime == "ray_service":
@@ -80,9 +80,14 @@ def _unfit_vllm(sketch: Draft) -> tuple[str, str] | None:
         numbers = card.checkpoint.format if card.checkpoint.format != "bf16" else model.quantization
         what = f"vLLM saves {numbers} weights as its kernels hold them and reads them as the hub has them"
         return f"{what}: they would not load, or be others", keep
-    if card.moe is not None or card.mla is not None:
-        what = "vLLM rearranges weights of experts and of latent attention for its kernels at every load"
-        return f"{what}, saved ones a second time: answers would be wrong, and nothing would say so", keep
+    if card.moe is not None:
+        what = "some of vLLM's kernels rearrange the weights of experts at every load, saved ones a second time"
+        return f"{what}: answers could be wrong, and nothing would say so", keep
+    if card.mla is not None:
+        return (
+            "vLLM takes weights of latent attention apart at load, and saved ones have failed (its issue 25063)",
+            keep,
+        )
     if options.lora is not None:
         return "vLLM saves no shards of a model with adapters (it pads and renames its weights)", (
             f"{_KEEP}, or merge the adapter into its model"

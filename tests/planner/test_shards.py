@@ -141,7 +141,7 @@ class TestVllm:
              "runtime deployment"),
             ({**ASKED, "models.1.quantization": "fp8_weight_only"}, "saves fp8_weight_only weights as its kernels",
              "engine sglang"),
-            ({**ASKED, "models.1.model": "Qwen/Qwen3-30B-A3B"}, "rearranges weights of experts", "engine sglang"),
+            ({**ASKED, "models.1.model": "Qwen/Qwen3-30B-A3B"}, "rearrange the weights of experts", "engine sglang"),
             ({**ASKED, "models.1.model": "hugging-quants/Meta-Llama-3.1-70B-Instruct-AWQ-INT4"}, "saves awq_int4",
              "engine sglang"),
             ({"models.1.engine_options": {**SHARDED, "lora": {"concurrent": 1, "adapters": [
