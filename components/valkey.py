@@ -10,6 +10,7 @@ from typing import Any
 import pulumi
 import pulumi_kubernetes as kubernetes
 
+from components import store_password
 from components._charts import release
 from components._objects import custom_resource, object_metadata
 from components._secrets import SecretValues, declare_secret
@@ -105,6 +106,7 @@ def values(plan: ValkeyPlan, mirror: str | None) -> dict[str, Any]:
         # Of one pod alone: a second one beside it would take as much RAM again, hold a volume that is bound to the
         # first, or answer clients of one store from two. (Copies are a StatefulSet, which does not read it.)
         "deploymentStrategy": "Recreate",
+        "extraContainers": [store_password.container(plan)],
     }
     if plan.zones:
         chart["affinity"] = {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [_near(plan)]}}

@@ -21,6 +21,7 @@ from ops.cluster import Json, Objects, Workbench, connect, pods_path, workload_c
 from ops.console import OK, err, out, print_json, table
 from ops.errors import FindingsError, MissingError, UsageError
 from ops.project import plan_of
+from ops.readiness import is_ready
 from planner import Plan
 from planner.naming import SERVING_NAMESPACE
 
@@ -161,18 +162,13 @@ def named_in(items: Iterable[Json]) -> frozenset[str]:
 def waiting_for(objects: Objects, plan: Plan) -> frozenset[str]:
     """Repositories of which some model's planned revision does not serve yet, where replicas of it are wanted."""
     pods = objects.list(pods_path(SERVING_NAMESPACE))
-    ready = named_in(pod for pod in pods if _is_ready(pod))
+    ready = named_in(pod for pod in pods if is_ready(pod))
     waiting: set[str] = set()
     for model in plan.models:
         if model.weights.medium == "s3_stream" or model.scaling.min_replicas == 0:
             continue
         waiting |= {one.hub_id for one in model.weights.read if one.object_prefix not in ready}
     return frozenset(waiting)
-
-
-def _is_ready(pod: Json) -> bool:
-    conditions = pod.get("status", {}).get("conditions") or ()
-    return any(one["type"] == "Ready" and one["status"] == "True" for one in conditions)
 
 
 def judge(

@@ -62,7 +62,7 @@ def progress_of(objects: Objects, plan: Plan, model: ModelPlan) -> Progress:
         for pod in objects.list(pods_path(model.namespace), serving_pods(model))
         if not pod["metadata"].get("deletionTimestamp")
     ]
-    ready = sum(_is_ready(pod) for pod in pods)
+    ready = sum(is_ready(pod) for pod in pods)
     if ready >= wanted:
         return at("ready", "", ready)
     warmups = plan.warmups_of(model.name)
@@ -73,7 +73,7 @@ def progress_of(objects: Objects, plan: Plan, model: ModelPlan) -> Progress:
         return at("no pods", "its controller has made none yet", ready)
     scheduling = _scheduling_events(objects, model.namespace)
     weights = _weights_awaited(plan, model)
-    steps = [_step_of(pod, scheduling.get(pod["metadata"]["name"]), weights) for pod in pods if not _is_ready(pod)]
+    steps = [_step_of(pod, scheduling.get(pod["metadata"]["name"]), weights) for pod in pods if not is_ready(pod)]
     if not steps:
         return at("no pods", f"{wanted - ready} more are to come", ready)
     step, detail = min(steps, key=lambda one: _ORDER.index(one[0]))
@@ -82,7 +82,8 @@ def progress_of(objects: Objects, plan: Plan, model: ModelPlan) -> Progress:
     return at(step, detail, ready)
 
 
-def _is_ready(pod: Json) -> bool:
+def is_ready(pod: Json) -> bool:
+    """Whether a pod may be asked."""
     return any(one["type"] == "Ready" and one["status"] == "True" for one in _conditions(pod))
 
 

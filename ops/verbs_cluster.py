@@ -61,6 +61,21 @@ def smoke(
 
 
 @verbs.command()
+def rotate(
+    stack: Stack = "dev",
+    timeout: Annotated[int | None, typer.Option(help="Seconds for each model; from the plan if none.")] = None,
+    kubeconfig: Kubeconfig = None,
+    context: Context = None,
+    as_json: Json = False,
+) -> None:
+    """After the password of a store was changed, restart the clients that still have the former one."""
+    from ops.rotate import RotateOptions, show_rotate
+
+    options = RotateOptions(timeout_seconds=timeout, kubeconfig=kubeconfig, context=context)
+    raise typer.Exit(show_rotate(stack, options, as_json=as_json))
+
+
+@verbs.command()
 def drain(
     stack: Stack = "dev",
     load_balancers: Annotated[

@@ -102,8 +102,18 @@ def plan(settings: Settings, *, stack: str, region: str | None, catalog: Catalog
     )
     models = _models(drafts, settings, pools, cache, facts, handoffs, findings)
     models = plan_routers(drafts, models, settings, pools, facts, findings)
-    valkey = with_clients(plan_valkey(settings, _storage_class(settings)), models, pools, target, findings)
-    kv_store = with_clients(plan_kv_store(settings), models, pools, target, findings)
+    valkey, kv_store = (
+        with_clients(
+            store,
+            models,
+            pools,
+            target,
+            findings,
+            version=facts.versions.charts["valkey"].app_version,
+            mirror=settings.images.mirror,
+        )
+        for store in (plan_valkey(settings, _storage_class(settings)), plan_kv_store(settings))
+    )
     check_shared_blocks(models, findings)
     check_heads(target, models, findings)
     if settings.protection == "all":

@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 
+from planner.images import mirrored
 from planner.naming import SERVING_NAMESPACE
 from planner.plan import EksPlan, ExistingClusterPlan, ModelPlan, PoolPlan, SecretPlan, ValkeyPlan
 from planner.problems import Findings
@@ -26,6 +27,12 @@ _CACHE_SHARE = 1.1
 """Blocks are large and alike; a tenth more for fragments and what waits to be sent."""
 _SYSTEM_SHARE = 0.5
 """Of a system node's RAM, which controllers, Prometheus and Ray heads share."""
+
+
+_IMAGE = "docker.io/valkey/valkey"
+"""Repository of the server's image in the chart's values, whose tag is the chart's `appVersion`."""
+_FORMER_SECONDS = 24 * 3600
+"""Clients restart one by one, each for as long as its model takes to start."""
 
 
 def plan_valkey(settings: Settings, storage_class: str | None) -> ValkeyPlan | None:
@@ -106,8 +113,11 @@ def with_clients(
     pools: Mapping[str, PoolPlan],
     target: EksPlan | ExistingClusterPlan,
     findings: Findings,
+    *,
+    version: str | None,
+    mirror: str | None,
 ) -> ValkeyPlan | None:
-    """A store with the models that reach it; a remark where none does, a problem where it finds no node."""
+    """A store of that version with the models that reach it: a remark where none does, a problem without a node."""
     if store is None:
         return None
     setting = "kv_store" if store.evicts else "valkey"
@@ -129,7 +139,13 @@ def with_clients(
         users = "models with `kv_offload.remote: valkey`" if store.evicts else "Ray heads (`runtime: ray_service`)"
         findings.remark(setting, f"no model uses it; who would: {users}")
     near = {zone for model in models if model.name in clients for zone in pools[model.pool].zones}
-    return replace(store, clients=clients, zones=tuple(sorted(near)) if store.evicts else ())
+    return replace(
+        store,
+        clients=clients,
+        zones=tuple(sorted(near)) if store.evicts else (),
+        image=mirrored(f"{_IMAGE}:{version}", mirror),
+        former_password_seconds=_FORMER_SECONDS,
+    )
 
 
 def check_shared_blocks(models: tuple[ModelPlan, ...], findings: Findings) -> None:

@@ -34,6 +34,10 @@ class ValkeyPlan:
     fails, and nothing is ever thrown away."""
     zones: tuple[str, ...] = ()
     """Where its pod is best: a cache in another zone than its clients pays for every block. Empty: anywhere."""
+    image: str = ""
+    """The server's own, for the container beside it that watches the password."""
+    former_password_seconds: int = 0
+    """How long a password that was changed still opens it, for clients that read theirs at their start."""
     clients: tuple[str, ...] = ()
     """Models whose pods may reach it."""
 

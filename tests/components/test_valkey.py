@@ -20,7 +20,7 @@ from tests import crd_schemas
 from tests.components.releases import pinned
 from tests.harness import World, deploy
 from tests.stacks import changed
-from tests.upstream import chart_values
+from tests.upstream import chart_folder, chart_values, read_yaml
 
 RAY = {"runtime": "ray_service"}
 
@@ -160,6 +160,32 @@ def test_one_pod_is_never_two_and_not_ended_for_a_slow_answer(tmp_path: Path, fi
         assert chart[probe]["timeoutSeconds"] > 1
 
 
+@pytest.mark.parametrize("fields", [{}, {"storage_gib": 4, "replicas": 2}])
+@pytest.mark.parametrize("mirror", [None, "111122223333.dkr.ecr.us-east-1.amazonaws.com/mirror"])
+def test_a_container_beside_the_server_watches_the_password(
+    tmp_path: Path, fields: dict[str, Any], mirror: str | None
+) -> None:
+    settings: dict[str, Any] = {"valkey": fields, **{f"models.0.{key}": value for key, value in RAY.items()}}
+    if mirror:
+        settings["images"] = {"mirror": mirror}
+    store = store_of(load_and_plan(changed(tmp_path, "staging", settings, removed=("budget",)))[1])
+    chart = values(store, mirror)
+    (watching,) = chart["extraContainers"]
+    # The image that the chart makes up of its own values.
+    upstream = chart_values("valkey", pinned("valkey").version)["image"]
+    tag = read_yaml((chart_folder("valkey", pinned("valkey").version) / "Chart.yaml").read_text())["appVersion"]
+    assert watching["image"] == f"{chart['image']['registry']}/{upstream['repository']}:{tag}"
+    env = {item["name"]: item["value"] for item in watching["env"]}
+    assert env["PASSWORD_FILE"] == f"/valkey-users-secret/{store.password.key}"
+    assert env["FORMER_SECONDS"] == "86400"
+    # Volumes by the chart's names; a mount of a part of a Secret would not follow its changes.
+    mounts = {mount["name"]: mount for mount in watching["volumeMounts"]}
+    assert set(mounts) == {"valkey-users-secret", "valkey-acl", "valkey-tls"}
+    assert "subPath" not in mounts["valkey-users-secret"]
+    assert mounts["valkey-tls"]["subPath"] == "ca.crt", "the server's key is not its business"
+    assert crd_schemas.pod_template_problems({"metadata": {}, "spec": {"containers": [watching]}}) == []
+
+
 def test_copies_have_volumes_and_a_budget(tmp_path: Path) -> None:
     chart = values(store_of(planned(tmp_path, storage_gib=4, replicas=2)), None)
     assert chart["replica"]["persistence"]["size"] == "4Gi"
@@ -176,6 +202,8 @@ def test_its_volumes_are_counted(tmp_path: Path) -> None:
 def test_the_store_is_declared_before_its_clients(tmp_path: Path) -> None:
     plan = planned(tmp_path, storage_gib=4)
     world = world_of(plan)
+    preview = deploy(lambda: program.build(plan) and None, stack=plan.stack, preview=True)
+    assert preview.inventory() == world.inventory()
     types = {record.type for record in world if "valkey" in record.name}
     assert {
         "kubernetes:helm.sh/v3:Release",
