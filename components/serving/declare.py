@@ -9,10 +9,9 @@ import pulumi
 
 from components._secrets import SecretValues, declare_secret
 from components.model_cache import FileSystem, ModelCache, ModelCacheArgs, WarmUp, WarmUpArgs
-from components.serving.efa_gate import EfaGate
+from components.serving import efa_gate, saved_shards, weights_wait
 from components.serving.model_server import ModelServer, ModelServerArgs, Monitoring, WeightsBucket
-from components.serving.saved_shards import SavedShards
-from components.serving.weights_wait import StagedWeights
+from components.serving.mounted_scripts import MountedScripts
 from planner.naming import SERVING_NAMESPACE
 from planner.plan import Plan
 
@@ -22,6 +21,7 @@ _OTHER_RUNTIMES = {
     "ray_service": {"lws", "keda"},
 }
 """Charts that a runtime does without: its models need not wait for them."""
+_SCRIPTS = (efa_gate.SCRIPTS, weights_wait.SCRIPTS, saved_shards.SCRIPTS)
 _STORES = {"valkey", "kv-store"}
 """Awaited by models that reach them."""
 
@@ -75,15 +75,11 @@ def declare(args: ServingArgs, opts: pulumi.ResourceOptions) -> ServingOutputs:
             opts=opts,
         )
     warm_ups = _warm_ups(args, cache, opts)
-    gate = None
-    if any(model.efa_gate for model in plan.models):
-        gate = EfaGate("efa-gate", SERVING_NAMESPACE, everything, opts)
-    staged = None
-    if any(model.weights.medium == "s3_stream" for model in plan.models):
-        staged = StagedWeights("staged-weights", SERVING_NAMESPACE, everything, opts)
-    shards = None
-    if any(model.container.saving_args for model in plan.models):
-        shards = SavedShards("save-shards", SERVING_NAMESPACE, everything, opts)
+    mounted = {
+        scripts.name: MountedScripts(scripts, SERVING_NAMESPACE, everything, opts).config_map
+        for scripts in _SCRIPTS
+        if any(map(scripts.runs_for, plan.models))
+    }
     servers: dict[str, ModelServer] = {}
     for model in plan.models:
         warmups = plan.warmups_of(model.name)
@@ -91,12 +87,7 @@ def declare(args: ServingArgs, opts: pulumi.ResourceOptions) -> ServingOutputs:
         if cache is not None and model.weights.medium != "s3_stream":
             prepared.append(cache.claim)
         prepared += [warm_ups[warmup.name] for warmup in warmups]
-        if gate is not None and model.efa_gate is not None:
-            prepared.append(gate.script)
-        if staged is not None and model.weights.medium == "s3_stream":
-            prepared.append(staged.script)
-        if shards is not None and model.container.saving_args:
-            prepared.append(shards.script)
+        prepared += [mounted[scripts.name] for scripts in _SCRIPTS if scripts.runs_for(model)]
         without = _OTHER_RUNTIMES[model.runtime] | (_STORES - {store.name for store in model.stores})
         needed = [resource for name, resource in args.platform.items() if name not in without]
         servers[model.name] = ModelServer(

@@ -2,52 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-import pulumi
-import pulumi_kubernetes as k8s
-
-from planner.naming import EFA_GATE_CONTAINER, EFA_GATE_STATE, PART_OF_LABEL, PROJECT
+from components.serving.mounted_scripts import SCRIPTS_FOLDER, Scripts
+from planner.naming import EFA_GATE_CONTAINER, EFA_GATE_STATE
 from planner.plan import ContainerPlan, EfaGatePlan
 
-SCRIPT_NAME = "efa-gate"
-_SCRIPTS = Path(__file__).parents[1] / "scripts" / "efa"
 _MOUNT = "/opt/efa-gate"
 _STATE = "efa-gate-state"
 _STATE_MOUNT = "/var/lib/efa-gate"
 
 
-class EfaGate(pulumi.ComponentResource):
-    """The gate's scripts, one ConfigMap for all models of a namespace. Produces `script`."""
-
-    script: k8s.core.v1.ConfigMap
-
-    def __init__(
-        self,
-        name: str,
-        namespace: str,
-        after: Sequence[pulumi.Resource] = (),
-        opts: pulumi.ResourceOptions | None = None,
-    ) -> None:
-        super().__init__("inference:index:EfaGate", name, None, opts)
-        self.script = k8s.core.v1.ConfigMap(
-            f"{name}-script",
-            metadata=k8s.meta.v1.ObjectMetaArgs(
-                name=SCRIPT_NAME,
-                namespace=namespace,
-                labels={PART_OF_LABEL: PROJECT, "app.kubernetes.io/managed-by": "pulumi"},
-            ),
-            data=scripts(),
-            opts=pulumi.ResourceOptions(parent=self, depends_on=list(after)),
-        )
-        self.register_outputs({})
-
-
-def scripts() -> dict[str, str]:
-    """The package, by file name."""
-    return {path.name: path.read_text(encoding="utf-8") for path in sorted(_SCRIPTS.glob("*.py"))}
+SCRIPTS = Scripts(
+    name="efa-gate",
+    files=tuple(sorted((SCRIPTS_FOLDER / "efa").glob("*.py"))),
+    runs_for=lambda model: model.efa_gate is not None,
+)
 
 
 def volumes(gate: EfaGatePlan) -> list[dict[str, Any]]:
@@ -56,7 +26,7 @@ def volumes(gate: EfaGatePlan) -> list[dict[str, Any]]:
     Its memory is a directory of the node: an annotation or a ConfigMap would need a token of the API server in a pod
     that has none.
     """
-    found: list[dict[str, Any]] = [{"name": SCRIPT_NAME, "configMap": {"name": SCRIPT_NAME}}]
+    found: list[dict[str, Any]] = [{"name": SCRIPTS.name, "configMap": {"name": SCRIPTS.name}}]
     if gate.cache_seconds:
         found.append({"name": _STATE, "hostPath": {"path": EFA_GATE_STATE, "type": "DirectoryOrCreate"}})
     return found
@@ -68,7 +38,7 @@ def container(
     """The init container. It asks for what the engine asks for: kubelet gives both the same GPUs and EFA devices."""
     in_group = gate.mode == "all_reduce"
     mounts: list[dict[str, Any]] = [
-        {"name": SCRIPT_NAME, "mountPath": f"{_MOUNT}/efa", "readOnly": True},
+        {"name": SCRIPTS.name, "mountPath": f"{_MOUNT}/efa", "readOnly": True},
         *([{"name": _STATE, "mountPath": _STATE_MOUNT}] if gate.cache_seconds else []),
     ]
     if plan.shared_memory_gib:

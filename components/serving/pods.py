@@ -291,10 +291,10 @@ def pod_template(
             # Bucket and region, as the engine has them.
             env = environment(context, tuple(one for one in plan.env if one.output is not None))
             before.append(weights_wait.in_bucket(model, plan, env, context.stack, context.ready_timeout_seconds))
-            spec["volumes"].append(weights_wait.script_volume())
+            spec["volumes"].append(weights_wait.SCRIPTS.volume())
     if plan.saving_args:
         before.append(saved_shards.container(model, plan, spec["containers"][0]))
-        spec["volumes"].append(saved_shards.script_volume())
+        spec["volumes"].append(saved_shards.SCRIPTS.volume())
     if before:
         spec["initContainers"] = before
     if affinity:

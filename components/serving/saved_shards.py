@@ -6,53 +6,20 @@ both the same, so a first start asks for no node beside the replica's own.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
-import pulumi
-import pulumi_kubernetes as k8s
-
+from components.serving.mounted_scripts import SCRIPTS_FOLDER, Scripts
 from planner.engines.request import SHARDS_DIRECTORY
-from planner.naming import PART_OF_LABEL, PROJECT, SHARDS_CONTAINER
+from planner.naming import SHARDS_CONTAINER
 from planner.plan import ContainerPlan, ModelPlan
 
-SCRIPT_NAME = "save-shards"
-_SCRIPTS = Path(__file__).parents[1] / "scripts"
-_MODULES = ("save_shards.py", "warm_up.py")
+SCRIPTS = Scripts(
+    name="save-shards",
+    files=(SCRIPTS_FOLDER / "save_shards.py", SCRIPTS_FOLDER / "warm_up.py"),
+    runs_for=lambda model: bool(model.container.saving_args),
+)
 _MOUNT = "/opt/save-shards"
-
-
-class SavedShards(pulumi.ComponentResource):
-    """The script that pods write shards with. Produces `script`."""
-
-    script: k8s.core.v1.ConfigMap
-
-    def __init__(
-        self,
-        name: str,
-        namespace: str,
-        after: Sequence[pulumi.Resource] = (),
-        opts: pulumi.ResourceOptions | None = None,
-    ) -> None:
-        super().__init__("inference:index:SavedShards", name, None, opts)
-        self.script = k8s.core.v1.ConfigMap(
-            f"{name}-script",
-            metadata=k8s.meta.v1.ObjectMetaArgs(
-                name=SCRIPT_NAME,
-                namespace=namespace,
-                labels={PART_OF_LABEL: PROJECT, "app.kubernetes.io/managed-by": "pulumi"},
-            ),
-            data={name: (_SCRIPTS / name).read_text(encoding="utf-8") for name in _MODULES},
-            opts=pulumi.ResourceOptions(parent=self, depends_on=list(after)),
-        )
-        self.register_outputs({})
-
-
-def script_volume() -> dict[str, Any]:
-    """The script as a package, so that it runs as it is tested."""
-    items = [{"key": name, "path": f"components/scripts/{name}"} for name in _MODULES]
-    return {"name": SCRIPT_NAME, "configMap": {"name": SCRIPT_NAME, "items": items}}
 
 
 def container(model: ModelPlan, plan: ContainerPlan, engine: Mapping[str, Any]) -> dict[str, Any]:
@@ -88,7 +55,7 @@ def container(model: ModelPlan, plan: ContainerPlan, engine: Mapping[str, Any]) 
         "securityContext": engine["securityContext"],
         "volumeMounts": [
             *(_writable(mount) for mount in engine["volumeMounts"]),
-            {"name": SCRIPT_NAME, "mountPath": _MOUNT, "readOnly": True},
+            {"name": SCRIPTS.name, "mountPath": _MOUNT, "readOnly": True},
         ],
     }
 

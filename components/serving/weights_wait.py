@@ -8,23 +8,21 @@ run in the engine's image, which is pulled anyway, and pulled while the weights 
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
-
-import pulumi
-import pulumi_kubernetes as k8s
 
 from components._pods import confined
 from components.serving import kept_kernels
+from components.serving.mounted_scripts import SCRIPTS_FOLDER, Scripts
 from planner.engines.request import BUCKET_VARIABLE
-from planner.naming import NO_GPU, PART_OF_LABEL, PROJECT, WEIGHTS_CONTAINER
+from planner.naming import NO_GPU, WEIGHTS_CONTAINER
 from planner.plan import ContainerPlan, ModelPlan
 from planner.router import COMPONENT_LABEL
 
-SCRIPT_NAME = "staged-weights"
-_SCRIPTS = Path(__file__).parents[1] / "scripts"
-_MODULES = ("staged.py", "warm_up.py")
+SCRIPTS = Scripts(
+    name="staged-weights",
+    files=(SCRIPTS_FOLDER / "staged.py", SCRIPTS_FOLDER / "warm_up.py"),
+    runs_for=lambda model: model.weights.medium == "s3_stream",
+)
 _MOUNT = "/opt/staged-weights"
 
 WARMUP_COMPONENT = "warm-up"
@@ -44,38 +42,6 @@ for marker in $READY_MARKERS $READY_DIRECTORIES; do
   done
 done
 """
-
-
-class StagedWeights(pulumi.ComponentResource):
-    """The script that pods wait with. Produces `script`."""
-
-    script: k8s.core.v1.ConfigMap
-
-    def __init__(
-        self,
-        name: str,
-        namespace: str,
-        after: Sequence[pulumi.Resource] = (),
-        opts: pulumi.ResourceOptions | None = None,
-    ) -> None:
-        super().__init__("inference:index:StagedWeights", name, None, opts)
-        self.script = k8s.core.v1.ConfigMap(
-            f"{name}-script",
-            metadata=k8s.meta.v1.ObjectMetaArgs(
-                name=SCRIPT_NAME,
-                namespace=namespace,
-                labels={PART_OF_LABEL: PROJECT, "app.kubernetes.io/managed-by": "pulumi"},
-            ),
-            data={name: (_SCRIPTS / name).read_text(encoding="utf-8") for name in _MODULES},
-            opts=pulumi.ResourceOptions(parent=self, depends_on=list(after)),
-        )
-        self.register_outputs({})
-
-
-def script_volume() -> dict[str, Any]:
-    """The script as a package, so that it runs as it is tested."""
-    items = [{"key": name, "path": f"components/scripts/{name}"} for name in _MODULES]
-    return {"name": SCRIPT_NAME, "configMap": {"name": SCRIPT_NAME, "items": items}}
 
 
 def on_cache(model: ModelPlan, plan: ContainerPlan, mount_path: str, limit_seconds: int) -> dict[str, Any]:
@@ -126,7 +92,7 @@ def in_bucket(
         ],
         "env": [NO_GPU, {"name": "PYTHONDONTWRITEBYTECODE", "value": "1"}, *env],
         "resources": {"limits": {"memory": "256Mi"}, "requests": {"cpu": "50m", "memory": "256Mi"}},
-        "volumeMounts": [{"name": SCRIPT_NAME, "mountPath": _MOUNT, "readOnly": True}],
+        "volumeMounts": [{"name": SCRIPTS.name, "mountPath": _MOUNT, "readOnly": True}],
     }
 
 

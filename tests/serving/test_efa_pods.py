@@ -92,7 +92,7 @@ def test_its_scripts_lie_where_it_starts_them_and_its_memory_is_its_own() -> Non
     assert mounts[f"{container['workingDir']}/efa"]["readOnly"]
     assert volumes[mounts[f"{container['workingDir']}/efa"]["name"]]["configMap"]["name"] == "efa-gate"
     assert container["command"] == ["python3", "-m", "efa.gate"]
-    assert {"__init__.py", "gate.py", "group.py", "memory.py", "findings.py", "rank.py"} == set(efa_gate.scripts())
+    assert {"__init__.py", "gate.py", "group.py", "memory.py", "findings.py", "rank.py"} == set(efa_gate.SCRIPTS.data())
     state = mounts["/var/lib/efa-gate"]["name"]
     assert volumes[state]["hostPath"]["path"] == "/var/lib/inference-platform/efa-gate"
     for other in (*spec["containers"], spec["initContainers"][1]):

@@ -15,7 +15,8 @@ import pytest
 from moto import mock_aws
 
 from components.scripts import staged, warm_up
-from components.serving.weights_wait import StagedWeights, script_volume
+from components.serving.mounted_scripts import MountedScripts
+from components.serving.weights_wait import SCRIPTS
 from ops import aws as ops_aws
 from tests.harness import deploy
 
@@ -154,7 +155,7 @@ def test_it_runs_from_what_the_pod_mounts(tmp_path: Path) -> None:
     """The ConfigMap's files where the volume puts them, and nothing else of the project."""
     world = deploy(_declare)
     data = world["kubernetes:core/v1:ConfigMap", "staged-weights-script"].inputs["data"]
-    for item in script_volume()["configMap"]["items"]:
+    for item in SCRIPTS.volume()["configMap"]["items"]:
         path = tmp_path / "mount" / item["path"]
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(data[item["key"]])
@@ -180,4 +181,4 @@ def test_it_runs_from_what_the_pod_mounts(tmp_path: Path) -> None:
 
 
 def _declare() -> None:
-    StagedWeights("staged-weights", "inference")
+    MountedScripts(SCRIPTS, "inference")
