@@ -40,6 +40,8 @@ def declare(
         "selector": {"matchLabels": selector_labels(model)},
         # A surge pod needs GPUs that are not there: the rollout would wait for a node that the old pod holds.
         "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 0, "maxUnavailable": 1}},
+        # Routers leave a pod at once and find its successor a moment later: the next of two must not end in between.
+        "minReadySeconds": model.drain.pre_stop_seconds,
         "progressDeadlineSeconds": _PATIENCE_SECONDS,
         "template": template(context),
     }

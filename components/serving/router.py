@@ -48,8 +48,8 @@ def labels(model: ModelPlan) -> dict[str, str]:
 
 
 def role_rules() -> list[dict[str, Any]]:
-    """What discovery needs, in the models' namespace; RBAC knows no labels."""
-    return [{"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list", "watch"]}]
+    """What discovery needs, in the models' namespace (tests/router tries it); RBAC knows no labels."""
+    return [{"apiGroups": [""], "resources": ["pods"], "verbs": ["list", "watch"]}]
 
 
 def pod_spec(model: ModelPlan, router: RouterPlan, pull_secret: str | None = None) -> dict[str, Any]:

@@ -40,7 +40,8 @@ COLUMNS: Mapping[str, Case] = {
 
 # What the components declare; tests/serving/test_pod_life.py holds them to it.
 _ROLLOUT = {
-    "deployment": "a replica at a time, none beyond those that serve: no spare GPUs",
+    "deployment": "a replica at a time, the next once the last is found by who asks it, none beyond those "
+    "that serve: no spare GPUs",
     "leader_worker_set": "a group at a time, none beyond those that serve: no spare GPUs",
     "ray_service": "the application in place; another cluster replaces the old one, which goes first: no spare GPUs, "
     "and nothing serves meanwhile",

@@ -211,6 +211,8 @@ def test_no_rollout_needs_gpus_beyond_those_that_serve() -> None:
     world = serve(stack_plan("prod"))
     (single,) = [one for one in world if one.name == "r1-distill-70b-workload"]
     assert single.inputs["spec"]["strategy"]["rollingUpdate"]["maxSurge"] == 0
+    # A router finds a new pod within 2 s (tests/router/test_discovery.py); much longer would only slow a rollout down.
+    assert 5 <= single.inputs["spec"]["minReadySeconds"] <= 30
     of = context("staging", "r1-distill-70b")
     assert of.model.ray is not None
     assert ray_service.workload(of, of.model.ray).spec()["upgradeStrategy"] == {"type": "None"}

@@ -194,7 +194,7 @@ def test_the_routers_objects_guard_watch_and_spread_it() -> None:
 def test_it_may_only_look_at_pods_and_only_clients_reach_it() -> None:
     model = with_standby()
     (rule,) = routing.role_rules()
-    assert (rule["resources"], rule["verbs"]) == (["pods"], ["get", "list", "watch"])
+    assert (rule["resources"], rule["verbs"]) == (["pods"], ["list", "watch"])
     policy = routing.network_policy(model, router_of(model))
     clients = [entry for entry in policy["ingress"] if "podSelector" in entry["from"][0]]
     assert clients[0]["from"][0]["podSelector"]["matchLabels"] == {CLIENT_LABEL: "true"}
