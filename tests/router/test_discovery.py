@@ -93,6 +93,11 @@ def test_pods_are_found_by_what_is_rendered_for_them(plane: ControlPlane, tmp_pa
         pods = await built.ready(SMALL, 3)
         assert first not in pods
         await _until_used(built, *pods)
+        # Nothing is heard of its node.
+        built.kubelet.say_unready(second)
+        await _until_used(built, *(pod for pod in pods if pod is not second))
+        built.kubelet.say_unready(second, unready=False)
+        await _until_used(built, *pods)
         # Its engine is sick for a while.
         second.process.send_signal(signal.SIGUSR1)
         await until(lambda: not second.ready, "the pod is not ready")
