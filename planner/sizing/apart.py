@@ -20,7 +20,7 @@ from planner.sizing.pareto import pareto
 from planner.sizing.request import Dimension, SizeRequest, card_of
 from planner.sizing.resilience import Risk, availability, risk_of, surviving_share
 
-LEFT_OUT_APART = ("prefill and decode apart on nodes of two instance types, or on nodes of which only some are spot",)
+LEFT_OUT_APART = ("prefill and decode apart on nodes of which only some are spot",)
 _MOST_SPARE = 8
 """Replicas of each group beyond what the load needs, where an availability is asked for."""
 
