@@ -197,6 +197,7 @@ def _stores(
                 image_mirror=plan.image_mirror,
                 plan=store,
                 secrets=secrets,
+                pull_secret=plan.pull_secret,
                 issuer=issuer,
                 after=after,
             ),

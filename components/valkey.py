@@ -72,12 +72,13 @@ class ValkeyArgs:
     image_mirror: str | None
     plan: ValkeyPlan
     secrets: SecretValues
+    pull_secret: str | None
     issuer: pulumi.Resource
     """cert-manager's issuer, once certificates can be asked for."""
     after: tuple[pulumi.Resource, ...] = ()
 
 
-def values(plan: ValkeyPlan, mirror: str | None) -> dict[str, Any]:
+def values(plan: ValkeyPlan, mirror: str | None, pull_secret: str | None = None) -> dict[str, Any]:
     """Chart values."""
     chart: dict[str, Any] = {
         "fullnameOverride": plan.name,
@@ -108,6 +109,8 @@ def values(plan: ValkeyPlan, mirror: str | None) -> dict[str, Any]:
         "deploymentStrategy": "Recreate",
         "extraContainers": [store_password.container(plan)],
     }
+    if pull_secret is not None:
+        chart["imagePullSecrets"] = [pull_secret]
     if plan.zones:
         chart["affinity"] = {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [_near(plan)]}}
     if plan.replicas:
@@ -213,7 +216,7 @@ class Valkey(pulumi.ComponentResource):
         self.release = release(
             f"{name}-store",
             args.chart,
-            values(plan, args.image_mirror),
+            values(plan, args.image_mirror, args.pull_secret),
             parent=self,
             after=[*args.after, *guards],
         )

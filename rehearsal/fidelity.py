@@ -118,12 +118,14 @@ PARTS: Final[tuple[Part, ...]] = (
         name="Start of models",
         level="stood in",
         how="Ready after the planned start-up, less the image where its node has pulled it before, if what the pod "
-        f"names exists and its startup probe allows as much; a Ray container after {RAY_START_SECONDS:.0f} s",
+        f"names exists, its weights are staged and its startup probe allows as much; a Ray container after "
+        f"{RAY_START_SECONDS:.0f} s",
     ),
     Part(
         name="Routers",
         level="stood in",
-        how="Ready as any pod, and found by their Services; the real router is tried under load by the tests alone",
+        how="Ready as any pod, and found by their Services; the real router is tried under load, and on a real API "
+        "server's pods, by the tests alone",
     ),
     Part(
         name="EFA gate",

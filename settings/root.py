@@ -49,7 +49,7 @@ class Images(Section):
     """Have ECR fill the mirror by itself; the mirror is then a prefix in this account's and region's own registry."""
     pull_secret: RegistrySecret | None = None
     """Credentials of registries that the nodes' own role does not open, for every pod that this project declares; the
-    plan tells which namespaces need the Secret. Pods of charts do not name it."""
+    plan tells which namespaces need the Secret. Of charts only the stores' name it."""
     pre_pull: bool = True
     """Whether every node of a pool pulls the engine images of the pool's models as soon as it is there: a replica that
     comes to a node that stood need not wait for its image, and in a rollout nodes fetch the new one while the old one

@@ -182,6 +182,8 @@ def test_a_container_beside_the_server_watches_the_password(
     mounts = {mount["name"]: mount for mount in watching["volumeMounts"]}
     assert set(mounts) == {"valkey-users-secret", "valkey-acl", "valkey-tls"}
     assert "subPath" not in mounts["valkey-users-secret"]
+    assert "imagePullSecrets" not in chart
+    assert values(store, mirror, "registry")["imagePullSecrets"] == ["registry"], "the chart wants names alone"
     assert mounts["valkey-tls"]["subPath"] == "ca.crt", "the server's key is not its business"
     assert crd_schemas.pod_template_problems({"metadata": {}, "spec": {"containers": [watching]}}) == []
 
