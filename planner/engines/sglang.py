@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from planner.engines import nixl
+from planner.engines import alike, nixl
 from planner.engines.arguments import Argument, line_of, option, switch
 from planner.engines.request import (
     COMPILED_DIRECTORY,
@@ -51,20 +51,18 @@ def _arguments(request: EngineRequest) -> Iterator[Argument]:
     if request.group is not None:
         yield from nixl.sglang_arguments(request.group)
     yield from _layout(request, options)
-    yield from _numbers(request, options)
+    yield from _numbers(request)
     yield from _loading(request)
     yield from _scheduling(options)
     yield from _answers(request, options)
-    yield from _lora(request)
+    yield from alike.adapters(request, at_once="--max-loras-per-batch", named="--lora-paths")
     if request.multi_node:
-        yield option("--nnodes", "$(LWS_GROUP_SIZE)", f"{request.layout.nodes} pods make one replica")
-        yield option("--node-rank", "$(LWS_WORKER_INDEX)", "set by LeaderWorkerSet")
+        yield from alike.own_rank(request)
         yield option("--dist-init-addr", f"$(LWS_LEADER_ADDRESS):{RENDEZVOUS_PORT}", "where the ranks meet")
     if request.patient:
         why = "twice the planned start at least: ranks that load at different speed are not dead"
         yield option("--dist-timeout", request.patience_seconds, why)
-    for text in options.extra_args:
-        yield Argument(tokens=(text,), why="engine_options.extra_args")
+    yield from alike.further(request)
 
 
 def _layout(request: EngineRequest, options: SglangOptions) -> Iterator[Argument]:
@@ -80,11 +78,8 @@ def _layout(request: EngineRequest, options: SglangOptions) -> Iterator[Argument
         yield option("--attn-dp-size", layout.data, "attention groups keep each sequence's cache once")
 
 
-def _numbers(request: EngineRequest, options: SglangOptions) -> Iterator[Argument]:
-    if request.quantization != "checkpoint" and request.card.checkpoint.format == "bf16":
-        yield option("--quantization", "fp8", "models[].quantization: bf16 files become FP8 while loading")
-    elif options.quantization_method is not None:
-        yield option("--quantization", options.quantization_method, "engine_options.quantization_method")
+def _numbers(request: EngineRequest) -> Iterator[Argument]:
+    yield from alike.weight_format(request)
     if request.kv_cache == "fp8":
         yield option("--kv-cache-dtype", "fp8_e4m3", "models[].kv_cache")
     if request.kv_tiers is not None:
@@ -145,17 +140,6 @@ def _speculation(request: EngineRequest) -> Iterator[Argument]:
     yield option("--speculative-num-steps", speculation.tokens, why)
     yield option("--speculative-eagle-topk", 1, "a chain of proposals: one candidate a step")
     yield option("--speculative-num-draft-tokens", speculation.tokens + 1, "the steps' tokens and the one before them")
-
-
-def _lora(request: EngineRequest) -> Iterator[Argument]:
-    lora = request.options.lora
-    if lora is None:
-        return
-    yield switch("--enable-lora", f"engine_options.lora: {len(lora.adapters)} adapter(s)")
-    yield option("--max-lora-rank", request.lora_rank, "memory is set aside for adapters of this rank")
-    yield option("--max-loras-per-batch", lora.concurrent, "engine_options.lora.concurrent")
-    named = (f"{adapter.name}={request.directory_of(adapter.source, adapter.revision)}" for adapter in lora.adapters)
-    yield Argument(tokens=("--lora-paths", *named), why="each adapter answers to its own name")
 
 
 def _options(request: EngineRequest) -> SglangOptions:

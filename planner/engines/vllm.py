@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from catalog.engine_flags import parser_data
-from planner.engines import lmcache, nixl
+from planner.engines import alike, lmcache, nixl
 from planner.engines.arguments import Argument, line_of, option, switch
 from planner.engines.request import (
     COMPILED_DIRECTORY,
@@ -64,10 +64,9 @@ def _arguments(request: EngineRequest) -> Iterator[Argument]:
     yield from _loading(request)
     yield from _scheduling(options)
     yield from _answers(request, options)
-    yield from _lora(request)
+    yield from alike.adapters(request, at_once="--max-loras", named="--lora-modules")
     if request.multi_node:
-        yield option("--nnodes", "$(LWS_GROUP_SIZE)", f"{request.layout.nodes} pods make one replica")
-        yield option("--node-rank", "$(LWS_WORKER_INDEX)", "set by LeaderWorkerSet")
+        yield from alike.own_rank(request)
         yield option("--master-addr", "$(LWS_LEADER_ADDRESS)", "set by LeaderWorkerSet")
         yield option("--master-port", RENDEZVOUS_PORT, "where the ranks meet")
     if request.patient:
@@ -78,8 +77,7 @@ def _arguments(request: EngineRequest) -> Iterator[Argument]:
         yield option("--distributed-timeout-seconds", wait, why)
         if wait > GLOO_SECONDS:
             yield option("--cpu-distributed-timeout-seconds", wait, why)
-    for text in options.extra_args:
-        yield Argument(tokens=(text,), why="engine_options.extra_args")
+    yield from alike.further(request)
 
 
 def _layout(request: EngineRequest, options: VllmOptions) -> Iterator[Argument]:
@@ -95,10 +93,7 @@ def _layout(request: EngineRequest, options: VllmOptions) -> Iterator[Argument]:
 
 
 def _numbers(request: EngineRequest, options: VllmOptions) -> Iterator[Argument]:
-    if request.quantization != "checkpoint" and request.card.checkpoint.format == "bf16":
-        yield option("--quantization", "fp8", "models[].quantization: bf16 files become FP8 while loading")
-    elif options.quantization_method is not None:
-        yield option("--quantization", options.quantization_method, "engine_options.quantization_method")
+    yield from alike.weight_format(request)
     if request.kv_cache == "fp8":
         yield option("--kv-cache-dtype", "fp8", "models[].kv_cache")
     if request.kv_cache_bytes is not None:
@@ -160,17 +155,6 @@ def _answers(request: EngineRequest, options: VllmOptions) -> Iterator[Argument]
         yield option("--speculative-config", compact(speculation), "engine_options.speculation")
     if options.log_requests:
         yield switch("--enable-log-requests", "engine_options.log_requests")
-
-
-def _lora(request: EngineRequest) -> Iterator[Argument]:
-    lora = request.options.lora
-    if lora is None:
-        return
-    yield switch("--enable-lora", f"engine_options.lora: {len(lora.adapters)} adapter(s)")
-    yield option("--max-lora-rank", request.lora_rank, "memory is set aside for adapters of this rank")
-    yield option("--max-loras", lora.concurrent, "engine_options.lora.concurrent")
-    named = (f"{adapter.name}={request.directory_of(adapter.source, adapter.revision)}" for adapter in lora.adapters)
-    yield Argument(tokens=("--lora-modules", *named), why="each adapter answers to its own name")
 
 
 def speculative_config(request: EngineRequest) -> dict[str, Any] | None:
