@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from rehearsal.controlplane.stages import DEFAULT_POD_STAGES
+from rehearsal.controlplane.stages import DEFAULT_POD_STAGES, container_statuses, ended, where
 from rehearsal.kube import Json
 
 READY_AT: Final = "rehearsal/ready-at"
@@ -31,43 +31,12 @@ conditions:
   status: "False"
   reason: ContainersNotReady
   lastTransitionTime: {{ $now | Quote }}
-containerStatuses:
-{{ range .spec.containers }}
-- name: {{ .name | Quote }}
-  image: {{ .image | Quote }}
-  ready: false
-  started: false
-  restartCount: 1
-  state:
-    waiting:
-      reason: CrashLoopBackOff
-      message: startup probe failed
-  lastState:
-    terminated:
-      exitCode: 137
-      reason: Error
-      finishedAt: {{ $now | Quote }}
-{{ end }}
-"""
-
-_JOB_FAILED: Final = """
-{{ $now := Now }}
-phase: Failed
-containerStatuses:
-{{ range .spec.containers }}
-- name: {{ .name | Quote }}
-  image: {{ .image | Quote }}
-  ready: false
-  started: false
-  restartCount: 0
-  state:
-    terminated:
-      exitCode: %d
-      reason: Error
-      message: %s
-      finishedAt: {{ $now | Quote }}
-{{ end }}
-"""
+""" + container_statuses(
+    "state: {waiting: {reason: CrashLoopBackOff, message: startup probe failed}}\n"
+    "  lastState: {terminated: {exitCode: 137, reason: Error, finishedAt: {{ $now | Quote }}}}",
+    ready=False,
+    restarts=1,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,18 +87,14 @@ def _job_stage(completed: Json, name: str, outcome: JobOutcome, compression: flo
     _and(stage, _JOB, "In", name)
     stage["spec"]["delay"] = {"durationMilliseconds": int(outcome.seconds / compression * 1000)}
     if outcome.exit_code:
-        message = "'" + outcome.message.replace("'", "''") + "'"
-        stage["spec"]["next"] = {"statusTemplate": _JOB_FAILED % (outcome.exit_code, message)}
+        status = ended("Failed", "Error", exit_code=outcome.exit_code, message=outcome.message)
+        stage["spec"]["next"] = {"statusTemplate": status}
     return stage
 
 
 def _and(stage: Json, key: str, operator: str, *values: str) -> None:
-    expression: dict[str, Any] = {"key": key, "operator": operator}
     conditions: Sequence[Any] = stage["spec"]["selector"]["matchExpressions"]
-    stage["spec"]["selector"]["matchExpressions"] = [
-        *conditions,
-        {**expression, "values": list(values)} if values else expression,
-    ]
+    stage["spec"]["selector"]["matchExpressions"] = [*conditions, where(key, operator, *values)]
 
 
 def _at(stage: Json, annotation: str) -> None:

@@ -6,6 +6,7 @@ Node stages are always there. Pod stages are the caller's; `DEFAULT_POD_STAGES` 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -44,7 +45,36 @@ phase: Running
 """
 )
 
-_POD_READY = """
+
+def container_statuses(state: str, *, ready: bool, restarts: int = 0) -> str:
+    """Of all containers of a pod alike, in KWOK's template language, which has put the time into `$now` before.
+
+    `state` is what a status has of its own: lines of YAML.
+    """
+    up = str(ready).lower()
+    return f"""
+containerStatuses:
+{{{{ range .spec.containers }}}}
+- name: {{{{ .name | Quote }}}}
+  image: {{{{ .image | Quote }}}}
+  ready: {up}
+  started: {up}
+  restartCount: {restarts}
+  {state}
+{{{{ end }}}}
+"""
+
+
+def ended(phase: str, reason: str, *, exit_code: int = 0, message: str = "") -> str:
+    """The status of a pod whose containers have ended."""
+    told = json.dumps({"exitCode": exit_code, "reason": reason, "message": message})
+    times = "startedAt: {{ $now | Quote }}, finishedAt: {{ $now | Quote }}"
+    state = f"state: {{terminated: {{{told[1:-1]}, {times}}}}}"
+    return "\n{{ $now := Now }}\n" + f"phase: {phase}" + container_statuses(state, ready=False)
+
+
+_POD_READY = (
+    """
 {{ $now := Now }}
 phase: Running
 startTime: {{ $now | Quote }}
@@ -59,17 +89,9 @@ conditions:
   status: "True"
   lastTransitionTime: {{ $now | Quote }}
 {{ end }}
-containerStatuses:
-{{ range .spec.containers }}
-- name: {{ .name | Quote }}
-  image: {{ .image | Quote }}
-  ready: true
-  started: true
-  restartCount: 0
-  state:
-    running:
-      startedAt: {{ $now | Quote }}
-{{ end }}
+"""
+    + container_statuses("state: {running: {startedAt: {{ $now | Quote }}}}", ready=True)
+    + """
 initContainerStatuses:
 {{ range .spec.initContainers }}
 - name: {{ .name | Quote }}
@@ -95,28 +117,11 @@ hostIP: {{ . | Quote }}
 {{ end }}
 podIP: {{ PodIPWith .spec.nodeName ( or .spec.hostNetwork false ) ( or .metadata.uid "" ) ( or .metadata.name "" ) ( or .metadata.namespace "" ) | Quote }}
 """  # noqa: E501 (the template language has no line continuation)
-
-_POD_COMPLETED = """
-{{ $now := Now }}
-phase: Succeeded
-containerStatuses:
-{{ range .spec.containers }}
-- name: {{ .name | Quote }}
-  image: {{ .image | Quote }}
-  ready: false
-  started: false
-  restartCount: 0
-  state:
-    terminated:
-      exitCode: 0
-      reason: Completed
-      startedAt: {{ $now | Quote }}
-      finishedAt: {{ $now | Quote }}
-{{ end }}
-"""
+)
 
 
-def _where(key: str, operator: str, *values: str) -> dict[str, Any]:
+def where(key: str, operator: str, *values: str) -> dict[str, Any]:
+    """A condition of a Stage's selector."""
     return {"key": key, "operator": operator, **({"values": list(values)} if values else {})}
 
 
@@ -133,11 +138,11 @@ def _stage(name: str, kind: str, selector: Sequence[Mapping[str, Any]], then: Ma
 
 
 _READY_CONDITION = '.status.conditions.[] | select( .type == "Ready" ) | .status'
-_NOT_DELETED = _where(".metadata.deletionTimestamp", "DoesNotExist")
+_NOT_DELETED = where(".metadata.deletionTimestamp", "DoesNotExist")
 
 #: A new node becomes Ready at once. Its heartbeat is a Lease, so no stage repeats.
 NODE_STAGES: tuple[Mapping[str, Any], ...] = (
-    _stage("node-ready", "Node", [_where(_READY_CONDITION, "NotIn", "True")], {"statusTemplate": _NODE_READY}),
+    _stage("node-ready", "Node", [where(_READY_CONDITION, "NotIn", "True")], {"statusTemplate": _NODE_READY}),
 )
 
 #: A scheduled pod is Ready at once, a pod of a Job then succeeds, a deleted pod is gone.
@@ -145,7 +150,7 @@ DEFAULT_POD_STAGES: tuple[Mapping[str, Any], ...] = (
     _stage(
         "pod-ready",
         "Pod",
-        [_NOT_DELETED, _where(".status.phase", "In", "Pending"), _where(_READY_CONDITION, "NotIn", "True")],
+        [_NOT_DELETED, where(".status.phase", "In", "Pending"), where(_READY_CONDITION, "NotIn", "True")],
         {"statusTemplate": _POD_READY},
     ),
     _stage(
@@ -153,15 +158,15 @@ DEFAULT_POD_STAGES: tuple[Mapping[str, Any], ...] = (
         "Pod",
         [
             _NOT_DELETED,
-            _where(".status.phase", "In", "Running"),
-            _where(".metadata.ownerReferences.[].kind", "In", "Job"),
+            where(".status.phase", "In", "Running"),
+            where(".metadata.ownerReferences.[].kind", "In", "Job"),
         ],
-        {"statusTemplate": _POD_COMPLETED},
+        {"statusTemplate": ended("Succeeded", "Completed")},
     ),
     _stage(
         "pod-deleted",
         "Pod",
-        [_where(".metadata.deletionTimestamp", "Exists")],
+        [where(".metadata.deletionTimestamp", "Exists")],
         {"finalizers": {"empty": True}, "delete": True},
     ),
 )

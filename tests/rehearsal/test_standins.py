@@ -430,8 +430,8 @@ def test_stages_tell_jobs_apart() -> None:
     outcomes = {"good": JobOutcome(seconds=120), "bad": JobOutcome(seconds=60, exit_code=3, message="it's wrong")}
     stages = {stage["metadata"]["name"]: stage["spec"] for stage in pod_stages(outcomes, compression=60)}
     assert stages["job-good"]["delay"] == {"durationMilliseconds": 2000}
-    assert "exitCode: 3" in stages["job-bad"]["next"]["statusTemplate"]
-    assert "'it''s wrong'" in stages["job-bad"]["next"]["statusTemplate"]
+    assert '"exitCode": 3' in stages["job-bad"]["next"]["statusTemplate"]
+    assert '"message": "it\'s wrong"' in stages["job-bad"]["next"]["statusTemplate"]
     others = stages["pod-completed"]["selector"]["matchExpressions"]
     assert {
         "key": '.metadata.labels["batch.kubernetes.io/job-name"]',
