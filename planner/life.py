@@ -235,7 +235,8 @@ def _drain(engine: Engine, pool: PoolPlan, drain: DrainPlan) -> tuple[Explained,
                 name="pre_stop",
                 value=drain.pre_stop_seconds,
                 unit="s",
-                source="endpoints and routers forget the pod meanwhile, and it still answers",
+                source="endpoints and routers forget the pod meanwhile, and it still answers; a Deployment's rollout "
+                "gives them as long to find its successor",
             ),
             Input(
                 name="running",

@@ -132,7 +132,7 @@ class DrainPlan:
     """How a pod goes away without losing requests."""
 
     pre_stop_seconds: int
-    """Sleep while endpoints forget the pod."""
+    """Sleep while endpoints and routers forget the pod; a Deployment gives them as long to find the next one."""
     drain_seconds: int
     """What the engine gives running requests."""
     grace_seconds: int
