@@ -9,7 +9,7 @@ node as it is, with prefetch: the gain is that each of several nodes reads its r
 from __future__ import annotations
 
 from catalog.assumptions import assumed
-from planner.cache import CLIENT_LIMIT, SERVER_LIMIT, Crowd
+from planner.cache import CLIENT_LIMIT, RANKS_LIMIT, SERVER_LIMIT, Crowd
 from planner.drafts import Draft
 from planner.engines.checks import options_of
 from planner.patience import limit_seconds
@@ -67,8 +67,9 @@ def _unfit_vllm(sketch: Draft) -> tuple[str, str] | None:
     It saves tensors as kernels hold them and reads them into those that a checkpoint is read into, after which they
     are made ready for kernels once more (vllm/model_executor/model_loader/base_loader.py, sharded_state_loader.py).
     That changes nothing where making ready changes nothing: dense layers in 16 bit (UnquantizedLinearMethod,
-    vllm/model_executor/layers/linear.py). Quantised layers fail or differ (vllm-project/vllm#41174), and FlashInfer's
-    kernels would have weights of experts rearranged twice (swap_w13_to_w31, layers/fused_moe/oracle/unquantized.py).
+    vllm/model_executor/layers/linear.py; tried by catalog/tools/saved_shards.py). Quantised layers fail or differ
+    (vllm-project/vllm#41174), and FlashInfer's kernels would have weights of experts rearranged twice (swap_w13_to_w31,
+    layers/fused_moe/oracle/unquantized.py).
     """
     layout, model, card, options = sketch.fit.layout, sketch.model, sketch.card, options_of(sketch.model)
     if sketch.runtime == "ray_service":
@@ -107,7 +108,9 @@ def _shards(sketch: Draft, load: LoadPlan, everyone: Crowd) -> ShardsPlan:
     part = whole / nodes + beside
     client, server = load.limits_mb_per_s[CLIENT_LIMIT], load.limits_mb_per_s[SERVER_LIMIT]
     # Readers of more than this part are given as much of it meanwhile: its own other nodes too.
-    seconds = max(part * 1000 / client, everyone.served_gigabytes(part) * 1000 / server)
+    seconds = max(
+        part * 1000 / min(client, load.limits_mb_per_s[RANKS_LIMIT]), everyone.served_gigabytes(part) * 1000 / server
+    )
     write = max(whole * 1000 / server, whole / nodes * 1000 / client)
     before, limit = 0.0, 0
     if sketch.model.engine == "vllm":

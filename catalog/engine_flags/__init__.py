@@ -23,6 +23,7 @@ PARSED_FILE = "parsed.json"
 """What the real parsers said about the lines of the matrix."""
 
 STARTED_FILE = "started.json"
+SAVED_SHARDS_FILE = "saved_shards.json"
 """Lines with which the engines configured themselves."""
 
 _COUNT = re.compile(r"-?\d+(\.\d+)?[kKmMgGtT]?")
@@ -225,6 +226,11 @@ def parsed() -> Mapping[str, Mapping[str, Any]]:
 def started() -> Mapping[str, Mapping[str, Any]]:
     """Lines with which the engines configured themselves: engine -> version, date, number, names."""
     return json.loads((DIRECTORY / STARTED_FILE).read_text(encoding="utf-8"))
+
+
+def saved_shards() -> Mapping[str, Any]:
+    """vLLM's shards of small models: version, date, and architecture -> layout -> tensors, what differs, files."""
+    return json.loads((DIRECTORY / SAVED_SHARDS_FILE).read_text(encoding="utf-8"))
 
 
 def serve_schemas() -> Mapping[str, Any]:

@@ -70,6 +70,11 @@ class _Stubs(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         """Nothing to run."""
 
 
+def stand_in_kernels() -> None:
+    """Modules that only a GPU runs import from here on."""
+    sys.meta_path.insert(0, _Stubs())
+
+
 def always(answer: Callable[[], Any]) -> Callable[..., Any]:
     """A function of any arguments."""
 
@@ -191,7 +196,7 @@ def main(arguments: list[str]) -> int:
     (engine,) = arguments
     logging.disable(logging.CRITICAL)
     os.environ.update(HF_HUB_OFFLINE="1", VLLM_NO_USAGE_STATS="1", VLLM_CONFIGURE_LOGGING="0")
-    sys.meta_path.insert(0, _Stubs())
+    stand_in_kernels()
     describe_gpu()
     configure = vllm_configures() if engine == "vllm" else sglang_configures()
     answers = [said(configure, start) for start in json.load(sys.stdin)]

@@ -195,7 +195,7 @@ def check_ranks(directory: Path, ranks: int) -> None:
     """
     found: dict[tuple[int, int], set[str]] = {}
     for path in sorted(directory.glob("*.safetensors")):
-        found.setdefault(_rank_of(path.name), set()).update(tensors_of(path))
+        found.setdefault(rank_of(path.name), set()).update(tensors_of(path))
     if len(found) != ranks:
         raise BrokenShardsError(f"{len(found)} of {ranks} ranks have written")
     for (stage, rank), tensors in found.items():
@@ -203,8 +203,12 @@ def check_ranks(directory: Path, ranks: int) -> None:
             raise BrokenShardsError(f"rank {rank} of stage {stage} differs from rank 0 in {sorted(different)[0]}")
 
 
-def _rank_of(name: str) -> tuple[int, int]:
-    """Pipeline stage and rank in it."""
+def rank_of(name: str) -> tuple[int, int]:
+    """Pipeline stage and rank in it, by the name of a shard.
+
+    Raises:
+        BrokenShardsError: it is none.
+    """
     match = _SHARD.fullmatch(name)
     if match is None:
         raise BrokenShardsError(f"{name} is no shard of vLLM's")
@@ -284,11 +288,11 @@ def read(asked: Asked) -> None:
 def own_files(manifest: warm_up.Manifest, asked: Asked) -> list[warm_up.Entry]:
     """Files of the ranks on this node (stage by stage, as vLLM counts them), and those that are no weights."""
     shards = [one for one in manifest.files if _SHARD.fullmatch(one.path)]
-    ranks = sorted({_rank_of(one.path) for one in shards})
+    ranks = sorted({rank_of(one.path) for one in shards})
     first = asked.node * len(ranks) // asked.nodes
     own = set(ranks[first : first + len(ranks) // asked.nodes])
     # The largest first: started last, one would be read alone at the end.
-    found = [one for one in manifest.files if one not in shards or _rank_of(one.path) in own]
+    found = [one for one in manifest.files if one not in shards or rank_of(one.path) in own]
     return sorted(found, key=lambda one: one.size, reverse=True)
 
 
