@@ -20,6 +20,9 @@ DATA_REPOSITORY_PATH = "/models"
 CLAIM_NAME = "model-cache"
 CLIENT_LIMIT = "client network"
 SERVER_LIMIT = "file system, shared by all readers"
+RANKS_LIMIT = "copy from a node's memory into its GPUs"
+OWN_LIMITS = frozenset({CLIENT_LIMIT, RANKS_LIMIT})
+"""Limits on what a node reads for itself, whoever reads beside it."""
 
 # Baseline network throughput of PERSISTENT_2 SSD, MB/s for each TiB, by its disk throughput class.
 # Source: FSx for Lustre user guide, "Aggregate file system performance".
@@ -40,6 +43,8 @@ class Reader:
     model: str = ""
     gigabytes: float
     nodes: int
+    ranks: int
+    """On each node."""
     hardware: Hardware
 
 
@@ -177,12 +182,18 @@ def check_load_target(settings: Settings, loads: Mapping[str, LoadPlan], finding
     slowest, load = max(loads.items(), key=lambda item: item[1].seconds)
     if load.seconds <= cache.load_seconds:
         return
-    least = max(one.gigabytes_per_node * 1000 / one.limits_mb_per_s[CLIENT_LIMIT] for one in loads.values())
+    least, limit, model = max(
+        (one.gigabytes_per_node * 1000 / one.limits_mb_per_s[limit], limit, model)
+        for model, one in loads.items()
+        for limit in OWN_LIMITS
+    )
     if least > cache.load_seconds:
+        card = "use an instance type with a faster first card"
+        shards = "let more nodes share a replica, each with its ranks' shards (`engine_options.load: sharded`)"
         findings.problem(
             ("cache", "load_seconds"),
-            f"no file system loads {slowest} in {cache.load_seconds} s: its nodes' network cards need {least:.0f} s",
-            f"ask for {ceil(least)} or more, or use an instance type with a faster first card",
+            f"no file system loads {model} in {cache.load_seconds} s: the {limit} alone needs {least:.0f} s",
+            f"ask for {ceil(least)} or more, or {card if limit == CLIENT_LIMIT else shards}",
         )
         return
     needed = load.seconds * load.limits_mb_per_s[SERVER_LIMIT] / cache.load_seconds
@@ -255,12 +266,20 @@ def tell_streaming(pools: Iterable[PoolPlan], cache: CachePlan, findings: Findin
             )
 
 
+def into_gpus(ranks: int) -> str:
+    """The assumption that says how much of a checkpoint so many ranks of one node take out of its memory together, each
+    its part of every tensor. Measured are powers of two; a number between counts as the smaller one."""
+    measured = 1 << min(3, ranks.bit_length() - 1)
+    return f"into_gpus_mb_per_s_{measured}_rank" + ("s" if measured > 1 else "")
+
+
 def plan_load(cache: Cache, plan: CachePlan, medium: str, reader: Reader, everyone: Crowd) -> LoadPlan:
     """Seconds until one node has its weights when all minimum replicas start together.
 
     A file server shares its rate equally among those that still read, each checkpoint is read once a node (prefetch),
     and nothing is counted as cached in the server's memory. So a node of `own` bytes is done when the server has given
-    every reader min(its bytes, own): time = max(own / client rate, sum of min(bytes, own) / server rate).
+    every reader min(its bytes, own): time = max(own / client rate, sum of min(bytes, own) / server rate). Ranks take
+    files out of the node's memory while others arrive: the slower of both counts. Streams from S3 skip that.
     """
     readers = everyone.nodes
     served_mb = everyone.served_gigabytes(reader.gigabytes) * 1000
@@ -272,15 +291,15 @@ def plan_load(cache: Cache, plan: CachePlan, medium: str, reader: Reader, everyo
         assert plan.fsx is not None  # noqa: S101 - medium_of says lustre only with a file system
         client = min(client, assumed("client_lustre_mb_per_s"))
         server = min(plan.fsx.disk_mb_per_s, plan.fsx.network_mb_per_s)
-        limits = {CLIENT_LIMIT: client, SERVER_LIMIT: server}
-        seconds = {CLIENT_LIMIT: own_mb / client, SERVER_LIMIT: served_mb / server}
+        limits = {CLIENT_LIMIT: client, RANKS_LIMIT: assumed(into_gpus(reader.ranks)), SERVER_LIMIT: server}
+        seconds = {name: (own_mb if name in OWN_LIMITS else served_mb) / rate for name, rate in limits.items()}
     elif medium == "s3_stream":
         client *= assumed("s3_client_share")
         limits, seconds, readers = {CLIENT_LIMIT: client}, {CLIENT_LIMIT: own_mb / client}, reader.nodes
     else:
         assert isinstance(cache, VolumeClaimCache)  # noqa: S101 - medium_of says volume only for a claim
-        limits = {"volume": float(cache.read_mb_per_s)}
-        seconds = {"volume": served_mb / cache.read_mb_per_s}
+        limits = {RANKS_LIMIT: assumed(into_gpus(reader.ranks)), "volume": float(cache.read_mb_per_s)}
+        seconds = {name: (own_mb if name in OWN_LIMITS else served_mb) / rate for name, rate in limits.items()}
     bottleneck = max(seconds, key=lambda name: seconds[name])
     alone = medium == "s3_stream"
     return LoadPlan(

@@ -75,6 +75,7 @@ class Draft:
             model=self.model.name,
             gigabytes=self.card.checkpoint.gigabytes + beside_gb(self.card, options_of(self.model)),
             nodes=max(1, self.model.replicas.min) * self.fit.layout.nodes,
+            ranks=self.fit.layout.gpus_per_node,
             hardware=pool.hardware,
         )
 

@@ -4,20 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from planner.cache import CLIENT_LIMIT, SERVER_LIMIT, network_mbps_per_tib
+from planner.cache import CLIENT_LIMIT, OWN_LIMITS, RANKS_LIMIT, into_gpus, network_mbps_per_tib
 from planner.drafts import Draft
 from planner.inputs import assumption, from_catalog
 from planner.plan import CachePlan, Explained, Input, PoolPlan, WeightsPlan
 
 SECTION = "load"
 
+_TERMS = {CLIENT_LIMIT: "own / client rate", RANKS_LIMIT: "own / rate into the GPUs"}
+
 
 def load_numbers(sketch: Draft, pool: PoolPlan, cache: CachePlan, weights: WeightsPlan) -> tuple[Explained, ...]:
     """Limits first, then what they carry."""
-    return (*_limits(pool, cache, weights), *_readers(weights), _time(sketch, weights), *_shards(weights))
+    return (
+        *_limits(pool, cache, weights, sketch.fit.layout.gpus_per_node),
+        *_readers(weights),
+        _time(sketch, weights),
+        *_shards(weights),
+    )
 
 
-def _limits(pool: PoolPlan, cache: CachePlan, weights: WeightsPlan) -> Iterator[Explained]:
+def _limits(pool: PoolPlan, cache: CachePlan, weights: WeightsPlan, ranks: int) -> Iterator[Explained]:
     limits = weights.load.limits_mb_per_s
     if weights.medium == "lustre" and cache.fsx is not None:
         fsx = cache.fsx
@@ -57,6 +64,8 @@ def _limits(pool: PoolPlan, cache: CachePlan, weights: WeightsPlan) -> Iterator[
             "card x 125 x share",
             (card, assumption("s3_client_share", "share")),
         )
+    if RANKS_LIMIT in limits:
+        yield _limit(RANKS_LIMIT, limits[RANKS_LIMIT], "by ranks on the node", (assumption(into_gpus(ranks), "rate"),))
 
 
 def _limit(name: str, value: float, formula: str, inputs: tuple[Input, ...]) -> Explained:
@@ -102,7 +111,7 @@ def _time(sketch: Draft, weights: WeightsPlan) -> Explained:
             name=name,
             value=round(rate, 1),
             unit="MB/s",
-            source="above" if weights.medium != "volume" else "cache.read_mb_per_s",
+            source="cache.read_mb_per_s" if name == "volume" else "above",
         )
         for name, rate in load.limits_mb_per_s.items()
     )
@@ -110,21 +119,16 @@ def _time(sketch: Draft, weights: WeightsPlan) -> Explained:
         Input(
             name=f"at the {name}",
             value=round(
-                load.gigabytes_per_node * 1000 / rate if name == CLIENT_LIMIT else load.served_gigabytes * 1000 / rate,
+                (load.gigabytes_per_node if name in OWN_LIMITS else load.served_gigabytes) * 1000 / rate,
                 1,
             ),
             unit="s",
-            source="own x 1000 / rate" if name == CLIENT_LIMIT else "read by all x 1000 / rate",
+            source="own x 1000 / rate" if name in OWN_LIMITS else "read by all x 1000 / rate",
         )
         for name, rate in load.limits_mb_per_s.items()
     )
-    server = "read by all nodes / server rate"
-    shared = SERVER_LIMIT in load.limits_mb_per_s or "volume" in load.limits_mb_per_s
-    formula = (
-        f"max(own / client rate, {server})"
-        if shared and CLIENT_LIMIT in load.limits_mb_per_s
-        else (server if shared else "own / client rate")
-    )
+    terms = [_TERMS.get(name, "read by all nodes / server rate") for name in load.limits_mb_per_s]
+    formula = f"max({', '.join(terms)})" if len(terms) > 1 else terms[0]
     return Explained(
         section=SECTION,
         name="weights on every node",

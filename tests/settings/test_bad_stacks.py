@@ -70,7 +70,7 @@ BAD: list[tuple[str, str, dict[str, Any], str, str]] = [
     ("FSx size that has no EFA", "prod", {"cache.efa": True, "cache.storage_gib": 7200}, "cache.storage_gib", "4800 and 9600"),
     ("EFA needs a larger FSx", "prod", {"cache.efa": True, "cache.storage_gib": 2400}, "cache.storage_gib", "nearest: 4800"),
     ("FSx too slow for its target", "prod", {"cache.load_seconds": 120}, "cache.load_seconds", "storage_gib: 16800"),
-    ("no FSx is that fast", "prod", {"cache.load_seconds": 20}, "cache.load_seconds", "network cards need 63 s"),
+    ("no FSx is that fast", "prod", {"cache.load_seconds": 20}, "cache.load_seconds", "into its GPUs alone needs 88 s"),
     ("illegal FSx throughput", "prod", {"cache.throughput_mbps_per_tib": 300}, "cache.throughput_mbps_per_tib", "125"),
     ("FSx away from the GPUs", "prod", {"cache.availability_zone": "us-east-1c"}, "cache.availability_zone", "us-east-1a"),
     ("FSx without AWS", "local", {"cache": {"kind": "fsx_lustre", "storage_gib": 1200, "throughput_mbps_per_tib": 125}}, "cache.kind", "volume_claim"),
