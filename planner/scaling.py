@@ -94,7 +94,7 @@ def target_concurrency(model: Model, knee: int) -> int:
 def plan_scaling(
     sketch: Draft, step: Step, *, namespace: str, target: int, ready_after: int, findings: Findings
 ) -> ScalingPlan:
-    """Scaling of one model. A fixed number of replicas that never sleeps has no owner.
+    """Scaling of one model.
 
     Args:
         sketch: the model.
@@ -106,9 +106,8 @@ def plan_scaling(
     """
     model = sketch.model
     low, high = model.replicas.min, model.replicas.max
-    scaler = "ray_serve" if sketch.runtime == "ray_service" else "keda"
-    owner = "none" if low == high and model.autoscaling.idle_minutes is None else scaler
-    _check(sketch, owner, findings)
+    owner = "keda" if sketch.runtime != "ray_service" else "none" if low == high else "ray_serve"
+    _check(sketch, findings)
     idle = _idle_seconds(model, owner, ready_after)
     triggers = (
         _triggers(model, sketch.engine, namespace, target, role=sketch.role, goes=idle is not None)
@@ -143,7 +142,7 @@ def plan_scaling(
 
 def scaling_words(scaling: ScalingPlan, step: Step) -> str:
     """Who scales, on what, and how fast."""
-    if scaling.owner == "none":
+    if not scaling.varies:
         return f"{scaling.min_replicas} replica(s), whatever is asked"
     between = f"{scaling.min_replicas} to {scaling.max_replicas} replicas, {scaling.target_concurrency} requests each"
     if scaling.owner == "ray_serve":
@@ -151,7 +150,7 @@ def scaling_words(scaling: ScalingPlan, step: Step) -> str:
     return f"{between}; up {step.why}"
 
 
-def _check(sketch: Draft, owner: str, findings: Findings) -> None:
+def _check(sketch: Draft, findings: Findings) -> None:
     """Refuses what the model's scaler cannot do, and floors that no number of replicas can meet."""
     model, path = sketch.model, (*sketch.path, "autoscaling")
     for index, scheduled in enumerate(model.autoscaling.floors):
@@ -173,7 +172,9 @@ def _check(sketch: Draft, owner: str, findings: Findings) -> None:
                     f"Ray Serve's own autoscaler {lacks}",
                     "leave it out, or use runtime deployment or leader_worker_set",
                 )
-    elif owner == "none" and model.autoscaling.floors:
+    elif (
+        model.autoscaling.floors and model.replicas.min == model.replicas.max and model.autoscaling.idle_minutes is None
+    ):
         findings.remark(
             f"models[{sketch.index}].autoscaling.floors",
             f"they change nothing: replicas are {model.replicas.min} at least and at most",

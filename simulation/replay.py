@@ -116,7 +116,6 @@ class _Day:
                     need = group.table.replicas_for(rate, scaling.target_concurrency)
                     windows = floor_windows(scaling.floors, self.traffic.start, 1) if scaling.owner == "keda" else ()
                     replicas = min(scaling.max_replicas, max(scaling.min_replicas, need, floor_at(windows, 0)))
-                    replicas = scaling.min_replicas if scaling.owner == "none" else replicas
                     group.wanted.append(replicas)
                     self._resize(self.groups.index(group), variant, 0.0)
         for pools in self.pools:

@@ -217,7 +217,7 @@ class RayScaler:
 
 def scaler_of(model: ModelPlan, windows: Sequence[FloorWindow]) -> Scaler:
     """Who scales a model."""
-    if model.scaling.owner == "none":
+    if not model.scaling.varies:
         return Fixed(model.scaling.min_replicas)
     if model.scaling.owner == "ray_serve" and model.ray is not None:
         deployment = model.ray.serve_config["applications"][0]["args"]["llm_configs"][0]["deployment_config"]

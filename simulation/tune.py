@@ -195,7 +195,7 @@ def _model_policy(trial: optuna.Trial, search: Search, model: ModelPlan, traffic
     most = model.scaling.max_replicas
     name = model.name
     least = trial.suggest_int(f"{name}.min", _fewest(model), most)
-    if model.scaling.owner == "none":
+    if not model.scaling.varies:
         # With one number of replicas there is nothing else to set.
         return ModelPolicy(min_replicas=least)
     if model.disaggregation is not None:

@@ -28,7 +28,11 @@ def variants_of(
     asked = {model.model: model for model in traffic.models}
     models = serving(plan, asked)
     # A floor is one number, which two groups cannot share: the stack file has none for them.
-    scaled = [model for model in models if model.scaling.owner == "keda" and model.disaggregation is None]
+    scaled = [
+        model
+        for model in models
+        if model.scaling.owner == "keda" and model.scaling.varies and model.disaggregation is None
+    ]
     with_floors = [model for model in scaled if model.scaling.floors]
     wanted: list[tuple[str, Policy]] = []
     if with_floors:

@@ -65,3 +65,37 @@ def test_an_endpoint_turns_to_its_router_once_that_is_there(tmp_path: Path) -> N
         labels = router.inputs["spec"]["template"]["metadata"]["labels"]
         assert service.inputs["spec"]["selector"].items() <= labels.items()
         assert router.urn in service.depends_on
+
+
+def _llama(**changes: Any) -> dict[str, Any]:
+    data = document("prod")
+    for model in data["config"][PLATFORM]["models"]:
+        if model["name"] == "llama-8b":
+            model.update(changes)
+    return data
+
+
+def test_a_fixed_number_of_replicas_and_a_range_differ_in_bounds(tmp_path: Path) -> None:
+    """A number that changed hands would be refused beside the HPA's, and a scaler goes last in an `up`."""
+    fixed = _deployed(tmp_path, "prod", _llama(replicas={"min": 2, "max": 2}, routing={"kind": "router"}))
+    ranging = _deployed(tmp_path, "prod", _llama(replicas={"min": 1, "max": 3}, routing={"kind": "router"}))
+    assert {one.urn for one in fixed} == {one.urn for one in ranging}
+    bounds: list[tuple[int, int]] = []
+    for world in (fixed, ranging):
+        workload = next(one for one in world if one.name == "llama-8b-workload")
+        assert workload.ignore_changes == ("spec.replicas",)
+        spec = next(one for one in world if one.name == "llama-8b-scaler").inputs["spec"]
+        bounds.append((spec["minReplicaCount"], spec["maxReplicaCount"]))
+    assert bounds == [(2, 2), (1, 3)]
+
+
+def test_another_engine_answers_at_the_same_port(tmp_path: Path) -> None:
+    """Of an object that is applied again, a dry run refuses another number under the name of a port."""
+    vllm, sglang = (_deployed(tmp_path, "prod", _llama(engine=engine)) for engine in ("vllm", "sglang"))
+    key = ("kubernetes:core/v1:Service", "llama-8b-service")
+    assert vllm[key].inputs["spec"] == sglang[key].inputs["spec"]
+    ports: list[Any] = []
+    for world in (vllm, sglang):
+        pod = next(one for one in world if one.name == "llama-8b-workload").inputs["spec"]["template"]["spec"]
+        ports.append([container.get("ports") for container in pod["containers"]])
+    assert ports[0] == ports[1]

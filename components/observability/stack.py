@@ -47,7 +47,9 @@ def values(args: MonitoringArgs) -> dict[str, Any]:
                 "kubeSchedulerAlerting": False,
                 "kubeSchedulerRecording": False,
                 "windows": False,
-            }
+            },
+            # A fixed number of replicas is always its own maximum; backlogs have alerts of their own.
+            "disabled": {"KubeHpaMaxedOut": True},
         },
         "prometheusOperator": {
             # Rules and monitors come from this program and are checked before they are applied; the webhook would need

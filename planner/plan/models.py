@@ -164,6 +164,8 @@ class ScalingPlan:
     """How the number of replicas is decided."""
 
     owner: Literal["none", "keda", "ray_serve"]
+    """Who writes the number. KEDA does for Deployments and LeaderWorkerSets, be it always the same: hands cannot be
+    changed in one `up`, which deletes a scaler last, after it has fought for its number."""
     min_replicas: int
     max_replicas: int
     target_concurrency: int
@@ -183,6 +185,11 @@ class ScalingPlan:
     """Without a request for so long all replicas go, the minimum too, until a floor begins; None: never."""
     initial_delay_seconds: int
     """Planned time from a new replica to its first token; how long scaling waits before it trusts the metrics again."""
+
+    @property
+    def varies(self) -> bool:
+        """Whether there are ever more or fewer replicas."""
+        return self.min_replicas != self.max_replicas or self.idle_seconds is not None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -116,7 +116,7 @@ def test_ray_scales_by_its_own_autoscaler_and_says_so():
 def test_charts_follow_from_what_is_served():
     assert "lws" in planned("prod").charts
     assert "kuberay-operator" in planned("staging").charts
-    assert set(planned("local").charts) == {"cert-manager", "kube-prometheus-stack", "gpu-operator"}
+    assert set(planned("local").charts) == {"cert-manager", "kube-prometheus-stack", "gpu-operator", "keda"}
 
 
 def test_subnets_do_not_overlap_and_lie_in_the_vpc():

@@ -69,7 +69,7 @@ def test_two_models_of_one_revision_share_a_warm_up(tmp_path: Path) -> None:
         (running,) = [r for r in world if r.name == f"{name}-workload"]
         assert shared.urn in running.depends_on
     ports = {name: manifest_port(world, name) for name in ("llama-8b", "llama-8b-b")}
-    assert ports == {"llama-8b": 8000, "llama-8b-b": 30000}
+    assert ports == {"llama-8b": 8000, "llama-8b-b": 8000}
 
 
 def manifest_port(world: Any, name: str) -> int:
