@@ -99,16 +99,17 @@ def look_up(
 def _alike(path: tuple[str | int, ...], types: Sequence[tuple[Instance, Gpu]], findings: Findings) -> bool:
     """An engine is laid out for one number of one GPU; what else a node has may be more, never less."""
     first, gpu = types[0]
+    alike = True
     for position, (instance, other) in enumerate(types):
         if (other.name, instance.gpus) != (gpu.name, first.gpus):
+            alike = False
             findings.problem(
                 (*path, "instance_types", position),
                 f"{instance.name} has {instance.gpus} x {other.name}, {first.name} has {first.gpus} x {gpu.name}: a "
                 "model is laid out for one of them",
                 "give each its own pool",
             )
-            return False
-    return True
+    return alike
 
 
 def _check_capacity(

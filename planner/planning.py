@@ -120,7 +120,7 @@ def plan(settings: Settings, *, stack: str, region: str | None, catalog: Catalog
         tell_tags((model.container.image for model in models), findings)
     check_load_target(settings, {m.name: m.weights.load for m in models if m.weights.medium == "lustre"}, findings)
     cache = replace(cache, planned_gigabytes=check_cache_size(settings, models, findings))
-    hub_token = _hub_token(settings, drafts, cache, findings)
+    hub_token = _hub_token(settings, cache, facts, findings)
     cost = plan_cost(
         Decided(target=target, network=network, pools=pools, cache=cache, models=models),
         settings,
@@ -277,16 +277,17 @@ def _models(
     return explain_groups(models, handoffs, pools, findings)
 
 
-def _hub_token(settings: Settings, drafts: list[Draft], cache: CachePlan, findings: Findings) -> SecretPlan | None:
+def _hub_token(settings: Settings, cache: CachePlan, catalog: Catalog, findings: Findings) -> SecretPlan | None:
     """The token is used inside the cluster only where the cluster itself downloads from the hub."""
     source = settings.secrets.hub_token
     if cache.volume_claim is None:
         return None
-    gated = [sketch for sketch in drafts if sketch.card.gated]
+    named = (model.model for model in settings.models)
+    gated = [name for name in named if isinstance(name, str) and name in catalog.models and catalog.models[name].gated]
     if gated and source is None:
         findings.problem(
             ("secrets", "hub_token"),
-            f"{gated[0].card.name} is gated on the hub, and the cluster downloads it",
+            f"{gated[0]} is gated on the hub, and the cluster downloads it",
             "give the token's source, for instance `hub_token: {kind: kubernetes_secret, name: hub-token, key: token}`",
         )
     return secret_of(SERVING_NAMESPACE, "hub-token", "token", source) if source is not None else None

@@ -57,6 +57,8 @@ class Validation:
 
 def _follows(found: Path, told: Iterable[Path]) -> bool:
     """Whether a finding speaks of what was taken out of the file: of a section with a wrong part, or of its default."""
+    if found[:1] in _COUNTED_BY_NODES and any(path[:1] == ("pools",) for path in told):
+        return True
     for path in told:
         if len(found) > 2 and path[: len(found)] == found:
             return True
@@ -65,6 +67,8 @@ def _follows(found: Path, told: Iterable[Path]) -> bool:
     return False
 
 
+_COUNTED_BY_NODES = {("budget",), ("network",)}
+"""Sections that are judged against the nodes that pools may have."""
 _COUNTED = {("traffic",), ("autoscaling",), ("standby",), ("warm_replicas",)}
 """Keys of a model that are judged against its `replicas`."""
 

@@ -26,6 +26,7 @@ def without(document: Mapping[str, Any], wrong: Sequence[Path]) -> tuple[Setting
             if (anywhere := _in_any_item(path)) in _STAND_INS:  # else the planner would say that it is missing
                 _put(data, path, _STAND_INS[anywhere])
     gone: set[Path] = {path[:2] for path in wrong if len(path) == 2 and isinstance(path[1], int)}
+    replaced: set[Path] = set()
     for _ in range(4):
         kept = _without_items(data, gone)
         try:
@@ -33,10 +34,12 @@ def without(document: Mapping[str, Any], wrong: Sequence[Path]) -> tuple[Setting
         except ValidationError as error:
             found = {original(resolve(d, kept)[0], gone) for d in error.errors(include_url=False, include_input=False)}
             for path in found:
-                if len(path) > 1 and path[0] in {"pools", "models"}:
+                at = next((path[: len(one)] for one in _STAND_INS if _in_any_item(path)[: len(one)] == one), None)
+                if at is not None and at not in replaced:
+                    replaced.add(at)
+                    _put(data, at, _STAND_INS[_in_any_item(at)])
+                elif len(path) > 1 and path[0] in {"pools", "models"}:
                     gone.add(path[:2])
-                elif stand_in := next((at for at in _STAND_INS if path[: len(at)] == at), None):
-                    _put(data, stand_in, _STAND_INS[stand_in])
                 elif path and path[0] in _OPTIONAL:
                     data.pop(path[0], None)
                 else:
@@ -55,6 +58,7 @@ _STAND_INS: dict[Path, Any] = {
     ("cache",): {"kind": "s3"},
     ("network",): {"kind": "create"},
     ("models", _ANY, "revision"): "0" * 40,
+    ("pools", _ANY, "capacity"): [{"kind": "on_demand", "nodes": {"min": 0, "max": 32}}],
 }
 
 

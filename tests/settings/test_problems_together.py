@@ -120,3 +120,41 @@ def test_a_type_that_nobody_knows_hides_no_zone_and_no_name(tmp_path: Path) -> N
         },
     )
     assert {"pools[1].instance_type", "pools[1].availability_zone", "pools[1].name"} <= set(found)
+
+
+@pytest.mark.parametrize(
+    ("capacity", "path"),
+    [
+        ([{"kind": "sport", "nodes": {"max": 1}}], "pools[1].capacity[0]"),
+        ([{"kind": "spot", "nodes": {"min": 3, "max": 1}}], "pools[1].capacity[0].nodes.max"),
+        ([], "pools[1].capacity"),
+    ],
+)
+def test_a_wrong_rung_hides_no_model_of_its_pool(tmp_path: Path, capacity: list[Any], path: str) -> None:
+    """They are judged with nodes enough; what depends on how many there are, is not."""
+    found = told(tmp_path, [("context_tokens", 200_000, "")], **{"pools.1.capacity": capacity, "budget.monthly_usd": 1})
+    assert found == ["models[1].context_tokens", path]
+
+
+def test_all_types_of_a_pool_that_are_not_alike_are_told(tmp_path: Path) -> None:
+    pool = {
+        "name": "a100",
+        "provisioner": "karpenter",
+        "availability_zone": "us-east-1a",
+        "instance_types": ["p4d.24xlarge", "g6e.xlarge", "p5.48xlarge", "p4de.24xlrge"],
+        "capacity": [{"kind": "on_demand", "nodes": {"max": 4}}],
+    }
+    found = told(tmp_path, [], **{"pools.1": pool})
+    assert [path for path in found if path.startswith("pools[1].instance_types")] == [
+        "pools[1].instance_types[3]",
+    ]
+    pool["instance_types"] = ["p4d.24xlarge", "g6e.xlarge", "p5.48xlarge"]
+    found = told(tmp_path, [], **{"pools.1": pool})
+    assert {"pools[1].instance_types[1]", "pools[1].instance_types[2]"} <= set(found)
+
+
+def test_a_gated_model_is_told_beside_its_mistakes(tmp_path: Path) -> None:
+    gated = {"models.0.model": "meta-llama/Llama-3.1-8B-Instruct", "models.0.context_tokens": 200_000}
+    with pytest.raises(StackFileError) as caught:
+        load_and_plan(changed(tmp_path, "local", gated))
+    assert {"secrets.hub_token", "models[0].context_tokens"} <= {one.dotted() for one in caught.value.problems}
