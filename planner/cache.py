@@ -266,11 +266,12 @@ def tell_streaming(pools: Iterable[PoolPlan], cache: CachePlan, findings: Findin
             )
 
 
-def into_gpus(ranks: int) -> str:
+def into_gpus(ranks: int, *, shards: bool = False) -> str:
     """The assumption that says how much of a checkpoint so many ranks of one node take out of its memory together, each
-    its part of every tensor. Measured are powers of two; a number between counts as the smaller one."""
+    its part of every tensor, or files of its own (shards). Measured are powers of two; a number between counts as the
+    smaller one."""
     measured = 1 << min(3, ranks.bit_length() - 1)
-    return f"into_gpus_mb_per_s_{measured}_rank" + ("s" if measured > 1 else "")
+    return f"{'shards_' if shards else ''}into_gpus_mb_per_s_{measured}_rank" + ("s" if measured > 1 else "")
 
 
 def plan_load(cache: Cache, plan: CachePlan, medium: str, reader: Reader, everyone: Crowd) -> LoadPlan:

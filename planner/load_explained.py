@@ -20,7 +20,7 @@ def load_numbers(sketch: Draft, pool: PoolPlan, cache: CachePlan, weights: Weigh
         *_limits(pool, cache, weights, sketch.fit.layout.gpus_per_node),
         *_readers(weights),
         _time(sketch, weights),
-        *_shards(weights),
+        *_shards(weights, sketch.fit.layout.gpus_per_node),
     )
 
 
@@ -139,7 +139,7 @@ def _time(sketch: Draft, weights: WeightsPlan) -> Explained:
     )
 
 
-def _shards(weights: WeightsPlan) -> Iterator[Explained]:
+def _shards(weights: WeightsPlan, ranks: int) -> Iterator[Explained]:
     shards = weights.shards
     if shards is None:
         return
@@ -148,10 +148,15 @@ def _shards(weights: WeightsPlan) -> Iterator[Explained]:
         name="shards on every node, from the second start on",
         value=shards.seconds,
         unit="s",
-        formula="the same, each node with its ranks' part",
+        formula="read + copy: an init container reads and checks, the engine copies from the node's memory"
+        if shards.init_seconds
+        else "max(read, copy), each node with its ranks' part",
         inputs=(
             Input(
                 name="own", value=shards.gigabytes_per_node, unit="GB a node", source="checkpoint / nodes of a replica"
             ),
+            Input(name="read", value=shards.read_seconds, unit="s", source="the same limits, for own"),
+            Input(name="copy", value=shards.copy_seconds, unit="s", source="own x 1000 / rate"),
+            assumption(into_gpus(ranks, shards=True), "rate"),
         ),
     )

@@ -9,7 +9,7 @@ node as it is, with prefetch: the gain is that each of several nodes reads its r
 from __future__ import annotations
 
 from catalog.assumptions import assumed
-from planner.cache import CLIENT_LIMIT, RANKS_LIMIT, SERVER_LIMIT, Crowd
+from planner.cache import CLIENT_LIMIT, SERVER_LIMIT, Crowd, into_gpus
 from planner.drafts import Draft
 from planner.engines.checks import options_of
 from planner.patience import limit_seconds
@@ -33,10 +33,12 @@ def plan_shards(sketch: Draft, medium: str, load: LoadPlan, everyone: Crowd, fin
     found = _shards(sketch, load, everyone)
     saved = load.seconds - found.seconds
     if saved < WORTH_SECONDS:
+        how = "faster" if saved > 0 else "slower"
         findings.remark(
             f"models[{sketch.index}]",
-            f"`engine_options.load: sharded` makes a start {saved:.0f} s faster, for {found.gigabytes:.0f} GB more on "
-            f"the cache and {_longer(load, found):.0f} s more at the first one: `checkpoint` does as well",
+            f"`engine_options.load: sharded` makes a start {abs(saved):.0f} s {how}, for "
+            f"{found.gigabytes:.0f} GB more on the cache and {_longer(load, found):.0f} s more at the first one: "
+            "`checkpoint` is better here",
         )
     return found
 
@@ -108,9 +110,8 @@ def _shards(sketch: Draft, load: LoadPlan, everyone: Crowd) -> ShardsPlan:
     part = whole / nodes + beside
     client, server = load.limits_mb_per_s[CLIENT_LIMIT], load.limits_mb_per_s[SERVER_LIMIT]
     # Readers of more than this part are given as much of it meanwhile: its own other nodes too.
-    seconds = max(
-        part * 1000 / min(client, load.limits_mb_per_s[RANKS_LIMIT]), everyone.served_gigabytes(part) * 1000 / server
-    )
+    read = max(part * 1000 / client, everyone.served_gigabytes(part) * 1000 / server)
+    copy = part * 1000 / assumed(into_gpus(sketch.fit.layout.gpus_per_node, shards=True))
     write = max(whole * 1000 / server, whole / nodes * 1000 / client)
     before, limit = 0.0, 0
     if sketch.model.engine == "vllm":
@@ -122,7 +123,9 @@ def _shards(sketch: Draft, load: LoadPlan, everyone: Crowd) -> ShardsPlan:
     return ShardsPlan(
         gigabytes=whole,
         gigabytes_per_node=round(part, 1),
-        seconds=round(seconds, 1),
+        read_seconds=round(read, 1),
+        copy_seconds=round(copy, 1),
+        seconds=round(read + copy if before else max(read, copy), 1),
         write_seconds=round(write, 1),
         before_seconds=round(before, 1),
         limit_seconds=limit,
@@ -164,4 +167,4 @@ def _shards_words(load: LoadPlan, shards: ShardsPlan) -> str:
     )
     if load.seconds - shards.seconds >= WORTH_SECONDS:
         return words
-    return f"{words}. On one node that is what prefetch reads, too: it pays where a replica spans nodes"
+    return f"{words}. It pays where a replica spans nodes: on one, prefetch reads no more"

@@ -96,7 +96,7 @@ def _weights(load: LoadPlan, shards: ShardsPlan | None) -> Iterator[StartStep]:
         yield StartStep(
             name="shards into the GPUs",
             seconds=shards.seconds,
-            formula="shards on every node; the init container reads and checks them, the engine has them from memory",
+            formula="shards on every node, read and checked, then copied",
             inputs=(Input(name="shards", value=shards.seconds, unit="s", source="section load, above"),),
         )
         return

@@ -113,8 +113,12 @@ class ShardsPlan:
     gigabytes: float
     """On the cache, beside the checkpoint."""
     gigabytes_per_node: float
+    read_seconds: float
+    """Until every node has its part in its memory, once they are written."""
+    copy_seconds: float
+    """From there into its GPUs."""
     seconds: float
-    """Until every node has its part, once they are written."""
+    """Both: at once, or one after the other where an init container reads."""
     write_seconds: float
     """Of the first start, to write them."""
     before_seconds: float = 0.0

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from catalog.assumptions import assumed
 from catalog.load import load
 from planner import Plan, load_and_plan
 from planner.engines.checks import refused
@@ -16,6 +17,7 @@ from planner.engines.matrix import matrix, stack_of
 from planner.engines.request import SHARDED_STATE, SHARDS_DIRECTORY
 from planner.plan import ModelPlan
 from planner.planning import plan
+from planner.shards import WORTH_SECONDS
 from tests.factories import stack_plan
 from tests.planner.test_revisions import refused as told
 from tests.stacks import changed
@@ -72,9 +74,13 @@ class TestVllm:
         shards, load = over_two.weights.shards, over_two.weights.load
         assert shards is not None
         assert shards.gigabytes_per_node == pytest.approx(811.7 / 2, abs=0.1)
-        assert shards.seconds == pytest.approx(load.seconds / 2, abs=0.1)
+        # The init container reads and checks; then the engine copies out of the node's memory.
+        assert shards.read_seconds == pytest.approx(load.seconds / 2, abs=0.1)
+        copied = shards.gigabytes_per_node * 1000 / assumed("shards_into_gpus_mb_per_s_8_ranks")
+        assert shards.seconds == pytest.approx(shards.read_seconds + copied, abs=0.1)
+        assert shards.seconds < load.seconds - WORTH_SECONDS
         why = over_two.why["way of loading"]
-        assert "405.9 GB a node and have it after 87 s in place of 173 s" in why
+        assert "405.9 GB a node and have it after 119 s in place of 173 s" in why
         assert "init container on the same GPUs" in why
         assert "prefetch" not in why
 
@@ -99,12 +105,12 @@ class TestVllm:
     def test_on_one_node_it_can_be_had_and_the_plan_says_that_it_gains_nothing(self, on_one_node: Plan) -> None:
         model = on_one_node.models[1]
         assert model.weights.shards is not None
-        assert model.weights.shards.seconds == model.weights.load.seconds
-        assert "On one node that is what prefetch reads, too" in model.why["way of loading"]
+        assert model.weights.shards.seconds > model.weights.load.seconds
+        assert "It pays where a replica spans nodes" in model.why["way of loading"]
         (remark,) = [
             one.message for one in on_one_node.findings if one.subject == "models[1]" and "sharded" in one.message
         ]
-        assert "makes a start 0 s faster, for 141 GB more on the cache" in remark
+        assert re.search(r"makes a start \d+ s slower, for 141 GB more on the cache", remark)
 
     def test_it_is_a_second_copy_on_the_cache(self, on_one_node: Plan) -> None:
         extra = on_one_node.cache.planned_gigabytes - stack_plan("prod").cache.planned_gigabytes
