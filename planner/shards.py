@@ -140,7 +140,10 @@ def _longer(load: LoadPlan, shards: ShardsPlan) -> float:
 def load_words(sketch: Draft, medium: str, load: LoadPlan, shards: ShardsPlan | None, everyone: Crowd) -> str:
     """The way of loading that was chosen, and what another would save."""
     if medium == "s3_stream":
-        return "runai_streamer: each node streams the checkpoint from S3 into its GPUs, with no copy on a disk"
+        return (
+            "runai_streamer: each node streams the checkpoint from S3 into its GPUs, with no copy on a disk; pods wait "
+            "until the revision is whole in the bucket"
+        )
     if shards is not None:
         return _shards_words(load, shards)
     words = "prefetch: ranks read the checkpoint into the node's memory once together, not once each"

@@ -149,6 +149,7 @@ def test_weights_are_mounted_read_only_and_waited_for() -> None:
 def test_a_pod_that_streams_mounts_no_cache_and_waits_for_what_lies_in_the_bucket() -> None:
     (template,) = templates("dev", "llama-8b")
     weights = of_stack("dev", "llama-8b").weights
+    assert "pods wait until the revision is whole" in of_stack("dev", "llama-8b").why["way of loading"]
     (waiting,) = template["spec"]["initContainers"]
     assert waiting["image"] == engine(template)["image"]
     assert streamed(template["spec"]) == (weights.object_prefix,)
