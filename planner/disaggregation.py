@@ -26,7 +26,7 @@ from planner.handoff import (
 from planner.model_performance import lengths_of, replica_for, tell_too_slow
 from planner.performance import Floor, Workload, floor
 from planner.plan import DisaggregationPlan, PoolPlan, Role
-from planner.pools import PoolFacts
+from planner.pool_facts import PoolFacts
 from planner.problems import Findings
 from settings.base import LONGEST_NAME
 from settings.disaggregation import Disaggregated

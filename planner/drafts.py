@@ -23,7 +23,7 @@ from planner.layout_judgment import judge_layout
 from planner.memory import Serving
 from planner.performance.step import chunk_tokens
 from planner.plan import PoolPlan, Role
-from planner.pools import PoolFacts
+from planner.pool_facts import PoolFacts
 from planner.problems import Findings
 from planner.sharing import refuses
 from planner.valkey import check_gcs

@@ -27,20 +27,8 @@ from planner.plan import (
     PoolPlan,
     RungPlan,
 )
-from planner.pools import (
-    GPU_AMI,
-    GPU_TAINTS,
-    PoolFacts,
-    check_block,
-    check_zone,
-    gpu_instance,
-    hardware_of,
-    price_note,
-    root_volume_gib,
-    rung_labels,
-    rung_name,
-    sharing_on,
-)
+from planner.pool_facts import PoolFacts, check_block, check_zone, gpu_instance, rung_name, sharing_on
+from planner.pools import GPU_AMI, GPU_TAINTS, hardware_of, price_note, root_volume_gib, rung_labels
 from planner.problems import Findings
 from planner.sharing import cut, slice_of
 from settings.pools import CapacityBlockRung, CapacityReservationRung, KarpenterPool, Rung

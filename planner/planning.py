@@ -36,7 +36,8 @@ from planner.plan import (
     PoolPlan,
     SecretPlan,
 )
-from planner.pools import PoolFacts, look_up, plan_pool
+from planner.pool_facts import PoolFacts, look_up
+from planner.pools import plan_pool
 from planner.problems import Findings, PlanError
 from planner.revisions import check_cache_size, plan_warmups
 from planner.router import plan_routers
