@@ -68,7 +68,9 @@ class TestVllm:
         for name in alike:
             assert any(token.startswith(f"--{name}=") for token in written), name
         assert not any(token.startswith(("--load-format", "--port", "--kv-transfer-config")) for token in written)
-        assert refused([over_two.weights.directory, *written], "vllm") == []
+        # The first pod's line, and what the script makes of it for the others.
+        for more in ((), ("--headless",)):
+            assert refused([over_two.weights.directory, *written, *more], "vllm") == []
 
     def test_each_node_of_two_reads_half_from_the_second_start_on(self, over_two: ModelPlan) -> None:
         shards, load = over_two.weights.shards, over_two.weights.load
