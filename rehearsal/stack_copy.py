@@ -47,7 +47,11 @@ def copy_stack_file(source: Path, target: Path, plan: Plan, *, mirror: Path, kub
 def _without_secret(value: Any) -> Any:
     if isinstance(value, Mapping):
         mapping = cast("Mapping[str, Any]", value)
-        return STAND_IN_VALUE if "secure" in mapping else {name: _without_secret(one) for name, one in mapping.items()}
+        if "secure" in mapping:
+            return STAND_IN_VALUE
+        # What stands in for Secrets Manager answers with plain text, which has no keys.
+        left_out = {"key"} if mapping.get("kind") == "secrets_manager" else set[str]()
+        return {name: _without_secret(one) for name, one in mapping.items() if name not in left_out}
     return [_without_secret(one) for one in cast("list[Any]", value)] if isinstance(value, list) else value
 
 

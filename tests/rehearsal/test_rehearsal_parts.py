@@ -25,6 +25,7 @@ from settings.errors import PLATFORM_KEY
 from settings.secrets import PulumiSecret
 from tests.factories import ROOT, STACKS, stack_plan
 from tests.rehearsal.fakes import READY, UNSCHEDULABLE, FakeKube, container, pod
+from tests.stacks import changed
 
 
 @pytest.mark.parametrize("stack", STACKS)
@@ -56,6 +57,17 @@ def test_the_copy_holds_no_secret_of_the_user(tmp_path: Path) -> None:
     text = copy.read_text()
     assert "v1:" not in text
     assert yaml.safe_load(text)["config"]["inference-platform:grafanaPassword"] == STAND_IN_VALUE
+
+
+def test_a_key_of_a_secret_of_aws_is_not_looked_for_in_what_stands_in(tmp_path: Path) -> None:
+    arn = "arn:aws:secretsmanager:us-east-1:111122223333:secret:keys-AbCdEf"
+    key = {"kind": "secrets_manager", "arn": arn, "key": "llama"}
+    source = changed(tmp_path, "dev", {"models.0.api_key": key})
+    copy = copy_stack_file(
+        source, tmp_path / "copy.yaml", load_and_plan(source)[1], mirror=tmp_path, kubeconfig=tmp_path
+    )
+    model = yaml.safe_load(copy.read_text())["config"]["inference-platform:platform"]["models"][0]
+    assert model["api_key"] == {"kind": "secrets_manager", "arn": arn}
 
 
 @pytest.mark.parametrize("name", INJECTIONS)
