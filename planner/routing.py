@@ -66,7 +66,8 @@ def _standby(model: Model, names: Sequence[str]) -> Iterator[_Told]:
         yield (
             key,
             f"there is no model `{model.standby.model}`",
-            did_you_mean(model.standby.model, names) or "name another entry of `models`",
+            did_you_mean(model.standby.model, [name for name in names if name != model.name])
+            or "name another entry of `models`",
         )
 
 
