@@ -4,9 +4,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, NoReturn
@@ -20,9 +18,6 @@ from pulumi.runtime.rpc import UNKNOWN
 from rehearsal.aws import functions, simulated
 from rehearsal.aws_plugin.diff import diff_response
 from rehearsal.aws_plugin.wire import each_leaf, from_struct, to_struct
-
-_DRAWN = re.compile(r"0[0-9a-f]{16}")
-"""The digits that AWS draws for an id such as vpc-0123456789abcdef0."""
 
 
 class StandInAws(provider_pb2_grpc.ResourceProviderServicer):
@@ -113,10 +108,12 @@ class StandInAws(provider_pb2_grpc.ResourceProviderServicer):
         if request.preview:
             planned = simulated.preview(token, name, inputs, unknown=UNKNOWN, environment=self._environment)
             return rpc.CreateResponse(properties=to_struct(planned))
+        # AWS draws everything of a replacement anew, but for what is a name: what refers to it sees the change.
+        old_id = self._replaced.pop(request.urn, None)
         physical_id, outputs = simulated.create(token, name, inputs, environment=self._environment)
-        if request.urn in self._replaced:
-            successor = _successor(physical_id, self._replaced.pop(request.urn))
-            outputs, physical_id = _renamed(outputs, physical_id, successor), successor
+        for again in (f"{name}-r1", f"{name}-r2"):
+            if physical_id == old_id:
+                physical_id, outputs = simulated.create(token, again, inputs, environment=self._environment)
         return rpc.CreateResponse(id=physical_id, properties=to_struct(outputs))
 
     def Update(self, request: rpc.UpdateRequest, context: grpc.ServicerContext) -> rpc.UpdateResponse:
@@ -172,14 +169,6 @@ def _as_planned(outputs: Mapping[str, Any], inputs: Mapping[str, Any], previous:
         key: UNKNOWN if key not in inputs and key in previous and value != previous[key] else each_leaf(value, hidden)
         for key, value in outputs.items()
     }
-
-
-def _successor(physical_id: str, old_id: str) -> str:
-    """The id of a replacement: AWS draws a new one unless the id is a name, and what refers to it sees the change."""
-    prefix, dash, digits = physical_id.rpartition("-")
-    if not _DRAWN.fullmatch(digits):
-        return physical_id
-    return f"{prefix}{dash}0{hashlib.sha256(old_id.encode()).hexdigest()[:16]}"
 
 
 def _renamed(outputs: Mapping[str, Any], old_id: str, new_id: str) -> dict[str, Any]:

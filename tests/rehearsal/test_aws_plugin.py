@@ -139,6 +139,21 @@ def test_a_replacement_has_a_new_id_unless_the_id_is_its_name(aws: Any) -> None:
     assert aws.Create(rpc.CreateRequest(urn=CLUSTER, properties=new)).id == "prod"
 
 
+def test_a_replaced_node_group_has_another_scaling_group(aws: Any) -> None:
+    urn = "urn:pulumi:prod::inference-platform::aws:eks/nodeGroup:NodeGroup::nodes"
+    groups: list[Any] = []
+    made = ""
+    before: Any = None
+    for instance_type in ("g6e.xlarge", "g6e.2xlarge", "g6e.4xlarge"):
+        inputs = {"clusterName": "prod", "nodeGroupNamePrefix": "nodes-", "instanceTypes": [instance_type]}
+        if before is not None:
+            aws.Diff(rpc.DiffRequest(urn=urn, id=made, old_inputs=before, news=to_struct(inputs)))
+        answer = aws.Create(rpc.CreateRequest(urn=urn, properties=to_struct(inputs)))
+        made, before = answer.id, to_struct(inputs)
+        groups.append(from_struct(answer.properties)["resources"][0]["autoscalingGroups"][0]["name"])
+    assert groups[0] != groups[1] != groups[2]
+
+
 def test_equal_inputs_are_no_change(aws: Any) -> None:
     same = to_struct({"name": "prod", "vpcConfig": {"subnetIds": ["a", "b"]}})
     answer = aws.Diff(rpc.DiffRequest(urn=CLUSTER, id="prod", old_inputs=same, news=same))
