@@ -21,6 +21,9 @@ _HPA_LONGEST_WINDOW_SECONDS = 3600
 """The API's limit of a stabilization window."""
 _QUEUE_PER_REPLICA = 5
 """Requests waiting for one replica that add another: any queue that stays means saturation."""
+_PREFILL_MEAN_SECONDS = 120
+"""A prefill replica aims at one or two prompts at once, and each is gone within a second: what a single look sees is
+chance, and the highest of all looks would hold. Prompts that wait are seen at once, by the queue."""
 MOST_GUARDED = 2
 """Times its objective: as much as latency may count, so that it asks for about twice the ready replicas."""
 _ROUNDING = 0.0001
@@ -192,13 +195,17 @@ def _triggers(
     metrics, name, objective = engine.metrics, model.name, model.objectives.ttft_p99_ms / 1000
     gone = " or vector(0)" if goes else ""
     waiting = waiting_of(engine, namespace, name, role)
-    running = sum_of(engine, metrics.running, namespace, name)
+    asked = f"{sum_of(engine, metrics.running, namespace, name)} + {waiting}"
+    mean_seconds = _PREFILL_MEAN_SECONDS if role == "prefill" else 0
+    if mean_seconds:
+        asked = f"avg_over_time(({asked})[{mean_seconds}s:{_POLLING_SECONDS}s])"
     found = [
         MetricTrigger(
             name="concurrency",
-            query=f"({running} + {waiting}){gone}" if goes else f"{running} + {waiting}",
+            query=f"({asked}){gone}" if goes else asked,
             threshold=str(concurrency),
             metric_type="AverageValue",
+            mean_seconds=mean_seconds,
         ),
         MetricTrigger(
             name="queue", query=f"{waiting}{gone}", threshold=str(_QUEUE_PER_REPLICA), metric_type="AverageValue"

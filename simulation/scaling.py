@@ -105,6 +105,21 @@ class Fixed:
         return self._replicas
 
 
+class Mean:
+    """Mean of what was seen within the last `seconds`."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._values: deque[tuple[float, float]] = deque()
+
+    def with_new(self, second: float, value: float) -> float:
+        """The mean now, with one value more."""
+        self._values.append((second, value))
+        while self._values[0][0] <= second - self._seconds:
+            self._values.popleft()
+        return sum(value for _, value in self._values) / len(self._values)
+
+
 class KedaScaler:
     """A ScaledObject and the HPA that KEDA makes of it.
 
@@ -115,6 +130,7 @@ class KedaScaler:
     def __init__(self, scaling: ScalingPlan, windows: Sequence[FloorWindow]) -> None:
         self._scaling, self._windows = scaling, windows
         self._thresholds = {trigger.name: float(trigger.threshold) for trigger in scaling.triggers}
+        self._means = {trigger.name: Mean(trigger.mean_seconds) for trigger in scaling.triggers if trigger.mean_seconds}
         self._recommended: deque[tuple[float, int]] = deque()
         self._ups: deque[tuple[float, int]] = deque()
         self._downs: deque[tuple[float, int]] = deque()
@@ -124,6 +140,7 @@ class KedaScaler:
         """None while it sleeps, else the highest of all triggers, within limits, stabilised and step by step."""
         scaling = self._scaling
         values = {name: _value(name, threshold, seen) for name, threshold in self._thresholds.items()}
+        values |= {name: mean.with_new(seen.second, values[name]) for name, mean in self._means.items()}
         floor = floor_at(self._windows, seen.second)
         least = max(1, scaling.min_replicas)
         if floor or any(value > 0 for value in values.values()):
@@ -188,17 +205,14 @@ class RayScaler:
         self._up_delay = float(config.get("upscale_delay_s", 30))
         self._down_delay = float(config.get("downscale_delay_s", 600))
         self._down_factor = float(config.get("downscaling_factor", 1.0))
-        self._loads: deque[tuple[float, int]] = deque()
+        self._load = Mean(self._LOOK_BACK_SECONDS)
         self._since: float | None = None
         self._direction = 0
 
     def wanted(self, seen: Observation) -> int:
         """The target's answer once it has pointed one way for long enough."""
         scaling = self._scaling
-        self._loads.append((seen.second, seen.running + seen.waiting))
-        while self._loads[0][0] <= seen.second - self._LOOK_BACK_SECONDS:
-            self._loads.popleft()
-        load = sum(value for _, value in self._loads) / len(self._loads)
+        load = self._load.with_new(seen.second, seen.running + seen.waiting)
         answer = math.ceil(load / scaling.target_concurrency - 1e-9)
         answer = min(scaling.max_replicas, max(scaling.min_replicas, answer))
         direction = (answer > seen.replicas) - (answer < seen.replicas)

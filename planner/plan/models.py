@@ -157,6 +157,8 @@ class MetricTrigger:
     query: str
     threshold: str
     metric_type: Literal["AverageValue", "Value"]
+    mean_seconds: int = 0
+    """The query answers with a mean over so long; 0: with what is now."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -292,7 +294,6 @@ class ModelPlan:
     """Replicas whose nodes, or parts of one, placeholders hold booted."""
     disaggregation: DisaggregationPlan | None = None
     """None: every replica computes prompts and answers."""
-    gang: Literal["none"] = "none"
     why: Mapping[str, str] = field(default_factory=dict[str, str])
     """Decision -> its reason, for people."""
     arguments: tuple[ArgumentPlan, ...] = ()

@@ -42,6 +42,13 @@ def test_one_model_becomes_two_groups_that_answer_to_one_name(plan: Plan) -> Non
     assert PREFILL in warm_up.models, "both read the same revision, which one Job prepares"
 
 
+def test_prefill_is_scaled_by_what_lasts_and_decode_by_what_is(plan: Plan) -> None:
+    for model, mean_seconds in zip(groups_of(plan), (120, 0), strict=True):
+        trigger = next(one for one in model.scaling.triggers if one.name == "concurrency")
+        assert trigger.mean_seconds == mean_seconds
+        assert trigger.query.startswith("avg_over_time((") == bool(mean_seconds)
+
+
 def test_vllm_is_told_its_role_and_where_prefill_can_be_reached(plan: Plan) -> None:
     prefill, decode = groups_of(plan)
     told = [json.loads(argument(model, "--kv-transfer-config")) for model in (prefill, decode)]

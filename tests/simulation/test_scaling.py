@@ -50,6 +50,17 @@ def test_ceil_of_load_over_threshold_within_limits():
     assert KedaScaler(replace(SCALING, scale_up_pods=99), ()).wanted(seen(0, load=50)) == 9
 
 
+def test_a_mean_answers_what_stays_and_not_what_a_look_happens_to_see():
+    concurrency = next(trigger for trigger in SCALING.triggers if trigger.name == "concurrency")
+    scaler = KedaScaler(replace(SCALING, triggers=(replace(concurrency, mean_seconds=60),)), ())
+    wanted = [scaler.wanted(seen(second, load=5.0 if second == 60 else 1.0)) for second in range(0, 121, 15)]
+    assert set(wanted) == {2}, "5, 1, 1, 1 in a minute are 2"
+    replicas = 2
+    for second in range(135, 196, 15):
+        replicas = scaler.wanted(seen(second, load=4.0, replicas=replicas))
+    assert replicas == 4
+
+
 @pytest.mark.parametrize(("load", "replicas"), [(2.15, 2), (2.3, 3), (1.9, 2)])
 def test_a_tenth_off_is_near_enough(load, replicas):
     assert KedaScaler(SCALING, ()).wanted(seen(0, load=load)) == replicas
