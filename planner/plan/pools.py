@@ -30,7 +30,6 @@ class Hardware:
     """Key into the catalog's GPUs."""
     gpus: int
     """What the device plugin offers: GPUs, or slices of them where the pool's are cut."""
-    gpu_memory_gib: float
     fp8_hardware: bool
     nvlink: bool
     efa_devices: int

@@ -109,7 +109,6 @@ def pool(
             memory_gib=instance.memory_gib,
             gpu=gpu.name,
             gpus=instance.gpus,
-            gpu_memory_gib=gpu.memory_gib,
             fp8_hardware=gpu.fp8_hardware,
             nvlink=instance.nvlink,
             efa_devices=instance.efa_interfaces if efa else 0,
