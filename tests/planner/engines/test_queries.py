@@ -19,7 +19,7 @@ import yaml
 
 from planner.plan import ModelPlan, Plan
 from planner.scaling import ACTIVATOR_PEAK
-from tests.factories import model_of, stack_plan
+from tests.factories import example_plan, model_of, stack_plan
 from tests.router.plans import SMALL, planned
 
 TOOL = os.environ.get("PROMTOOL") or shutil.which("promtool")
@@ -108,12 +108,12 @@ def test_vllm_sums_pods_and_their_data_parallel_engines(tmp_path: Path) -> None:
     asked = triggers(model)
     scrapes = [
         Scrape(labels={"pod": pod, "engine": engine}, running=20, waiting=3, kv=kv, fast=60)
-        for pod, engine, kv in (("a", "0", 0.5), ("a", "1", 0.7), ("b", "0", 0.9))
+        for pod, engine, kv in (("a", "0", 0.5), ("a", "1", 0.75), ("b", "0", 1.0))
     ]
     hold(
         tmp_path,
         series(model, scrapes),
-        {asked["concurrency"]: 69, asked["queue"]: 9, asked["kv"]: 0.7, asked["ttft"]: 0},
+        {asked["concurrency"]: 69, asked["queue"]: 9, asked["kv"]: 0.75, asked["ttft"]: 0},
     )
 
 
@@ -126,7 +126,7 @@ def test_sglang_counts_each_attention_group_once_and_no_later_stage(tmp_path: Pa
             labels={"pod": pod, "pp_rank": "0", "tp_rank": tp, "dp_rank": dp, "moe_ep_rank": "0"},
             running=10,
             waiting=1,
-            kv=0.6,
+            kv=0.5,
         )
         for group in ("r1-0", "r1-1")
         for pod, tp, dp in ((group, "0", "0"), (f"{group}-1", "8", "1"))
@@ -136,8 +136,23 @@ def test_sglang_counts_each_attention_group_once_and_no_later_stage(tmp_path: Pa
     )
     # With `--enable-priority-scheduling`, beside the sum.
     one = Scrape(labels={**scrapes[0].labels, "priority": "5"}, running=10, waiting=1)
-    expected = {asked["concurrency"]: 44, asked["queue"]: 4, asked["kv"]: 0.6}
+    expected = {asked["concurrency"]: 44, asked["queue"]: 4, asked["kv"]: 0.5}
     hold(tmp_path, series(model, [*scrapes, later, one]), expected)
+
+
+def test_prefill_counts_the_mean_of_what_its_pods_had_at_each_moment(tmp_path: Path) -> None:
+    model = model_of(example_plan("disaggregated"), "llama-70b-prefill")
+    asked = triggers(model)
+    scrapes = [
+        Scrape(labels={"pod": pod, "engine": "0"}, running=running, waiting=1) for pod, running in (("a", 2), ("b", 1))
+    ]
+    hold(tmp_path, series(model, scrapes), {asked["concurrency"]: 5, asked["queue"]: 2})
+    given = series(model, scrapes)
+    for one in given:
+        if "other" not in one["series"] and one["series"].startswith(f"{model.metrics.running}{{"):
+            one["values"] = f"0x{MINUTES - 1} 9x1"  # a look that happens to see many
+    hold(tmp_path, given, {f"{asked['concurrency']} < bool 8": 1})
+    hold(tmp_path, [], {asked["concurrency"]: None})
 
 
 def test_late_answers_count_twice_the_objective_at_most_and_nothing_within_it(tmp_path: Path) -> None:
