@@ -24,6 +24,7 @@ _SPOT_RESERVE_SECONDS = 5
 
 _STARTUP_PERIOD_SECONDS = 10
 _READINESS_PERIOD_SECONDS, _READINESS_FAILURES, _READINESS_TIMEOUT_SECONDS = 5, 3, 5
+_READINESS_SUCCESSES = 2
 _LIVENESS_PERIOD_SECONDS, _LIVENESS_FAILURES = 10, 6
 
 _DRAINS = {
@@ -75,6 +76,7 @@ def plan_probes(engine: Engine, startup_seconds: int) -> Probes:
             period_seconds=_READINESS_PERIOD_SECONDS,
             timeout_seconds=_READINESS_TIMEOUT_SECONDS,
             failure_threshold=_READINESS_FAILURES,
+            success_threshold=_READINESS_SUCCESSES,
         ),
         liveness=ProbePlan(
             path=health.liveness,
@@ -157,7 +159,8 @@ _KINDS = {
     "readiness": _Told(
         effect="gets no new requests after",
         period_why="short: requests go to the other replicas meanwhile",
-        failures_why="one that comes late under load takes no replica out",
+        failures_why="one that comes late under load takes no replica out; two successes bring it back, since a router "
+        "takes 6 s to let it go, and one that is ready again before is found only when it looks next, after a minute",
     ),
     "liveness": _Told(
         effect="restarted after",

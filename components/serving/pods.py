@@ -137,6 +137,7 @@ def probe(plan: ProbePlan) -> dict[str, Any]:
         "periodSeconds": plan.period_seconds,
         "timeoutSeconds": plan.timeout_seconds,
         "failureThreshold": plan.failure_threshold,
+        **({"successThreshold": plan.success_threshold} if plan.success_threshold > 1 else {}),
     }
 
 

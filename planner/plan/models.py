@@ -75,6 +75,8 @@ class ProbePlan:
     period_seconds: int
     timeout_seconds: int
     failure_threshold: int
+    success_threshold: int = 1
+    """In a row, after failures. Only readiness may ask for more than one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,7 +18,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from planner.naming import MODEL_LABEL
@@ -32,6 +32,8 @@ NODE = "loopback"
 _BINDINGS = Kind(api_version="v1", plural="pods", kind="Binding")
 _TICK_SECONDS = 0.1
 _PROBE_TIMEOUT_SECONDS = 5
+_LOAD_SECONDS = 8
+"""An engine that crashed is not back at once: it loads its weights."""
 _HANDOVER_VARIABLE = "VLLM_NIXL_SIDE_CHANNEL_PORT"
 _HANDOVER_ANNOTATION = "sglang.ai/bootstrap-port"
 
@@ -54,7 +56,8 @@ class Running:
     misses: int = 0
     hook: subprocess.Popen[bytes] | None = None
     ends_by: float = 0.0
-    leaving: bool = field(default=False)
+    leaving: bool = False
+    starts: float = 0.0
 
     @property
     def url(self) -> str:
@@ -197,8 +200,11 @@ class Kubelet(threading.Thread):
         if deleted is not None:
             self._lead_out(uid, pod, float(deleted["deletionGracePeriodSeconds"]))
         elif pod.process.poll() is not None:  # the container is started again in place
-            pod.process = subprocess.Popen(pod.command)
-            self._report(pod, ready=False)
+            if pod.ready:
+                pod.starts = time.monotonic() + _LOAD_SECONDS
+                self._report(pod, ready=False)
+            if time.monotonic() >= pod.starts:
+                pod.process = subprocess.Popen(pod.command)
         elif not pod.held_unready:
             passed = _passes(pod)
             pod.misses = 0 if passed else pod.misses + 1

@@ -65,6 +65,13 @@ async def _until_used(built: Cluster, *pods: Running) -> None:
     await until(exactly, f"requests go to {sorted(wanted)}")
 
 
+async def _until_forgotten(built: Cluster, pod: Running) -> None:
+    async def forgotten() -> bool:
+        return pod.url not in await built.known()
+
+    await until(forgotten, f"{pod.url} is forgotten")
+
+
 async def _asked(pod: Running) -> int:
     _, text = await get(pod.probe[1], "/at-work", host=pod.address)
     return int(re.findall(r'"asked": (\d+)', text)[0])
@@ -95,17 +102,19 @@ def test_pods_are_found_by_what_is_rendered_for_them(plane: ControlPlane, tmp_pa
         await _until_used(built, *pods)
         # Nothing is heard of its node.
         built.kubelet.say_unready(second)
+        await _until_forgotten(built, second)
         await _until_used(built, *(pod for pod in pods if pod is not second))
         built.kubelet.say_unready(second, unready=False)
         await _until_used(built, *pods)
         # Its engine is sick for a while.
         second.process.send_signal(signal.SIGUSR1)
-        await until(lambda: not second.ready, "the pod is not ready")
+        await _until_forgotten(built, second)
         await _until_used(built, *(pod for pod in pods if pod is not second))
         second.process.send_signal(signal.SIGUSR2)
         await _until_used(built, *pods)
         # Its container is killed, and started again in place.
         second.process.kill()
+        await _until_forgotten(built, second)
         await _until_used(built, *pods)
         assert await _asked(spare) == 0
         assert set(await built.known()) == _urls(*pods)

@@ -118,6 +118,14 @@ def test_what_is_explained_is_what_is_declared(stack: str, name: str) -> None:
             assert len(told_of_kind) == 1, "KubeRay's probes are told as well"
 
 
+@pytest.mark.parametrize(("stack", "name"), ALL_MODELS)
+def test_a_pod_that_is_not_ready_stays_so_until_routers_have_let_it_go(stack: str, name: str) -> None:
+    """For 6 s: a pod that is Ready again before is found a minute later (measured on a real API server)."""
+    readiness = engine(serving(stack, name)).get("readinessProbe")
+    if readiness is not None:
+        assert readiness["periodSeconds"] * readiness["successThreshold"] > 6
+
+
 def test_replicas_prefer_different_nodes() -> None:
     for stack, name in ALL_MODELS:
         model = of_stack(stack, name)
