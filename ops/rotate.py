@@ -12,7 +12,7 @@ import ssl
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Final
 
@@ -29,10 +29,11 @@ from planner.naming import GROUP_ROLE_LABEL, MODEL_LABEL
 from planner.plan import ModelPlan, SecretPlan, ValkeyPlan
 
 _POLL_SECONDS: Final = 5.0
+_ANSWER_SECONDS: Final = 10.0
 _TAKES_SECONDS: Final = 180.0
 """A kubelet brings a changed Secret into a pod within its sync period (60 s) and what its cache adds."""
 _RESTARTED_AT: Final = "kubectl.kubernetes.io/restartedAt"
-"""As `kubectl rollout restart` writes it; fields that Pulumi did not write it leaves alone."""
+"""The annotation of `kubectl rollout restart`; fields that Pulumi did not write it leaves alone."""
 
 Accepts = Callable[[ValkeyPlan, str], bool]
 """Whether a store takes a password."""
@@ -58,6 +59,8 @@ class Rotated:
     """Models whose pods had read an earlier password."""
     left: tuple[str, ...]
     """Pods that still have it."""
+    unready: str | None = None
+    """Model that restarted and did not serve in time; those after it were not touched."""
 
 
 def show_rotate(stack: str, options: RotateOptions, *, as_json: bool) -> int:
@@ -79,15 +82,24 @@ def show_rotate(stack: str, options: RotateOptions, *, as_json: bool) -> int:
             for store in stores
         ]
     left = [pod for one in found for pod in one.left]
+    unready = [one.unready for one in found if one.unready]
+    done = not left and not unready
     if as_json:
-        print_json({"stack": stack, "done": not left, "stores": found})
+        print_json({"stack": stack, "done": done, "stores": found})
     else:
         for one in found:
             who = ", ".join(one.restarted) or "nobody: all have started since"
             out.print(f"{one.store}: password of {one.changed}; restarted: {who}", markup=False, soft_wrap=True)
         for pod in left:
             out.print(f"still with the former password: {pod}; run this again", markup=False)
-    return FINDINGS if left else OK
+        for name in unready:
+            out.print(
+                f"{name} restarted and does not serve yet: `python -m ops wait --stack {stack} --model {name}` tells "
+                "what it waits for; then run this again for those after it",
+                markup=False,
+                soft_wrap=True,
+            )
+    return OK if done else FINDINGS
 
 
 def rotate(
@@ -120,13 +132,14 @@ def rotate(
         pause(_POLL_SECONDS)
     restarted: list[str] = []
     left: list[str] = []
+    unready: str | None = None
     for model in (one for one in plan.models if one.name in store.clients):
         stale = _stale(objects, model, changed)
         if not stale:
             continue
         tell(f"{store.name}: {model.name} restarts ({len(stale)} pod(s) have an earlier password)")
         limit = limit_seconds or timeout_of(plan, (model,)) * max(1, model.scaling.max_replicas)
-        _restart(objects, model, stale)
+        _restart(objects, model, stale, changed)
         until = clock() + limit
         while (waiting := _stale(objects, model, changed)) or not _serves(objects, model):
             if clock() >= until:
@@ -134,8 +147,16 @@ def rotate(
             pause(_POLL_SECONDS)
         restarted.append(model.name)
         left += [f"{model.namespace}/{pod['metadata']['name']}" for pod in waiting]
+        if not waiting and not _serves(objects, model):
+            # What keeps this one down may keep the others down too: they serve with the former password meanwhile.
+            unready = model.name
+            break
     return Rotated(
-        store=store.name, changed=changed.isoformat(timespec="seconds"), restarted=tuple(restarted), left=tuple(left)
+        store=store.name,
+        changed=changed.isoformat(timespec="seconds"),
+        restarted=tuple(restarted),
+        left=tuple(left),
+        unready=unready,
     )
 
 
@@ -163,14 +184,19 @@ def _serves(objects: Objects, model: ModelPlan) -> bool:
     return bool(pods) and all(is_ready(pod) for pod in pods)
 
 
-def _restart(objects: Objects, model: ModelPlan, stale: Sequence[Json]) -> None:
+def _restart(objects: Objects, model: ModelPlan, stale: Sequence[Json], changed: datetime) -> None:
     if model.runtime == "ray_service":
         # Not the RayService: another cluster would start all replicas anew. KubeRay makes another head.
         for pod in stale:
             objects.delete(f"{pods_path(model.namespace)}/{pod['metadata']['name']}")
         return
-    annotations = {_RESTARTED_AT: datetime.now(UTC).isoformat(timespec="seconds")}
-    objects.merge(workload_path(model), {"spec": {"template": {"metadata": {"annotations": annotations}}}})
+    # Of the change, not of now: asked again half-way, a rollout goes on and does not begin anew.
+    template = {"metadata": {"annotations": {_RESTARTED_AT: changed.isoformat(timespec="seconds")}}}
+    if model.runtime == "leader_worker_set":
+        # Of one node where it shares blocks (planner/kv_tiers.py): a group is its leader.
+        objects.merge(workload_path(model), {"spec": {"leaderWorkerTemplate": {"leaderTemplate": template}}})
+        return
+    objects.merge(workload_path(model), {"spec": {"template": template}})
 
 
 def _secret_path(secret: SecretPlan) -> str:
@@ -189,7 +215,11 @@ def _moment(text: str) -> datetime:
 
 
 def accepts(cluster: Cluster, store: ValkeyPlan, password: str) -> bool:
-    """Whether a running store takes a password, asked over a forwarded port and its own TLS."""
+    """Whether a running store takes a password, asked over a forwarded port and its own TLS.
+
+    Raises:
+        MissingError: nobody can be asked.
+    """
     authority = read_key(
         cluster,
         SecretPlan(namespace=store.namespace, name=store.tls_secret, key=store.ca_key, source=store.password.source),
@@ -197,12 +227,23 @@ def accepts(cluster: Cluster, store: ValkeyPlan, password: str) -> bool:
     with forward(
         cluster.kubeconfig, cluster.context, namespace=store.namespace, service=store.name, port=store.port
     ) as port:
-        context = ssl.create_default_context(cadata=authority)
-        with (
-            socket.create_connection(("127.0.0.1", port), timeout=10) as plain,
-            context.wrap_socket(plain, server_hostname=store.host) as connection,
-        ):
-            return says_yes(connection, password)
+        try:
+            return _asked(port, authority, store.host, password)
+        except OSError as error:  # ssl's errors too
+            raise MissingError(
+                f"{store.name} does not answer over TLS: {error}",
+                help=f"kubectl --namespace {store.namespace} get pods --selector app.kubernetes.io/instance={store.name} tells "
+                "whether it runs; then run this again",
+            ) from error
+
+
+def _asked(port: int, authority: str, host: str, password: str) -> bool:
+    context = ssl.create_default_context(cadata=authority)
+    with (
+        socket.create_connection(("127.0.0.1", port), timeout=_ANSWER_SECONDS) as plain,
+        context.wrap_socket(plain, server_hostname=host) as connection,
+    ):
+        return says_yes(connection, password)
 
 
 def says_yes(connection: socket.socket, password: str) -> bool:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import socket
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from typer.testing import CliRunner
 from ops.__main__ import app
 from ops.cluster import Cluster, pods_path, workload_path
 from ops.errors import MissingError, UsageError
-from ops.rotate import Rotated, rotate, says_yes
+from ops.rotate import Rotated, accepts, rotate, says_yes
 from planner import load_and_plan
 from planner.naming import GROUP_ROLE_LABEL, MODEL_LABEL
 from planner.plan import ModelPlan, Plan, ValkeyPlan
@@ -88,6 +90,82 @@ def test_an_engine_is_rolled_once_and_only_where_it_began_before(api: ApiServer,
     # Again: nothing is left to do.
     assert run(cluster, TIERS, store).restarted == ()
     assert len(api.patches) == 1
+
+
+def test_a_leader_worker_set_is_rolled_by_the_template_that_it_has(api: ApiServer, cluster: Cluster) -> None:
+    (name,) = TIERS.kv_store.clients if TIERS.kv_store else ()
+    model = replace(model_of(TIERS, name), runtime="leader_worker_set")
+    plan = replace(TIERS, models=(model,))
+    assert plan.kv_store is not None
+    secret(api, plan.kv_store)
+    api.put(workload_path(model), {"spec": {"replicas": 1}})
+    add(api, model, "old", BEFORE, "leader")
+
+    def roll(path: str, _: Any) -> None:
+        assert path == workload_path(model)
+        del api.objects[f"{pods_path(model.namespace)}/old"]
+        add(api, model, "new", AFTER, "leader")
+
+    api.on_patch = roll
+    assert run(cluster, plan, plan.kv_store).restarted == (name,)
+    ((_, change),) = api.patches
+    # The API server drops `spec.template`, which a LeaderWorkerSet does not know, without a word.
+    assert set(change["spec"]) == {"leaderWorkerTemplate"}
+    template = change["spec"]["leaderWorkerTemplate"]["leaderTemplate"]
+    assert set(template["metadata"]["annotations"]) == {"kubectl.kubernetes.io/restartedAt"}
+
+
+def test_asked_again_half_way_a_rollout_does_not_begin_anew(api: ApiServer, cluster: Cluster) -> None:
+    store = TIERS.kv_store
+    assert store is not None
+    secret(api, store)
+    model = model_of(TIERS, store.clients[0])
+    api.put(workload_path(model), {"spec": {"replicas": 2}})
+    add(api, model, "old", BEFORE)
+    for _ in range(2):
+        assert run(cluster, TIERS, store).left
+    (_, first), (_, second) = api.patches
+    assert first == second
+
+
+def test_models_after_one_that_does_not_come_back_keep_serving(api: ApiServer, cluster: Cluster) -> None:
+    store = TIERS.kv_store
+    assert store is not None
+    first = model_of(TIERS, store.clients[0])
+    second = replace(first, name="second")
+    plan = replace(TIERS, models=(first, second), kv_store=replace(store, clients=(first.name, second.name)))
+    secret(api, store)
+    for model in plan.models:
+        api.put(workload_path(model), {"spec": {"replicas": 1}})
+        add(api, model, f"{model.name}-old", BEFORE)
+
+    def roll(path: str, _: Any) -> None:
+        assert path == workload_path(first)
+        del api.objects[f"{pods_path(first.namespace)}/{first.name}-old"]
+        add(api, first, "new", AFTER)
+        api.objects[f"{pods_path(first.namespace)}/new"]["status"] = {"phase": "Running"}
+
+    api.on_patch = roll
+    found = run(cluster, plan, plan.kv_store)
+    assert (found.restarted, found.left, found.unready) == ((first.name,), (), first.name)
+
+
+def test_a_store_that_hangs_up_is_said_without_a_traceback(
+    api: ApiServer, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = TIERS.kv_store
+    assert store is not None
+    api.put(
+        f"/api/v1/namespaces/{store.namespace}/secrets/{store.tls_secret}",
+        {"metadata": {}, "data": {store.ca_key: base64.b64encode(b"").decode()}},
+    )
+    with socket.create_server(("127.0.0.1", 0)) as nobody:
+        port = nobody.getsockname()[1]
+    monkeypatch.setattr("ops.rotate.forward", lambda *_, **__: contextlib.nullcontext(port))
+    monkeypatch.setattr("ssl.create_default_context", lambda **_: None)
+    with pytest.raises(MissingError, match="kv-store does not answer over TLS") as raised:
+        accepts(cluster, store, "second")
+    assert "get pods" in str(raised.value.help)
 
 
 def test_of_a_ray_cluster_the_head_alone_is_replaced(api: ApiServer, cluster: Cluster, ray: Plan) -> None:
