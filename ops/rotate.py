@@ -232,8 +232,7 @@ def accepts(cluster: Cluster, store: ValkeyPlan, password: str) -> bool:
         except OSError as error:  # ssl's errors too
             raise MissingError(
                 f"{store.name} does not answer over TLS: {error}",
-                help=f"kubectl --namespace {store.namespace} get pods --selector app.kubernetes.io/instance={store.name} tells "
-                "whether it runs; then run this again",
+                help=f"`kubectl --namespace {store.namespace} get pods` tells whether it runs; then run this again",
             ) from error
 
 

@@ -161,8 +161,15 @@ def test_a_store_that_hangs_up_is_said_without_a_traceback(
     )
     with socket.create_server(("127.0.0.1", 0)) as nobody:
         port = nobody.getsockname()[1]
-    monkeypatch.setattr("ops.rotate.forward", lambda *_, **__: contextlib.nullcontext(port))
-    monkeypatch.setattr("ssl.create_default_context", lambda **_: None)
+
+    def forwarded(*_: Any, **__: Any) -> contextlib.nullcontext[int]:
+        return contextlib.nullcontext(port)
+
+    def no_context(**_: Any) -> None:
+        return None
+
+    monkeypatch.setattr("ops.rotate.forward", forwarded)
+    monkeypatch.setattr("ssl.create_default_context", no_context)
     with pytest.raises(MissingError, match="kv-store does not answer over TLS") as raised:
         accepts(cluster, store, "second")
     assert "get pods" in str(raised.value.help)
