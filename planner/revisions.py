@@ -13,7 +13,7 @@ from planner.cache import nearest_size
 from planner.drafts import Draft
 from planner.engines.checks import options_of
 from planner.engines.held import adapter_files_gb
-from planner.engines.request import KEPT_DIRECTORY, SHARDS_DIRECTORY
+from planner.engines.request import KEPT_DIRECTORY, SHARDS_DIRECTORY, saved_shards
 from planner.naming import SERVING_PRIORITY, kubernetes_name
 from planner.plan import (
     CachePlan,
@@ -92,7 +92,7 @@ def plan_weights(
         beside=_beside(sketch, cache, medium),
         upcoming=upcoming,
         shards=shards,
-        directories=_directories(sketch, settings, medium, image, shards),
+        directories=_directories(sketch, settings, own, medium, image, shards),
         staged_within_seconds=_staged_within(own.gigabytes) if medium == "s3_stream" else None,
     )
 
@@ -117,7 +117,7 @@ def _beside(sketch: Draft, cache: CachePlan, medium: str) -> tuple[RevisionPlan,
 
 
 def _directories(
-    sketch: Draft, settings: Settings, medium: str, image: str, shards: ShardsPlan | None
+    sketch: Draft, settings: Settings, own: RevisionPlan, medium: str, image: str, shards: ShardsPlan | None
 ) -> tuple[SharedDirectoryPlan, ...]:
     """Directories that the model's pods write. Kernels and shards are of one engine, revision, layout and GPU: what
     differs in any of these must not find them. The engines tell finer differences themselves, by their own digests."""
@@ -143,7 +143,7 @@ def _directories(
             SharedDirectoryPlan(
                 name="shards",
                 sub_path=f"shards/{sketch.model.name}/{digest}",
-                mount_path=SHARDS_DIRECTORY,
+                mount_path=SHARDS_DIRECTORY if by_itself else saved_shards(own),
                 read_only=not by_itself,
             )
         )

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from components.serving.mounted_scripts import SCRIPTS_FOLDER, Scripts
-from planner.engines.request import SHARDS_DIRECTORY
+from planner.engines.request import saved_shards
 from planner.naming import SHARDS_CONTAINER
 from planner.plan import ContainerPlan, ModelPlan
 
@@ -30,6 +30,7 @@ def container(model: ModelPlan, plan: ContainerPlan, engine: Mapping[str, Any]) 
     shards = model.weights.shards
     if shards is None:
         raise ValueError(f"model {model.name}: shards to write that are not planned")
+    directory = saved_shards(model.weights)
     group = ["--nodes=$(LWS_GROUP_SIZE)", "--node=$(LWS_WORKER_INDEX)"] if model.layout.nodes > 1 else []
     return {
         "name": SHARDS_CONTAINER,
@@ -40,7 +41,7 @@ def container(model: ModelPlan, plan: ContainerPlan, engine: Mapping[str, Any]) 
             f"--model={model.weights.hub_id}",
             f"--revision={model.weights.revision}",
             f"--checkpoint={model.weights.directory}",
-            f"--shards={SHARDS_DIRECTORY}",
+            f"--shards={directory}",
             f"--ranks={model.layout.gpus}",
             *group,
             f"--limit-seconds={shards.limit_seconds}",
@@ -54,13 +55,13 @@ def container(model: ModelPlan, plan: ContainerPlan, engine: Mapping[str, Any]) 
         "resources": engine["resources"],
         "securityContext": engine["securityContext"],
         "volumeMounts": [
-            *(_writable(mount) for mount in engine["volumeMounts"]),
+            *(_writable(mount, directory) for mount in engine["volumeMounts"]),
             {"name": SCRIPTS.name, "mountPath": _MOUNT, "readOnly": True},
         ],
     }
 
 
-def _writable(mount: Mapping[str, Any]) -> dict[str, Any]:
+def _writable(mount: Mapping[str, Any], directory: str) -> dict[str, Any]:
     """A mount of the engine's; the shards' for who writes them."""
-    ours = mount["mountPath"] == SHARDS_DIRECTORY
+    ours = mount["mountPath"] == directory
     return {key: value for key, value in mount.items() if not (ours and key == "readOnly")}

@@ -8,7 +8,7 @@ from typing import Literal
 
 from catalog.types import Engine, ModelCard
 from planner.patience import SHORTEST_SECONDS, start_limit_seconds
-from planner.plan import DisaggregationPlan, EnvVar, KvTiersPlan, LayoutPlan, SecretPlan, WeightsPlan
+from planner.plan import DisaggregationPlan, EnvVar, KvTiersPlan, LayoutPlan, RevisionPlan, SecretPlan, WeightsPlan
 from settings.engines import SglangOptions, VllmOptions
 
 CACHE_DIRECTORY = "/var/cache/engine"
@@ -23,9 +23,6 @@ KEPT_DIRECTORY = "/var/cache/kept"
 SHARDS_DIRECTORY = "/var/cache/shards"
 """Where it keeps what each rank holds."""
 
-SHARDED_STATE = f"{SHARDS_DIRECTORY}/sharded_state"
-"""Where vLLM reads it, with config and tokenizer beside: what components/scripts/save_shards.py writes."""
-
 RENDEZVOUS_PORT = 20000
 """Where the ranks of a multi-node group meet."""
 
@@ -33,6 +30,20 @@ GLOO_SECONDS = 1800
 """PyTorch's own limit for a collective of CPUs. Source: torch.distributed.init_process_group."""
 
 BUCKET_VARIABLE = "WEIGHTS_BUCKET"
+
+
+def saved_shards(weights: RevisionPlan) -> str:
+    """Where components/scripts/save_shards.py keeps what vLLM's ranks hold.
+
+    Its path says whose it is, as the checkpoint's does: LMCache tells models apart by the path that vLLM is given, and
+    of one path for all would hand a model the blocks of another.
+    """
+    return f"{SHARDS_DIRECTORY}/{weights.hub_id}/{weights.revision}"
+
+
+def sharded_state(weights: RevisionPlan) -> str:
+    """Where vLLM reads it, with config and tokenizer beside."""
+    return f"{saved_shards(weights)}/sharded_state"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,9 +15,9 @@ from planner.engines.request import (
     COMPILED_DIRECTORY,
     GLOO_SECONDS,
     RENDEZVOUS_PORT,
-    SHARDED_STATE,
     EngineRequest,
     compact,
+    sharded_state,
     shared_env,
 )
 from planner.plan import EnvVar
@@ -41,7 +41,8 @@ def _arguments(request: EngineRequest) -> Iterator[Argument]:
     options = _options(request)
     if request.weights.shards is not None:
         yield Argument(
-            tokens=(SHARDED_STATE,), why="what each rank holds of the revision, with its config, on the cache"
+            tokens=(sharded_state(request.weights),),
+            why="what each rank holds of the revision, with its config, on the cache",
         )
     else:
         yield Argument(tokens=(request.weights.directory,), why="weights of the revision on the cache")

@@ -14,7 +14,7 @@ from catalog.load import load
 from planner import Plan, load_and_plan
 from planner.engines.checks import refused
 from planner.engines.matrix import matrix, stack_of
-from planner.engines.request import SHARDED_STATE, SHARDS_DIRECTORY
+from planner.engines.request import saved_shards, sharded_state
 from planner.plan import ModelPlan
 from planner.planning import plan
 from planner.shards import WORTH_SECONDS
@@ -45,12 +45,19 @@ def steps(model: ModelPlan) -> dict[str, float]:
 
 class TestVllm:
     def test_the_engine_reads_what_an_init_container_has_written(self, over_two: ModelPlan) -> None:
-        assert over_two.container.args[0] == SHARDED_STATE
+        assert over_two.container.args[0] == sharded_state(over_two.weights)
         assert "--load-format=sharded_state" in over_two.container.args
         assert over_two.worker is not None
-        assert over_two.worker.args[0] == SHARDED_STATE
+        assert over_two.worker.args[0] == sharded_state(over_two.weights)
         shards = next(one for one in over_two.weights.directories if one.name == "shards")
-        assert (shards.mount_path, shards.read_only) == (SHARDS_DIRECTORY, True)
+        assert (shards.mount_path, shards.read_only) == (saved_shards(over_two.weights), True)
+
+    def test_the_path_tells_models_and_revisions_apart_as_a_checkpoint_s_does(self) -> None:
+        """LMCache finds blocks in a store that models share by the path that vLLM is given, and by the tokens."""
+        saved = {row.case.name: row.plan for row in matrix() if row.plan and row.plan.container.saving_args}
+        assert len(saved) > 1
+        for one in saved.values():
+            assert f"/{one.weights.hub_id}/{one.weights.revision}/" in one.container.args[0]
 
     def test_it_is_written_as_the_engine_holds_it(self, over_two: ModelPlan) -> None:
         written = over_two.container.saving_args
