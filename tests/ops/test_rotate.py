@@ -93,7 +93,8 @@ def test_an_engine_is_rolled_once_and_only_where_it_began_before(api: ApiServer,
 
 
 def test_a_leader_worker_set_is_rolled_by_the_template_that_it_has(api: ApiServer, cluster: Cluster) -> None:
-    (name,) = TIERS.kv_store.clients if TIERS.kv_store else ()
+    assert TIERS.kv_store is not None
+    (name,) = TIERS.kv_store.clients
     model = replace(model_of(TIERS, name), runtime="leader_worker_set")
     plan = replace(TIERS, models=(model,))
     assert plan.kv_store is not None
