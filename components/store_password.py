@@ -20,8 +20,9 @@ _USER = 1000
 """The server's own in the chart, so that both read what the other writes."""
 
 # Passwords go through pipes and files of one's own alone: arguments are seen by who lists processes. The server's file
-# of users is saved, because a server that restarts in its pod reads it again; so is its configuration, for the password
-# by which a copy follows its primary. Answers are compared as a whole: valkey-cli ends with 0 whatever the server says.
+# of users is saved, because a server that restarts in its pod reads it again; so is its configuration where it has
+# copies, for the password by which one follows its primary: that file lies on the volume, and has it in the clear.
+# Answers are compared as a whole: valkey-cli ends with 0 whatever the server says.
 SCRIPT = r"""
 umask 077
 accepted="$MEMORY/accepted" former="$MEMORY/former"
@@ -39,10 +40,12 @@ touch "$former"
 while :; do
   now=$(cat "$PASSWORD_FILE") known=$(cat "$accepted")
   if [ -n "$now" ] && [ "$now" != "$known" ]; then
-    if tell "$known" "ACL SETUSER default #$(digest "$now")
+    follow=""
+    [ "$COPIES" = 0 ] || follow="
 CONFIG SET masterauth \"$(quoted "$now")\"
-ACL SAVE
-CONFIG REWRITE"; then
+CONFIG REWRITE"
+    if tell "$known" "ACL SETUSER default #$(digest "$now")
+ACL SAVE$follow"; then
       echo "$(( $(date +%s) + FORMER_SECONDS )) $(digest "$known")" >> "$former"
       printf %s "$now" > "$accepted"
       echo "the store takes the changed password, and the former one for $FORMER_SECONDS s more"
@@ -70,6 +73,7 @@ def container(plan: ValkeyPlan) -> dict[str, Any]:
         "PASSWORD_FILE": f"{_SECRET}/{plan.password.key}",
         "MEMORY": _MEMORY,
         "CLI": cli,
+        "COPIES": str(plan.replicas),
         "FORMER_SECONDS": str(plan.former_password_seconds),
         "PAUSE_SECONDS": "5",
     }

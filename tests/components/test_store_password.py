@@ -45,10 +45,11 @@ class Store:
         self.secret = folder / "password"
         self.users = folder / "users.acl"
         self.processes: list[subprocess.Popen[str]] = []
-        self.port = 0
+        self.port = self.copies = 0
 
-    def start(self, password: str, *, former_seconds: int = 3600) -> None:
+    def start(self, password: str, *, former_seconds: int = 3600, copies: int = 0) -> None:
         self.secret.write_text(password)
+        self.copies = copies
         if self.real:
             with socket.socket() as probe:
                 probe.bind(("127.0.0.1", 0))
@@ -83,6 +84,7 @@ class Store:
             "PASSWORD_FILE": str(self.secret),
             "MEMORY": str(self.folder),
             "CLI": client,
+            "COPIES": str(self.copies),
             "FORMER_SECONDS": str(former_seconds),
             "PAUSE_SECONDS": "0.1",
         }
@@ -174,7 +176,7 @@ def test_a_script_that_restarts_still_knows_what_the_store_takes(store: Store) -
 def test_a_server_that_restarts_in_its_pod_takes_the_changed_one(store: Store) -> None:
     if not store.real:
         pytest.skip("the stand-in is no server")
-    store.start("first")
+    store.start("first", copies=1)
     store.secret.write_text("second")
     eventually(lambda: store.log.read_text().count("takes the changed") == 1)
     store.processes[0].kill()
@@ -182,6 +184,16 @@ def test_a_server_that_restarts_in_its_pod_takes_the_changed_one(store: Store) -
     store.serve()
     assert store.accepts("second")
     assert 'masterauth "second"' in (store.folder / "valkey.conf").read_text()
+
+
+@pytest.mark.parametrize(("copies", "told"), [(0, False), (1, True)])
+def test_only_copies_are_told_it_in_the_clear(store: Store, copies: int, told: bool) -> None:
+    """A copy follows its primary by the password itself; the configuration that keeps it lies on the volume."""
+    store.start("first", copies=copies)
+    store.secret.write_text("second")
+    eventually(lambda: store.log.read_text().count("takes the changed") == 1)
+    kept = store.folder / ("valkey.conf" if store.real else "users.acl.told")
+    assert ("masterauth" in kept.read_text()) is told
 
 
 def test_a_store_that_refuses_is_said_and_tried_again(store: Store) -> None:

@@ -178,6 +178,7 @@ def test_a_container_beside_the_server_watches_the_password(
     env = {item["name"]: item["value"] for item in watching["env"]}
     assert env["PASSWORD_FILE"] == f"/valkey-users-secret/{store.password.key}"
     assert env["FORMER_SECONDS"] == "86400"
+    assert env["COPIES"] == str(fields.get("replicas", 0))
     # Volumes by the chart's names; a mount of a part of a Secret would not follow its changes.
     mounts = {mount["name"]: mount for mount in watching["volumeMounts"]}
     assert set(mounts) == {"valkey-users-secret", "valkey-acl", "valkey-tls"}
