@@ -35,7 +35,8 @@ def plan_pull_secrets(
         "images.pull_secret",
         f"Secret `{wanted.name}` must be in the namespaces {', '.join(where)}, in each by `kubectl create secret "
         f"docker-registry {wanted.name} --namespace <namespace> --docker-server=<registry> --docker-username=<user> "
-        "--docker-password=<token>`; pods wait for it, and pods of charts, but for the stores', pull without it",
+        "--docker-password=<token>`; images that need it are pulled once it is there, and pods of charts, but for the "
+        "stores', pull without it",
     )
     return tuple(
         SecretPlan(

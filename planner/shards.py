@@ -15,6 +15,7 @@ from planner.engines.checks import options_of
 from planner.patience import limit_seconds
 from planner.plan import LoadPlan, ShardsPlan
 from planner.problems import Findings
+from settings.pools import ExistingPool
 
 WORTH_SECONDS = 10
 """A start that is faster by less is not worth a second copy of the checkpoint."""
@@ -44,10 +45,14 @@ def plan_shards(sketch: Draft, medium: str, load: LoadPlan, everyone: Crowd, fin
 
 
 def _unfit(sketch: Draft, medium: str) -> tuple[str, str] | None:
-    if medium != "lustre":
-        return "ranks of all nodes write shards to one file system, and there is none", (
-            f"use `cache: {{kind: fsx_lustre, ...}}` in the pool's zone, or {_KEEP}"
+    if medium == "s3_stream":
+        return "ranks of all nodes write shards to one file system, and there is none in the pool's zone", (
+            f"use `cache: {{kind: fsx_lustre, ...}}` there, or {_KEEP}"
         )
+    if medium == "volume":
+        what = "who writes shards keeps other replicas away by a lock of the file system, and not every claim has one"
+        lustre = "" if isinstance(sketch.facts.pool, ExistingPool) else "use `cache: {kind: fsx_lustre, ...}`, or "
+        return what, lustre + _KEEP
     return _unfit_vllm(sketch) if sketch.model.engine == "vllm" else _unfit_sglang(sketch)
 
 

@@ -151,7 +151,7 @@ class TestVllm:
         ("changes", "words", "nearest"),
         [
             ({"models.2.engine_options": SHARDED}, "one GPU holds the whole checkpoint", "spread it over GPUs"),
-            ({**ASKED, "cache": {"kind": "s3"}}, "there is none", "kind: fsx_lustre"),
+            ({**ASKED, "cache": {"kind": "s3"}}, "there is none in the pool's zone", "kind: fsx_lustre"),
             ({**ASKED, "models.1.runtime": "ray_service"}, "Ray Serve starts an engine's ranks itself",
              "runtime deployment"),
             ({**ASKED, "models.1.quantization": "fp8_weight_only"}, "saves fp8_weight_only weights as its kernels",
@@ -175,3 +175,9 @@ class TestVllm:
         assert nearest in said
         assert "leave it at `checkpoint`" in said
         assert "Pulumi.prod.yaml:" in said
+
+    def test_on_nodes_that_exist_no_file_system_of_aws_is_proposed(self, tmp_path: Path) -> None:
+        said = told(tmp_path, {"models.0.engine_options": SHARDED}, "local")
+        assert "not every claim has one" in said
+        assert "leave it at `checkpoint`" in said
+        assert "fsx_lustre" not in said
