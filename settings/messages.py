@@ -73,7 +73,9 @@ def _words(detail: ErrorDetails, value: Any) -> tuple[str, str | None]:
         return "is missing", _description(detail["loc"])
     if kind == "union_tag_not_found":
         tag = str(context.get("discriminator", "kind")).strip("'")
-        return f"`{tag}` is missing", "it says which form is meant"
+        forms = (node.get("properties", {}).get(tag, {}).get("const") for node in _schemas(detail["loc"]))
+        known = [f"`{tag}: {form}`" for form in forms if form is not None]
+        return f"`{tag}` is missing", f"add {' or '.join(known)}: it says which form is meant"
     if kind == "union_tag_invalid":
         expected = str(context.get("expected_tags", "")).replace("'", "").split(", ")
         return f"`{context.get('tag')}` is not a known form", did_you_mean(str(context.get("tag")), expected)

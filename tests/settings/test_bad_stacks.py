@@ -28,6 +28,7 @@ BAD: list[tuple[str, str, dict[str, Any], str, str]] = [
     ("a version without quotes", "dev", {"target.kubernetes_version": 1.35}, "target.kubernetes_version", "quotes"),
     ("a bare off", "dev", {"protection": False}, "protection", "quotes"),
     ("an address without a mask", "dev", {"target.endpoint.admin_cidrs": ["203.0.113.7"]}, "target.endpoint.admin_cidrs[0]", "as 203.0.113.0/24 does"),
+    ("a form is not said", "prod", {"models.1.engine_options": {"logging": {}}}, "models[1].engine_options", "add `engine: vllm` or `engine: sglang`"),
     ("something is missing", "dev", {"models.0": {"name": "a", "model": "Qwen/Qwen3-32B", "pool": "l40s"}}, "models[0].revision", "Commit of the weights"),
     ("unknown key at the top", "dev", {"modells": []}, "modells", "did you mean `models`"),
     ("wrong type", "dev", {"models.0.context_tokens": "many"}, "models[0].context_tokens", "valid integer"),
