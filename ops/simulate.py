@@ -80,13 +80,13 @@ def _checked(options: SimulateOptions) -> datetime:
         raise UsageError("a trace has its own number of requests", help="leave --requests-per-day out")
     rate = options.requests_per_day
     if rate is not None and not 0 <= rate <= _MOST_REQUESTS_PER_DAY:
-        raise UsageError(f"--requests-per-day {rate:g} is not within 0 and {_MOST_REQUESTS_PER_DAY:g}")
+        raise UsageError(f"--requests-per-day {rate:g}: must be 0 to {_MOST_REQUESTS_PER_DAY:g}")
     if options.hours is not None and not 0 < options.hours <= _LONGEST_HOURS:
-        raise UsageError(f"--hours {options.hours:g} is not within 0 and {_LONGEST_HOURS}")
+        raise UsageError(f"--hours {options.hours:g}: must be above 0 and {_LONGEST_HOURS} at most")
     rate = options.spot_interruptions
     if rate is not None and not (math.isfinite(rate) and 0 <= rate <= 60):
         raise UsageError(
-            f"--spot-interruptions {rate:g} is not within 0 and 60", help="interruptions an hour of each spot node"
+            f"--spot-interruptions {rate:g}: must be 0 to 60", help="interruptions an hour of each spot node"
         )
     for path in (options.plot, options.series):
         if path is not None and not path.absolute().parent.is_dir():
