@@ -90,7 +90,7 @@ def prepare(asked: Asked) -> None:
     """Returns once this node's shards are there and are what was written.
 
     Raises:
-        BrokenShardsError: they are not; they count for nothing from now on.
+        BrokenShardsError: they are not, on the only node; they count for nothing from now on.
         TryAgainError: time is up.
     """
     if not asked.marker.exists():
@@ -263,13 +263,18 @@ def describe(directory: Path) -> list[dict[str, Any]]:
 def read(asked: Asked) -> None:
     """Reads what this node's engine will read, and compares it with what was written.
 
+    Where a file differs the marker goes. Of several nodes all must then begin anew together, and a group does so once
+    all its pods have started and one has ended: what differs is removed, this pod goes on, and vLLM ends for lack of
+    it.
+
     Raises:
-        BrokenShardsError: a file differs; the marker is gone then.
+        BrokenShardsError: a file differs, on the only node.
     """
     state = asked.directory / STATE
 
     def same(one: warm_up.Entry) -> bool:
-        return warm_up.sha256_of(state / one.path) == one.sha256
+        path = state / one.path
+        return path.exists() and warm_up.sha256_of(path) == one.sha256
 
     entries: list[warm_up.Entry] = []
     try:
@@ -281,7 +286,14 @@ def read(asked: Asked) -> None:
         wrong = [str(error)]
     if wrong:
         asked.marker.unlink(missing_ok=True)
-        raise BrokenShardsError(f"not as they were written: {'; '.join(wrong)}")
+        broken = f"not as they were written: {'; '.join(wrong)}"
+        if asked.nodes == 1:
+            raise BrokenShardsError(broken)
+        for one in entries:
+            if one.path in wrong:
+                (state / one.path).unlink(missing_ok=True)
+        log.error("%s: removed, so that the engine ends, the group starts anew, and its first pod writes them", broken)
+        return
     log.info("%d files, %.1f GB are as they were written", len(entries), sum(one.size for one in entries) / 1e9)
 
 

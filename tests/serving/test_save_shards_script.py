@@ -312,8 +312,24 @@ class TestTwoNodes:
         broken = node.state / "model-pp-1-tp-0-part-0.safetensors"
         broken.write_bytes(broken.read_bytes()[:-1] + b"!")
         assert node.run(*self.GROUP, ranks=4)[0] == 0
-        assert node.run(*self.OTHER, ranks=4)[0] == warm_up.EXIT_AGAIN
-        assert broken.name in node.note.read_text()
+        assert broken.exists()
+        assert node.marker.exists()
+
+    @pytest.mark.parametrize(("which", "stage"), [(GROUP, 0), (OTHER, 1)])
+    def test_a_pod_with_a_broken_part_goes_on_without_it_so_that_the_whole_group_begins_anew(
+        self, node: Node, which: tuple[str, ...], stage: int
+    ) -> None:
+        """A group is made anew only where none of its pods is still in an init container."""
+        assert node.run(*self.GROUP, ranks=4, env={"STAGES": "2"})[0] == 0
+        broken = node.state / f"model-pp-{stage}-tp-0-part-0.safetensors"
+        broken.write_bytes(broken.read_bytes()[:-1] + b"!")
+        code, said = node.run(*which, ranks=4)
+        assert code == 0
+        assert f"not as they were written: {broken.name}: removed" in said
+        assert not broken.exists(), "vLLM must not load it"
+        assert not node.marker.exists()
+        assert node.run(*self.GROUP, ranks=4, env={"STAGES": "2"})[0] == 0
+        assert node.loaded() == 2
 
     def test_it_does_not_wait_for_ever(self, node: Node) -> None:
         assert node.run(*self.OTHER, ranks=4, limit=1)[0] == warm_up.EXIT_AGAIN
