@@ -15,8 +15,9 @@ from rehearsal.kube import Key
 from rehearsal.nodes import EFA
 from rehearsal.stages import JobOutcome
 
-SLOW_FACTOR: Final = 3.0
-"""Probes allow twice the planned start-up; three times is beyond all of them."""
+SLOW_FACTOR: Final = 6.0
+"""Probes allow four times the planned start-up at most, or ten minutes (planner/patience.py): six times is beyond all
+of them, on nodes that have the image, too."""
 BROKEN_WEIGHTS: Final = 3
 """Exit code of the warm-up script for weights that are not what their manifest says (components/scripts)."""
 

@@ -35,7 +35,7 @@ def test_a_stack_with_zones_and_warm_nodes_survives_all_of_them() -> None:
     assert {line.partition(":")[0] for line in zone.lost} == {"deepseek-r1", *together}, "what one zone costs is told"
 
     group = of(node)["deepseek-r1"]
-    assert group.nodes_from == "warm"
+    assert group.nodes_from in {"warm", "spare"}, "one may be left over from the zone that came back"
     assert group.rungs == ("h100-spot",), "re-ganged whole on one rung"
     assert group.rescheduled_seconds is not None
     assert group.serving_seconds is not None
