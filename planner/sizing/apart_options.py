@@ -141,13 +141,7 @@ class ApartOption:
 
     def vector(self, front: Sequence[Dimension]) -> tuple[float, ...]:
         """As every other option is weighed."""
-        return weighed(
-            front,
-            usd=self.usd_per_hour,
-            latency=self.latency,
-            availability=self.availability,
-            survives_node=self.survives_node,
-        )
+        return weighed(self, front)
 
     def tie(self) -> tuple[object, ...]:
         """Which of two equals is told."""

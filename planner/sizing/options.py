@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from planner.performance import Performance
 from planner.performance.queueing import Curve
@@ -104,13 +105,7 @@ class Option:
 
     def vector(self, front: Sequence[Dimension]) -> tuple[float, ...]:
         """What the option is weighed by; the lower the better."""
-        return weighed(
-            front,
-            usd=self.usd_per_hour,
-            latency=self.latency,
-            availability=self.availability,
-            survives_node=self.survives_node,
-        )
+        return weighed(self, front)
 
     def tie(self) -> tuple[object, ...]:
         """Which of two equals is told: quoted prices and published weights first, then the simpler and the faster."""
@@ -131,18 +126,29 @@ class Option:
         )
 
 
-def weighed(
-    front: Sequence[Dimension], *, usd: float, latency: float, availability: float, survives_node: float
-) -> tuple[float, ...]:
+class Weighable(Protocol):
+    """What any answer has, with its prefill apart or not."""
+
+    @property
+    def usd_per_hour(self) -> float: ...
+    @property
+    def latency(self) -> float: ...
+    @property
+    def availability(self) -> float: ...
+    @property
+    def survives_node(self) -> float: ...
+
+
+def weighed(option: Weighable, front: Sequence[Dimension]) -> tuple[float, ...]:
     """What any answer is weighed by; the lower the better."""
     found: tuple[float, ...] = ()
     for name in front:
         if name == "cost":
-            found += (round(usd, 4),)
+            found += (round(option.usd_per_hour, 4),)
         elif name == "latency":
-            found += (math.ceil(latency / _LATENCY_STEP - 1e-9),)
+            found += (math.ceil(option.latency / _LATENCY_STEP - 1e-9),)
         else:
-            found += (-math.floor(nines(availability) + 1e-9), 0.0 if survives_node >= 1 else 1.0)
+            found += (-math.floor(nines(option.availability) + 1e-9), 0.0 if option.survives_node >= 1 else 1.0)
     return found
 
 
